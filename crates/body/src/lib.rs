@@ -1,0 +1,1 @@
+//! How a streaming HTTP body ends.

@@ -1,0 +1,188 @@
+//! MD5 in safe Rust, as fast as the chain of additions in it allows, and two streams for the price of one.
+//!
+//! [`Md5`] implements the traits of the `digest` crate, so it goes wherever `md5::Md5` goes:
+//!
+//! ```
+//! use tower_stream_digest::{Digest, kernel::Md5};
+//!
+//! let sum = Md5::digest(b"message digest");
+//! assert_eq!(hex::encode(sum), "f96b697d7cb7938d525a2f31aaf161d0");
+//! ```
+//!
+//! [`update_two`] advances two hashers side by side. MD5 is one long chain of dependent additions and leaves most of a
+//! wide core idle, so the second hasher is nearly free: the digest of a body and of its current segment cost little more
+//! than the digest of the body alone.
+//!
+//! MD5 detects corruption, not attackers: anyone can make two inputs with one MD5.
+
+mod compress;
+#[cfg(test)]
+mod tests;
+
+use compress::{BLOCK, INIT, State, compress};
+use digest::{
+    FixedOutput, FixedOutputReset, HashMarker, Output, OutputSizeUser, Reset, Update,
+    common::BlockSizeUser,
+    consts::{U16, U64},
+};
+use std::fmt;
+
+/// A running MD5 (RFC 1321), 96 bytes, no allocation.
+#[derive(Clone)]
+pub struct Md5 {
+    state: State,
+    /// Bytes seen so far, modulo 2^64 as RFC 1321 section 3.2 asks of its bit count.
+    len: u64,
+    /// The bytes of an unfinished block: the first `len % 64`.
+    tail: [u8; BLOCK],
+}
+
+impl Md5 {
+    /// How many bytes were hashed.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether no byte was hashed yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn filled(&self) -> usize {
+        (self.len % BLOCK as u64) as usize
+    }
+
+    /// Completes the unfinished block as far as `data` reaches; what it leaves begins at a block boundary of the stream
+    /// or is empty.
+    fn fill<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
+        let filled = self.filled();
+        if filled == 0 {
+            return data;
+        }
+        let (head, rest) = data.split_at(data.len().min(BLOCK - filled));
+        self.tail[filled..filled + head.len()].copy_from_slice(head);
+        self.len = self.len.wrapping_add(head.len() as u64);
+        if self.filled() == 0 {
+            compress([&mut self.state], [&self.tail]);
+        }
+        rest
+    }
+
+    /// Hashes whole blocks. The state stands at a block boundary.
+    fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
+        let mut state = self.state;
+        for block in blocks {
+            compress([&mut state], [block]);
+        }
+        self.state = state;
+        self.len = self.len.wrapping_add((blocks.len() * BLOCK) as u64);
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        self.tail[..rest.len()].copy_from_slice(rest);
+        self.len = self.len.wrapping_add(rest.len() as u64);
+    }
+
+    fn finish(&mut self, out: &mut Output<Self>) {
+        let bits = self.len.wrapping_mul(8);
+        let filled = self.filled();
+        self.tail[filled] = 0x80;
+        self.tail[filled + 1..].fill(0);
+        if filled >= BLOCK - 8 {
+            compress([&mut self.state], [&self.tail]);
+            self.tail.fill(0);
+        }
+        self.tail[BLOCK - 8..].copy_from_slice(&bits.to_le_bytes());
+        compress([&mut self.state], [&self.tail]);
+        for (out, word) in out.chunks_exact_mut(4).zip(self.state) {
+            out.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+/// Feeds `first` to `a` and `second` to `b`, interleaved: the same result as two [`Update::update`] calls, in little
+/// more than the time of the longer one. The inputs may be the same bytes, differ in length, and stand at different
+/// offsets of a block.
+///
+/// ```
+/// use tower_stream_digest::{Digest, kernel::{self, Md5}};
+///
+/// let (mut body, mut segment) = (Md5::new_with_prefix("the first segment, "), Md5::new());
+/// kernel::update_two((&mut body, b"the second"), (&mut segment, b"the second"));
+///
+/// assert_eq!(body.finalize(), Md5::digest("the first segment, the second"));
+/// assert_eq!(segment.finalize(), Md5::digest("the second"));
+/// ```
+pub fn update_two((a, first): (&mut Md5, &[u8]), (b, second): (&mut Md5, &[u8])) {
+    let (first, first_rest) = a.fill(first).as_chunks::<BLOCK>();
+    let (second, second_rest) = b.fill(second).as_chunks::<BLOCK>();
+
+    let both = first.len().min(second.len());
+    let (mut x, mut y) = (a.state, b.state);
+    for (first, second) in first[..both].iter().zip(&second[..both]) {
+        compress([&mut x, &mut y], [first, second]);
+    }
+    (a.state, b.state) = (x, y);
+    a.len = a.len.wrapping_add((both * BLOCK) as u64);
+    b.len = b.len.wrapping_add((both * BLOCK) as u64);
+
+    a.blocks(&first[both..]);
+    b.blocks(&second[both..]);
+    a.keep(first_rest);
+    b.keep(second_rest);
+}
+
+impl Default for Md5 {
+    fn default() -> Self {
+        Self {
+            state: INIT,
+            len: 0,
+            tail: [0; BLOCK],
+        }
+    }
+}
+
+impl fmt::Debug for Md5 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Md5")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HashMarker for Md5 {}
+
+impl OutputSizeUser for Md5 {
+    type OutputSize = U16;
+}
+
+impl BlockSizeUser for Md5 {
+    type BlockSize = U64;
+}
+
+impl Update for Md5 {
+    fn update(&mut self, data: &[u8]) {
+        let (blocks, rest) = self.fill(data).as_chunks::<BLOCK>();
+        self.blocks(blocks);
+        self.keep(rest);
+    }
+}
+
+impl FixedOutput for Md5 {
+    fn finalize_into(mut self, out: &mut Output<Self>) {
+        self.finish(out);
+    }
+}
+
+impl Reset for Md5 {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl FixedOutputReset for Md5 {
+    fn finalize_into_reset(&mut self, out: &mut Output<Self>) {
+        self.finish(out);
+        self.reset();
+    }
+}

@@ -1,0 +1,5 @@
+//! Digests of streaming HTTP bodies.
+
+pub mod kernel;
+
+pub use digest::Digest;

@@ -1,0 +1,40 @@
+//! A real streaming server that composes the layers of `tower-stream`.
+//!
+//! `cargo run --release -p demo-server -- --help` lists its flags and routes. As a library it
+//! starts in process, for tests:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let any = "127.0.0.1:0".parse().unwrap();
+//! let server = demo_server::Server::start(demo_server::Args {
+//!     public: any,
+//!     admin: any,
+//!     ..Default::default()
+//! })
+//! .await?;
+//! assert_ne!(server.public_addr().port(), 0);
+//! assert!(server.shutdown().await, "no stream was open");
+//! # Ok(())
+//! # }
+//! ```
+
+mod admin;
+mod args;
+mod layers;
+pub mod log;
+mod problem;
+mod public;
+mod query;
+mod records;
+mod reply;
+mod routes;
+mod server;
+mod state;
+mod text;
+
+pub use admin::admin;
+pub use args::{Args, LogFormat};
+pub use public::app;
+pub use server::Server;
+pub use state::State;

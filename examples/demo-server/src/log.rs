@@ -1,0 +1,30 @@
+//! Log lines, on stderr: stdout belongs to the line that names the addresses.
+
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::LogFormat;
+
+/// Installs the process's subscriber. `RUST_LOG` filters; without it, `info`.
+///
+/// # Errors
+///
+/// When `RUST_LOG` cannot be read as a filter, or a subscriber is already installed.
+pub fn install(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) => {
+            EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text}: {error}"))?
+        }
+        Err(_) => EnvFilter::new("info"),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .try_init(),
+    }
+}

@@ -1,0 +1,138 @@
+//! A paced body: one record, one frame.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::BoxError;
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// Lets the first record through at once and each later one an interval after the one before.
+#[derive(Debug)]
+pub(crate) struct Pace(Option<Interval>);
+
+impl Pace {
+    /// A zero interval never waits.
+    pub(crate) fn new(every: Duration) -> Self {
+        Self((!every.is_zero()).then(|| {
+            let mut ticks = interval(every);
+            // A slow reader delays the records; it does not get a burst afterwards.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        }))
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(ticks) => ticks.poll_tick(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+/// A body of `count` records (endless for `None`), each made by `make` from its number.
+///
+/// It ends right after the last record and promises no length.
+pub(crate) struct Records<F> {
+    make: F,
+    pace: Pace,
+    next: u64,
+    count: Option<u64>,
+}
+
+impl<F> Records<F>
+where
+    F: FnMut(u64) -> Bytes + Unpin,
+{
+    pub(crate) fn new(count: Option<u64>, every: Duration, make: F) -> Self {
+        Self {
+            make,
+            pace: Pace::new(every),
+            next: 0,
+            count,
+        }
+    }
+}
+
+impl<F> fmt::Debug for Records<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records")
+            .field("next", &self.next)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F> Body for Records<F>
+where
+    F: FnMut(u64) -> Bytes + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if this.count.is_some_and(|count| this.next >= count) {
+            return Poll::Ready(None);
+        }
+        ready!(this.pace.poll(cx));
+        let record = (this.make)(this.next);
+        this.next += 1;
+        Poll::Ready(Some(Ok(Frame::data(record))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn letter(n: u64) -> Bytes {
+        Bytes::from(vec![b'a' + u8::try_from(n % 26).unwrap()])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_come_an_interval_apart_and_the_end_at_once() {
+        let start = Instant::now();
+        let mut body = Records::new(Some(3), Duration::from_millis(500), letter);
+        let mut seen = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let bytes = frame.unwrap().into_data().unwrap();
+            seen.push((bytes, start.elapsed().as_millis()));
+        }
+        seen.push((Bytes::new(), start.elapsed().as_millis()));
+        assert_eq!(
+            seen,
+            [("a", 0), ("b", 500), ("c", 1000), ("", 1000)].map(|(b, t)| (Bytes::from(b), t))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_reader_gets_no_burst() {
+        let mut body = Records::new(None, Duration::from_millis(100), letter);
+        body.frame().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let late = Instant::now();
+        for _ in 0..3 {
+            body.frame().await;
+        }
+        assert_eq!(late.elapsed().as_millis(), 200);
+    }
+
+    #[tokio::test]
+    async fn no_length_is_promised() {
+        let body = Records::new(Some(3), Duration::ZERO, letter);
+        assert_eq!(body.size_hint().exact(), None);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
+    }
+}

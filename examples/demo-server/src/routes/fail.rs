@@ -1,0 +1,229 @@
+//! `GET /fail`: responses that fail on purpose, each in its own way.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    BoxError,
+    body::Body,
+    extract::RawQuery,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http_body::Frame;
+use tokio::sync::mpsc;
+
+use super::{events, lines, payload};
+use crate::{problem::Problem, query::Query, records::Pace};
+
+/// Most records before the failure; a declared length is summed over them.
+const MAX_AFTER: u64 = 100_000;
+
+/// Bytes of text in a record.
+const RECORD: usize = 32;
+
+/// The ways to fail. All but the first two happen after `after` records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// The handler panics: there is no head yet.
+    PanicHandler,
+    /// The body's very first poll gives `Err`, whatever `after` says.
+    ErrorFirst,
+    /// The body panics when polled.
+    PanicBody,
+    /// The body ends well and then panics when dropped.
+    PanicDrop,
+    /// The body gives `Err`.
+    ErrorBody,
+    /// The task that feeds the body through a channel panics; the body only sees the channel close.
+    ProducerPanic,
+    /// The body stays pending for ever.
+    Hang,
+}
+
+const HOW: [(&str, How); 7] = [
+    ("panic-handler", How::PanicHandler),
+    ("panic-body", How::PanicBody),
+    ("panic-drop", How::PanicDrop),
+    ("error-body", How::ErrorBody),
+    ("error-first", How::ErrorFirst),
+    ("producer-panic", How::ProducerPanic),
+    ("hang", How::Hang),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Sse,
+    Ndjson,
+    Bytes,
+    /// One JSON array, an element a record.
+    Json,
+}
+
+const FORMAT: [(&str, Format); 4] = [
+    ("sse", Format::Sse),
+    ("ndjson", Format::Ndjson),
+    ("bytes", Format::Bytes),
+    ("json", Format::Json),
+];
+
+/// Fails as `how` says after `after` records of `format`, `interval_ms` apart.
+///
+/// `length=1` declares the length of one record more than are sent (`panic-drop`: of exactly
+/// those that are sent, for that body is whole).
+pub(crate) async fn fail(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    let mut query = Query::parse(raw.as_deref())?;
+    let how = query.choice("how", None, &HOW)?;
+    let plan = Plan {
+        how,
+        format: query.choice("format", Some(Format::Sse), &FORMAT)?,
+        after: query.number("after", 3, 0..=MAX_AFTER)?,
+    };
+    let length = query.flag("length", false)?;
+    let interval = query.interval(10)?;
+    query.finish()?;
+
+    let body = match how {
+        How::PanicHandler => panic!("asked to panic in the handler"),
+        How::ProducerPanic => Body::new(Produced(spawn_producer(plan, interval))),
+        _ => Body::new(Failing {
+            plan,
+            pace: Pace::new(interval),
+            next: 0,
+            failed: false,
+        }),
+    };
+    let mut response = match plan.format {
+        Format::Sse => (events::HEADERS, body).into_response(),
+        Format::Ndjson => (lines::HEADERS, body).into_response(),
+        Format::Bytes => {
+            ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response()
+        }
+        Format::Json => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    };
+    if length {
+        let length = HeaderValue::from(plan.declared_length());
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+    }
+    Ok(response)
+}
+
+/// What a request asked for.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    how: How,
+    format: Format,
+    after: u64,
+}
+
+impl Plan {
+    fn record(&self, n: u64) -> Bytes {
+        let object = || payload(n, RECORD);
+        let last = self.how == How::PanicDrop && n + 1 == self.after;
+        Bytes::from(match self.format {
+            Format::Sse => format!("data: {}\n\n", object()),
+            Format::Ndjson => format!("{}\n", object()),
+            Format::Bytes => crate::text::excerpt(n, RECORD),
+            Format::Json => {
+                let before = if n == 0 { "[" } else { "," };
+                let behind = if last { "]" } else { "" };
+                format!("{before}{}{behind}", object())
+            }
+        })
+    }
+
+    fn declared_length(&self) -> usize {
+        let records = match self.how {
+            How::PanicDrop => self.after,
+            _ => self.after + 1,
+        };
+        (0..records).map(|n| self.record(n).len()).sum()
+    }
+}
+
+/// A body that fails in its own polls or drop.
+#[derive(Debug)]
+struct Failing {
+    plan: Plan,
+    pace: Pace,
+    next: u64,
+    failed: bool,
+}
+
+impl http_body::Body for Failing {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        ready!(self.pace.poll(cx));
+        if self.plan.how != How::ErrorFirst && self.next < self.plan.after {
+            let record = self.plan.record(self.next);
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(record))));
+        }
+        match self.plan.how {
+            How::Hang => return Poll::Pending,
+            How::PanicBody => panic!("asked to panic in the body's poll"),
+            _ => self.failed = true,
+        }
+        Poll::Ready(match self.plan.how {
+            How::PanicDrop => None,
+            _ => Some(Err("asked to fail in the body".into())),
+        })
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        // A second panic while unwinding would end the process.
+        if self.plan.how == How::PanicDrop && !std::thread::panicking() {
+            panic!("asked to panic in the body's drop");
+        }
+    }
+}
+
+/// A body fed by a task, as handlers often write it: the channel closing is taken for the end.
+#[derive(Debug)]
+struct Produced(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Produced {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|record| record.map(|record| Ok(Frame::data(record))))
+    }
+}
+
+fn spawn_producer(plan: Plan, interval: Duration) -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut pace = Pace::new(interval);
+        for n in 0..plan.after {
+            std::future::poll_fn(|cx| pace.poll(cx)).await;
+            if sender.send(plan.record(n)).await.is_err() {
+                return;
+            }
+        }
+        std::future::poll_fn(|cx| pace.poll(cx)).await;
+        panic!("asked to panic in the producer task");
+    });
+    receiver
+}

@@ -1,0 +1,16 @@
+//! The public routes, one file each.
+
+pub(crate) mod bytes;
+pub(crate) mod events;
+pub(crate) mod fail;
+pub(crate) mod lines;
+
+use crate::text;
+
+/// The payload of record `n`: `{"n":..,"text":".."}` with `bytes` bytes of text.
+fn payload(n: u64, bytes: usize) -> String {
+    format!(r#"{{"n":{n},"text":"{}"}}"#, text::excerpt(n, bytes))
+}
+
+/// Most bytes of text that one record may carry.
+const MAX_RECORD: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,35 @@
+//! What handlers and layers share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::Args;
+
+/// Shared by both listeners; a clone is another handle to the same state.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub(crate) args: Arc<Args>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl State {
+    /// The state of a server that has just started.
+    pub fn new(args: Args) -> Self {
+        Self {
+            args: Arc::new(args),
+            stopping: Arc::default(),
+        }
+    }
+
+    /// Whether the server is on its way down.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Marks the server as on its way down: `/readyz` answers 503 from now on.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,257 @@
+//! Why a stream failed, and how that is read from an error.
+
+use std::{error::Error, fmt, io, sync::Arc};
+
+/// The kinds of failure that layers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// A panic in the handler or in the body.
+    Panic,
+    /// A deadline or an idle timeout passed.
+    Timeout,
+    /// The server is draining and ended the stream.
+    Drain,
+    /// The bytes do not match the digest promised for them.
+    DigestMismatch,
+    /// The body ended before its declared length.
+    ShortBody,
+    /// The producer of the body went away without finishing it.
+    Unfinished,
+    /// An HTTP/2 stream that the body reads from was reset.
+    Reset,
+    /// An I/O error.
+    Io,
+    /// Anything else.
+    Other,
+}
+
+impl FaultKind {
+    /// The value of OpenTelemetry's `error.type`; `_OTHER` is that convention's fallback.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Drain => "drain",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::ShortBody => "short_body",
+            Self::Unfinished => "unfinished",
+            Self::Reset => "reset",
+            Self::Io => "io",
+            Self::Other => "_OTHER",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a stream failed: a kind to count and a message for the operator.
+///
+/// The message may hold what an error or a panic said. It is for logs and spans, not for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    kind: FaultKind,
+    message: Arc<str>,
+}
+
+impl Cause {
+    /// A cause of this kind.
+    pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// Reads kind and message from an error and its sources.
+    ///
+    /// A [`StreamError`] anywhere in the chain decides. Otherwise tower-http's and tokio's timeouts, `h2::Error` and
+    /// `std::io::Error` are recognised (the first three with the features of their names, all on by default).
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut kind = FaultKind::Other;
+        let mut message = String::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(known) = kind_of(error) {
+                // the outermost known kind wins, except that a layer's own word beats a guess
+                if kind == FaultKind::Other || error.is::<StreamError>() {
+                    kind = known;
+                }
+            }
+            let text = error.to_string();
+            if !message.contains(&text) {
+                if !message.is_empty() {
+                    message.push_str(": ");
+                }
+                message.push_str(&text);
+            }
+            next = source(error);
+        }
+        Self::new(kind, message)
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        self.kind
+    }
+
+    /// What happened, for the operator.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.kind)
+    }
+}
+
+/// `io::Error::source` skips the error it wraps and goes on with that one's source.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
+    if let Some(error) = error.downcast_ref::<StreamError>() {
+        return Some(error.0.kind);
+    }
+    #[cfg(feature = "tower-http")]
+    if error.is::<tower_http::timeout::TimeoutError>() {
+        return Some(FaultKind::Timeout);
+    }
+    #[cfg(feature = "tokio")]
+    if error.is::<tokio::time::error::Elapsed>() {
+        return Some(FaultKind::Timeout);
+    }
+    #[cfg(feature = "h2")]
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return match (error.reason(), error.is_io()) {
+            (Some(_), _) => Some(FaultKind::Reset),
+            (None, true) => Some(FaultKind::Io),
+            (None, false) => None,
+        };
+    }
+    let error = error.downcast_ref::<io::Error>()?;
+    match error.kind() {
+        io::ErrorKind::TimedOut => Some(FaultKind::Timeout),
+        // a mere wrapper: what it wraps says more
+        io::ErrorKind::Other => None,
+        _ => Some(FaultKind::Io),
+    }
+}
+
+/// The error that a layer of ours fails a body with, so that every other layer can read its [`Cause`].
+///
+/// A handler's body may fail with it too, to choose the kind that is reported:
+///
+/// ```
+/// use tower_stream_body::{Cause, FaultKind, StreamError};
+///
+/// let error = std::io::Error::other(StreamError::new(FaultKind::Timeout, "the model gave no token for 30 s"));
+/// assert_eq!(Cause::of(&error).kind(), FaultKind::Timeout);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamError(Cause);
+
+impl StreamError {
+    /// An error of this kind.
+    pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
+        Self(Cause::new(kind, message))
+    }
+
+    /// Why the body failed.
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        &self.0
+    }
+}
+
+impl From<Cause> for StreamError {
+    fn from(cause: Cause) -> Self {
+        Self(cause)
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.message())
+    }
+}
+
+impl Error for StreamError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_error_deep_in_the_chain_decides() {
+        let inner = io::Error::other(StreamError::new(FaultKind::Drain, "draining"));
+        let outer = io::Error::new(io::ErrorKind::BrokenPipe, inner);
+        let cause = Cause::of(&outer);
+        assert_eq!(cause.kind(), FaultKind::Drain);
+        assert_eq!(cause.message(), "draining");
+    }
+
+    #[test]
+    fn io_errors_are_told_apart() {
+        let kind = |kind: io::ErrorKind| Cause::of(&io::Error::new(kind, "x")).kind();
+        assert_eq!(kind(io::ErrorKind::TimedOut), FaultKind::Timeout);
+        assert_eq!(kind(io::ErrorKind::BrokenPipe), FaultKind::Io);
+        assert_eq!(kind(io::ErrorKind::Other), FaultKind::Other);
+    }
+
+    #[cfg(feature = "h2")]
+    #[test]
+    fn an_h2_reset_is_found_behind_a_wrapper() {
+        let error = io::Error::other(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM));
+        assert_eq!(Cause::of(&error).kind(), FaultKind::Reset);
+    }
+
+    #[cfg(feature = "tower-http")]
+    #[tokio::test(start_paused = true)]
+    async fn tower_http_timeouts_are_timeouts() {
+        use http_body_util::BodyExt;
+        let body = crate::mock::MockBody::new([crate::mock::hang()]);
+        let late = tower_http::timeout::DeadlineBody::new(std::time::Duration::from_secs(1), body);
+        let error = Box::pin(late).frame().await.unwrap().unwrap_err();
+        assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+    }
+
+    #[test]
+    fn the_message_names_every_source_once() {
+        #[derive(Debug)]
+        struct Outer(io::Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("reading the export")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let cause = Cause::of(&Outer(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "early eof",
+        )));
+        assert_eq!(cause.message(), "reading the export: early eof");
+        assert_eq!(cause.kind(), FaultKind::Io);
+    }
+}

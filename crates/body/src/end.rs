@@ -1,0 +1,100 @@
+//! The ways a body can end.
+
+use std::fmt;
+
+use crate::{Cause, FaultKind};
+
+/// How a body ended. Each observed body reports exactly one.
+///
+/// `Complete` says that everything was handed to the server, not that the peer has read it: the server may still
+/// hold megabytes in its buffers when the body is dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The whole body was given out, or there was none to give.
+    Complete,
+    /// The body failed; the cause says why.
+    Failed(Cause),
+    /// A panic went through the body, or through the future that should have made it.
+    Panicked,
+    /// The body was dropped before it ended: the client left, or a layer outside of all observers cut it.
+    Dropped,
+}
+
+impl StreamEnd {
+    pub(crate) fn of_cause(cause: &Cause) -> Self {
+        match cause.kind() {
+            FaultKind::Panic => Self::Panicked,
+            _ => Self::Failed(cause.clone()),
+        }
+    }
+
+    /// The outcome to report: one of four words, the same in spans, metrics and logs.
+    ///
+    /// A stream that a drain ended early is [`Outcome::Aborted`], as is one that was dropped.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Complete => Outcome::Complete,
+            Self::Panicked => Outcome::Panic,
+            Self::Dropped => Outcome::Aborted,
+            Self::Failed(cause) => match cause.kind() {
+                FaultKind::Drain => Outcome::Aborted,
+                _ => Outcome::Error,
+            },
+        }
+    }
+
+    /// The value of OpenTelemetry's `error.type`, `None` for [`StreamEnd::Complete`]. Low cardinality.
+    #[must_use]
+    pub fn error_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Complete => None,
+            Self::Failed(cause) => Some(cause.kind().as_str()),
+            Self::Panicked => Some(FaultKind::Panic.as_str()),
+            Self::Dropped => Some("dropped"),
+        }
+    }
+}
+
+impl fmt::Display for StreamEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => f.write_str("complete"),
+            Self::Failed(cause) => write!(f, "failed: {cause}"),
+            Self::Panicked => f.write_str("panicked"),
+            Self::Dropped => f.write_str("dropped"),
+        }
+    }
+}
+
+/// A [`StreamEnd`] in one word, for attributes and labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The whole body was given out.
+    Complete,
+    /// The client left, or a drain ended the stream.
+    Aborted,
+    /// The body failed.
+    Error,
+    /// The body or its handler panicked.
+    Panic,
+}
+
+impl Outcome {
+    /// `complete`, `aborted`, `error` or `panic`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Aborted => "aborted",
+            Self::Error => "error",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,345 @@
+//! Watching a body to its real end.
+
+use std::{
+    error::Error,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{BoxError, Cause, Delivery, Fault, FaultKind, StreamEnd};
+
+/// What wants to know about a body. Every method has a default that does nothing.
+///
+/// Nothing here can change the body. A panic in [`Observe::end`] is swallowed, for it often runs in a drop.
+pub trait Observe: Send + 'static {
+    /// The body is about to be polled.
+    fn poll(&mut self) {}
+
+    /// The body gave out this frame.
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        let _ = frame;
+    }
+
+    /// The end is reached *now*, however much later it is reported: the place to read a clock.
+    ///
+    /// Runs at most once, before [`Observe::end`], and not for a body that is dropped unended.
+    fn ended(&mut self) {}
+
+    /// How the body ended. Runs exactly once, when the body is dropped or polled again after its end, so that a
+    /// truer cause can still be learnt. Also while a panic unwinds.
+    fn end(&mut self, end: &StreamEnd) {
+        let _ = end;
+    }
+}
+
+/// An observer at work on one request: from the call, through the handler, to the end of the body.
+///
+/// Made in `Service::call`, turned into an [`ObservedBody`] when the head is there. Dropped before that, it reports
+/// too: nothing that was begun stays without an end.
+pub struct Observation<O: Observe> {
+    observer: O,
+    fault: Fault,
+    /// of this body, counted from the innermost
+    number: u32,
+    latch: Latch,
+    /// set while the inner future or body runs: found set later, a panic went through
+    running: bool,
+    reported: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Latch {
+    Open,
+    Complete,
+    Failed,
+}
+
+impl<O: Observe> Observation<O> {
+    /// Begins to observe. `fault` is the cell of this request, see [`Fault::of`].
+    pub fn new(observer: O, fault: Fault) -> Self {
+        Self {
+            observer,
+            fault,
+            number: u32::MAX,
+            latch: Latch::Open,
+            running: false,
+            reported: false,
+        }
+    }
+
+    /// What observes.
+    pub fn observer(&self) -> &O {
+        &self.observer
+    }
+
+    /// What observes, to tell it more.
+    pub fn observer_mut(&mut self) -> &mut O {
+        &mut self.observer
+    }
+
+    /// The cell in which the reason of a failure is found.
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    /// Runs `poll` (the inner future's, say), and knows afterwards if a panic went through it.
+    pub fn run<T>(&mut self, poll: impl FnOnce() -> T) -> T {
+        self.running = true;
+        let value = poll();
+        self.running = false;
+        value
+    }
+
+    /// The inner service answered with an error instead of a response.
+    pub fn fail(&mut self, error: &(dyn Error + 'static)) {
+        self.fault.record(Cause::of(error));
+        self.latch(Latch::Failed);
+    }
+
+    /// The head is there: goes on with its body, to the end of that.
+    pub fn into_response<B>(
+        mut self,
+        method: &Method,
+        response: Response<B>,
+    ) -> Response<ObservedBody<B, O>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = response.into_parts();
+        self.fault.join(&mut parts.extensions);
+        let delivery = Delivery::new(method, parts.status, &parts.headers, &body);
+        let body = ObservedBody::new(body, self, delivery);
+        Response::from_parts(parts, body)
+    }
+
+    fn latch(&mut self, latch: Latch) {
+        if self.latch == Latch::Open {
+            self.observer.ended();
+        }
+        // a failure found later overrides an end that looked complete
+        if self.latch != Latch::Failed {
+            self.latch = latch;
+        }
+    }
+
+    fn record(&self, kind: FaultKind, message: impl FnOnce() -> String) {
+        if self.fault.cause().is_none() {
+            self.fault.record(Cause::new(kind, message()));
+        }
+    }
+
+    #[cold]
+    fn panicked(&mut self) {
+        self.running = false;
+        self.record(FaultKind::Panic, || {
+            "a panic went through the response".to_owned()
+        });
+        self.latch(Latch::Failed);
+    }
+
+    fn report(&mut self) {
+        if self.reported {
+            return;
+        }
+        self.reported = true;
+        let own = match self.latch {
+            Latch::Complete => StreamEnd::Complete,
+            // a failure is in the cell, this is never seen
+            Latch::Failed | Latch::Open => StreamEnd::Dropped,
+        };
+        let end = self.fault.settle(self.number, own);
+        self.observer.end(&end);
+    }
+}
+
+impl<O: Observe> Drop for Observation<O> {
+    fn drop(&mut self) {
+        // a drop must not panic, least of all while another panic unwinds
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            if self.running {
+                self.panicked();
+            }
+            self.report();
+        }));
+    }
+}
+
+impl<O: Observe> fmt::Debug for Observation<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation")
+            .field("fault", &self.fault)
+            .field("latch", &self.latch)
+            .field("reported", &self.reported)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// A body that is watched and not changed: every frame, `is_end_stream` and `size_hint` pass as they are.
+    ///
+    /// | what happens | the end |
+    /// |---|---|
+    /// | it has ended when it is wrapped, or will never be sent (HEAD, 204, ..) | `Complete` |
+    /// | `None`, trailers, a data frame after which the body says it has ended, the declared length | `Complete` |
+    /// | `None` before the declared length | `Failed`, `short_body` |
+    /// | `Err` | `Failed` |
+    /// | a panic unwinds through the poll | `Panicked` |
+    /// | dropped before any of these | `Dropped` |
+    ///
+    /// A recorded [`Fault`] overrides all of them, then the end of an outer body of the same request.
+    pub struct ObservedBody<B, O: Observe> {
+        // first, so that it is dropped before the body inside: observers report from the outside in
+        observation: Observation<O>,
+        expected: u64,
+        given: u64,
+        #[pin]
+        inner: B,
+    }
+}
+
+/// No length is declared: more bytes than a body can have.
+const UNDECLARED: u64 = u64::MAX;
+
+impl<B, O> ObservedBody<B, O>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    O: Observe,
+{
+    /// Wraps a body. [`Observation::into_response`] does it for a whole response.
+    pub fn new(inner: B, mut observation: Observation<O>, delivery: Delivery) -> Self {
+        observation.number = observation.fault.number_body();
+        let expected = delivery.declared_length().unwrap_or(UNDECLARED);
+        if delivery.is_bodiless() || expected == 0 {
+            observation.latch(Latch::Complete);
+        } else if inner.is_end_stream() {
+            observation.reached_end(0, expected);
+        }
+        Self {
+            observation,
+            expected,
+            given: 0,
+            inner,
+        }
+    }
+}
+
+impl<B, O: Observe> ObservedBody<B, O> {
+    /// The observation, with its observer.
+    pub fn observation(&self) -> &Observation<O> {
+        &self.observation
+    }
+}
+
+impl<O: Observe> Observation<O> {
+    /// The body says it has no more: the truth, unless it promised more.
+    #[inline]
+    fn reached_end(&mut self, given: u64, expected: u64) {
+        if expected == UNDECLARED || given >= expected {
+            self.latch(Latch::Complete);
+        } else {
+            self.short(given, expected);
+        }
+    }
+
+    #[cold]
+    fn short(&mut self, given: u64, expected: u64) {
+        self.record(FaultKind::ShortBody, || {
+            format!("the body ended after {given} of {expected} bytes")
+        });
+        self.latch(Latch::Failed);
+    }
+
+    #[cold]
+    fn polled_again(&mut self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.report()));
+    }
+}
+
+impl<B, O> Body for ObservedBody<B, O>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    O: Observe,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let observation = this.observation;
+        if observation.running {
+            observation.panicked();
+        }
+        let again = observation.latch != Latch::Open;
+        observation.running = true;
+        observation.observer.poll();
+        let polled = this.inner.as_mut().poll_frame(cx);
+        let polled = match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                observation.observer.frame(&frame);
+                match frame.data_ref() {
+                    Some(data) => {
+                        *this.given += data.len() as u64;
+                        if *this.given >= *this.expected {
+                            observation.latch(Latch::Complete);
+                        } else if this.inner.is_end_stream() {
+                            observation.reached_end(*this.given, *this.expected);
+                        }
+                    }
+                    None if frame.is_trailers() => {
+                        observation.reached_end(*this.given, *this.expected);
+                    }
+                    None => {}
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = error.into();
+                observation.fail(&*error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                observation.reached_end(*this.given, *this.expected);
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        };
+        observation.running = false;
+        if again && !matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
+            observation.polled_again();
+        }
+        polled
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: fmt::Debug, O: Observe> fmt::Debug for ObservedBody<B, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObservedBody")
+            .field("inner", &self.inner)
+            .field("observation", &self.observation)
+            .finish_non_exhaustive()
+    }
+}

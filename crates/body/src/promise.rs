@@ -1,0 +1,112 @@
+//! What a handler promised of its bytes, and what stops being true when a layer changes them.
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// The digest that the response head promised of the bytes under one content coding.
+///
+/// The layer that verifies a promise puts it into the response extensions. A layer outside compares the coding with
+/// the one in the head it sees: where they differ, the promised digest is not the digest of what will be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    algorithm: &'static str,
+    digest: Box<[u8]>,
+    coding: Option<HeaderValue>,
+}
+
+impl Promise {
+    /// A digest under the name that RFC 9530 registers for its algorithm (`md5`, `sha-256`), of the bytes that the
+    /// response with these headers holds.
+    #[must_use]
+    pub fn new(algorithm: &'static str, digest: impl Into<Box<[u8]>>, headers: &HeaderMap) -> Self {
+        Self {
+            algorithm,
+            digest: digest.into(),
+            coding: headers.get(header::CONTENT_ENCODING).cloned(),
+        }
+    }
+
+    /// The name of the algorithm.
+    #[must_use]
+    pub fn algorithm(&self) -> &'static str {
+        self.algorithm
+    }
+
+    /// The digest, as bytes.
+    #[must_use]
+    pub fn digest(&self) -> &[u8] {
+        &self.digest
+    }
+
+    /// The `Content-Encoding` of the bytes that the digest is of; `None` for plain bytes.
+    #[must_use]
+    pub fn coding(&self) -> Option<&HeaderValue> {
+        self.coding.as_ref()
+    }
+
+    /// Whether the bytes that leave with these headers are still those that the digest is of, as far as the content
+    /// coding tells.
+    #[must_use]
+    pub fn holds_for(&self, headers: &HeaderMap) -> bool {
+        self.coding.as_ref() == headers.get(header::CONTENT_ENCODING)
+    }
+}
+
+/// Drops what a head said of bytes that a layer is about to change: `Content-Length`, every digest, `Accept-Ranges`
+/// and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays: it never spoke of bytes.
+pub fn bytes_changed(headers: &mut HeaderMap) {
+    for name in [
+        "content-md5",
+        "x-content-md5",
+        "content-digest",
+        "repr-digest",
+        "digest",
+    ] {
+        headers.remove(name);
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::ACCEPT_RANGES);
+    let strong = |tag: &HeaderValue| !tag.as_bytes().starts_with(b"W/");
+    if headers.get(header::ETAG).is_some_and(strong) {
+        headers.remove(header::ETAG);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_spoke_of_the_bytes_goes_and_the_rest_stays() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "content-length",
+            "content-md5",
+            "x-content-md5",
+            "content-digest",
+            "repr-digest",
+            "digest",
+            "accept-ranges",
+            "etag",
+            "content-type",
+            "last-modified",
+        ] {
+            headers.insert(name, HeaderValue::from_static("\"1\""));
+        }
+        bytes_changed(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(|k| k.as_str()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "last-modified"]);
+        headers.insert("etag", HeaderValue::from_static("W/\"1\""));
+        bytes_changed(&mut headers);
+        assert!(headers.contains_key("etag"));
+    }
+
+    #[test]
+    fn a_promise_holds_under_its_own_coding_only() {
+        let mut headers = HeaderMap::new();
+        let promise = Promise::new("md5", [0; 16], &headers);
+        assert!(promise.holds_for(&headers));
+        headers.insert("content-encoding", HeaderValue::from_static("gzip"));
+        assert!(!promise.holds_for(&headers));
+    }
+}

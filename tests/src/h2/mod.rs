@@ -1,0 +1,220 @@
+//! An HTTP/2 client over cleartext that shows both what a response means and the frames that carried it.
+//!
+//! The `h2` crate speaks the protocol; between it and the socket sits a tap that notes every frame the server sends.
+
+mod stream;
+mod tap;
+
+pub use stream::{Reply, Stream};
+pub use tap::{Frame, FrameKind};
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use h2::{Reason, client::SendRequest};
+use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+
+use crate::{End, PATIENCE, Request};
+use bytes::Bytes;
+use tap::{Seen, Tap};
+
+/// The last stream that the first GOAWAY of a graceful shutdown names.
+pub const EVERY_STREAM: u32 = (1 << 31) - 1;
+
+/// One connection, several streams. Dropping it closes the socket; streams still open see their connection end.
+///
+/// A stream whose [`Reply::chunk`] is not called gives no window back, so the server can send it 65,535 bytes
+/// ([`open_with_window`](Self::open_with_window) for another figure) and no more. The connection's own window is so large
+/// that a stalled stream holds up no other.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use e2e::{Request, h2::{Connection, FrameKind}, serve};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = serve(Router::new().route("/", get(|| async { "hello" }))).await?;
+/// let mut connection = Connection::open(server.addr()).await?;
+/// let stream = connection.send(&Request::get("/")).await?;
+/// let id = stream.id();
+/// assert_eq!(stream.reply().await?.finish().await.text(), "hello");
+/// assert!(connection.frames().iter().any(|frame| frame.stream == id && frame.kind == FrameKind::Data));
+/// server.begin_shutdown();
+/// let (_last_stream, reason) = connection.go_away().await?;
+/// assert_eq!(reason, h2::Reason::NO_ERROR);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Bytes>,
+    seen: Arc<Seen>,
+    driver: JoinHandle<()>,
+    authority: String,
+    patience: Duration,
+}
+
+impl Connection {
+    /// Connects with prior knowledge, with TCP_NODELAY.
+    ///
+    /// # Errors
+    /// As `TcpStream::connect`, or if the handshake fails.
+    pub async fn open(addr: SocketAddr) -> io::Result<Self> {
+        Self::open_with_window(addr, 65_535).await
+    }
+
+    /// Connects, and lets the server send `window` bytes of a stream ahead of the reader.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with_window(addr: SocketAddr, window: u32) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        let (tap, seen) = Tap::new(stream);
+        let (sender, connection) = h2::client::Builder::new()
+            .initial_window_size(window)
+            .initial_connection_window_size(1 << 30)
+            .data_frame_budget(usize::MAX)
+            .enable_push(false)
+            .handshake(tap)
+            .await
+            .map_err(io::Error::other)?;
+        let driven = Arc::clone(&seen);
+        let driver = tokio::spawn(async move {
+            // Its error reaches each stream, and the tap has seen what came.
+            let _ = connection.await;
+            driven.close(End::Closed);
+        });
+        Ok(Self {
+            sender,
+            seen,
+            driver,
+            authority: addr.to_string(),
+            patience: PATIENCE,
+        })
+    }
+
+    /// How long to wait for the server's next move before calling it [`End::Stalled`]; [`PATIENCE`] at first. Holds for
+    /// streams opened from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Sends a request, body included.
+    ///
+    /// # Errors
+    /// How the connection ended, if it takes no more requests.
+    pub async fn send(&mut self, request: &Request) -> Result<Stream, End> {
+        let ends = request.body.is_empty();
+        let mut stream = self.start(request, ends).await?;
+        if !ends {
+            stream.send_data(request.body.clone(), true)?;
+        }
+        Ok(stream)
+    }
+
+    /// Sends a request's head and leaves its body open: [`Stream::send_data`] follows.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_open(&mut self, request: &Request) -> Result<Stream, End> {
+        self.start(request, false).await
+    }
+
+    async fn start(&mut self, request: &Request, ends: bool) -> Result<Stream, End> {
+        let mut head = http::Request::builder()
+            .method(request.method.as_str())
+            .uri(format!("http://{}{}", self.authority, request.target))
+            .version(http::Version::HTTP_2);
+        for (name, value) in &request.headers {
+            head = head.header(name, value);
+        }
+        let head = head.body(()).map_err(|e| End::Malformed(e.to_string()))?;
+        let ready = timeout(self.patience, self.sender.clone().ready())
+            .await
+            .map_err(|_| End::Stalled)?;
+        let mut sender = ready.map_err(|e| stream::end_of(&e))?;
+        let (response, upload) = sender
+            .send_request(head, ends)
+            .map_err(|e| stream::end_of(&e))?;
+        Ok(Stream::new(
+            response,
+            upload,
+            Arc::clone(&self.seen),
+            self.patience,
+        ))
+    }
+
+    /// Every frame the server has sent so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.seen.frames()
+    }
+
+    /// Waits for a frame that `wanted` accepts, one that has already come included.
+    ///
+    /// # Errors
+    /// How the connection ended without it, or [`End::Stalled`].
+    pub async fn frame(&self, mut wanted: impl FnMut(&Frame) -> bool) -> Result<Frame, End> {
+        let search = self
+            .seen
+            .until(|seen| match seen.find(|frame| wanted(frame)) {
+                Some(frame) => Some(Ok(frame)),
+                None => seen.closed().map(Err),
+            });
+        timeout(self.patience, search)
+            .await
+            .unwrap_or(Err(End::Stalled))
+    }
+
+    /// Waits for the server's GOAWAY: last stream and reason.
+    ///
+    /// A graceful shutdown (RFC 9113 section 6.8) sends two: first one with stream [`EVERY_STREAM`], then, a round trip later,
+    /// one with the true last stream. This gives the second. A client with no stream open leaves after the first, which is
+    /// then given.
+    ///
+    /// # Errors
+    /// As [`frame`](Self::frame).
+    pub async fn go_away(&self) -> Result<(u32, Reason), End> {
+        let go_away = |frame: &Frame| match frame.kind {
+            FrameKind::GoAway {
+                last_stream,
+                reason,
+                ..
+            } => Some((last_stream, reason)),
+            _ => None,
+        };
+        let search = self.seen.until(|seen| {
+            let last = seen.frames().iter().rev().find_map(go_away);
+            match (last, seen.closed()) {
+                (Some(last), Some(_)) => Some(Ok(last)),
+                (Some(last), None) if last.0 != EVERY_STREAM => Some(Ok(last)),
+                (_, closed) => closed.map(Err),
+            }
+        });
+        timeout(self.patience, search)
+            .await
+            .unwrap_or(Err(End::Stalled))
+    }
+
+    /// Waits until the connection is over: [`End::TcpReset`], [`End::Closed`] (by the server, or by the client because a
+    /// GOAWAY left it nothing to do), or [`End::Stalled`] if it is not.
+    pub async fn closed(&self) -> End {
+        timeout(self.patience, self.seen.until(Seen::closed))
+            .await
+            .unwrap_or(End::Stalled)
+    }
+
+    /// Takes nothing more from the socket, so that the server's writes fill the kernel's buffers and stop.
+    pub fn stop_reading(&self) {
+        self.seen.pause(true);
+    }
+
+    /// Undoes [`stop_reading`](Self::stop_reading).
+    pub fn resume_reading(&self) {
+        self.seen.pause(false);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

@@ -1,0 +1,50 @@
+//! Tests over real sockets: a server to put a layer on, and clients that hide nothing.
+//!
+//! A layer's own tests drive it with a scripted body. What a client really receives also depends on what hyper does with
+//! that body, so it is checked here, byte by byte and frame by frame:
+//!
+//! - [`serve`] puts any axum `Router` or tower service on a free loopback port, speaking HTTP/1.0, 1.1 and 2 (cleartext);
+//! - [`Protocol`] sends one [`Request`] over each of them and gives the same [`Response`] type back, so that a test can be
+//!   a table over protocols;
+//! - [`h1::Connection`] and [`h2::Connection`] are those clients, for tests that need more than one exchange: raw bytes,
+//!   keep-alive, pipelining, stalled readers, several streams, reset codes, GOAWAY;
+//! - [`LogCapture`] collects what `tracing` writes.
+//!
+//! How an exchange ended is an [`End`]. It is the point of the whole crate: a stream that was cut must never look whole.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use e2e::{End, Protocol, Request, serve};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = serve(Router::new().route("/", get(|| async { "hello" }))).await?;
+//! for protocol in Protocol::ALL {
+//!     let response = protocol.send(server.addr(), &Request::get("/")).await?;
+//!     assert_eq!((response.status(), response.text().as_str()), (200, "hello"));
+//!     assert!(response.end.is_whole(), "{protocol:?}: {}", response.end);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Sockets and a paused clock do not mix: with `start_paused = true` every timeout fires at once. Tests here run in real
+//! time and assert order, never speed.
+
+pub mod h1;
+pub mod h2;
+mod log;
+mod protocol;
+mod request;
+mod response;
+mod serve;
+
+pub use log::LogCapture;
+pub use protocol::Protocol;
+pub use request::Request;
+pub use response::{Chunk, End, Head, Headers, Response};
+pub use serve::{TestServer, serve};
+
+use std::time::Duration;
+
+/// How long a client waits for the next byte before it calls the exchange [`End::Stalled`], unless told otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -8,6 +8,7 @@
 //!   a table over protocols;
 //! - [`h1::Connection`] and [`h2::Connection`] are those clients, for tests that need more than one exchange: raw bytes,
 //!   keep-alive, pipelining, stalled readers, several streams, reset codes, GOAWAY;
+//! - [`start_demo`] and [`DemoProcess`] run the demo server, in this process or as one of its own;
 //! - [`LogCapture`] collects what `tracing` writes.
 //!
 //! How an exchange ended is an [`End`]. It is the point of the whole crate: a stream that was cut must never look whole.
@@ -30,6 +31,7 @@
 //! Sockets and a paused clock do not mix: with `start_paused = true` every timeout fires at once. Tests here run in real
 //! time and assert order, never speed.
 
+mod demo;
 pub mod h1;
 pub mod h2;
 mod log;
@@ -38,11 +40,14 @@ mod request;
 mod response;
 mod serve;
 
+pub use demo::{DemoProcess, start_demo};
 pub use log::LogCapture;
 pub use protocol::Protocol;
 pub use request::Request;
 pub use response::{Chunk, End, Head, Headers, Response};
 pub use serve::{TestServer, serve};
+
+pub use rustix::process::Signal;
 
 use std::time::Duration;
 

@@ -1,0 +1,166 @@
+use std::{env, io, net::SocketAddr, path::PathBuf, process::ExitStatus, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{LogCapture, PATIENCE};
+
+/// Starts the demo server in this process, on free ports whatever `args` says of them.
+///
+/// # Errors
+/// As [`demo_server::Server::start`].
+pub async fn start_demo(mut args: demo_server::Args) -> io::Result<demo_server::Server> {
+    args.public = loopback();
+    args.admin = loopback();
+    demo_server::Server::start(args).await
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// The demo server as a process of its own: for signals, exit codes, log lines, and deaths. Killed when dropped.
+#[derive(Debug)]
+pub struct DemoProcess {
+    child: Child,
+    public: SocketAddr,
+    admin: SocketAddr,
+    log: LogCapture,
+    reading: JoinHandle<()>,
+}
+
+impl DemoProcess {
+    /// Starts it on free ports with these further flags, and waits for the line in which it names its addresses.
+    ///
+    /// # Errors
+    /// If it cannot be run, or ends or says something else first; the message carries what it wrote to stderr.
+    pub async fn start(flags: &[&str]) -> io::Result<Self> {
+        Self::start_command(Self::command()?.args(flags)).await
+    }
+
+    /// As [`start`](Self::start), with a prepared [`command`](Self::command): to set environment variables.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_command(command: &mut Command) -> io::Result<Self> {
+        use std::process::Stdio;
+        let ports = ["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        command
+            .args(ports)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let log = LogCapture::default();
+        let reading = tokio::spawn(copy(
+            child.stderr.take().expect("stderr is piped"),
+            log.clone(),
+        ));
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut line = String::new();
+        timeout(PATIENCE, stdout.read_line(&mut line)).await??;
+        let Some((public, admin)) = addresses(&line) else {
+            let _ = child.start_kill();
+            let status = child.wait().await?;
+            let _ = reading.await;
+            return Err(io::Error::other(format!(
+                "demo: {status}, said {line:?}\n{}",
+                log.text()
+            )));
+        };
+        Ok(Self {
+            child,
+            public,
+            admin,
+            log,
+            reading,
+        })
+    }
+
+    /// A command that runs the demo server, without any flag.
+    ///
+    /// # Errors
+    /// If its binary is not beside this test's: it is built with the integration tests of package `e2e`, and with no other.
+    pub fn command() -> io::Result<Command> {
+        let test: PathBuf = env::current_exe()?;
+        // target/<profile>/deps/<test> -> target/<profile>/<binary>
+        let binary = test
+            .ancestors()
+            .nth(2)
+            .map(|dir| dir.join("demo-under-test"));
+        match binary.filter(|path| path.exists()) {
+            Some(path) => Ok(Command::new(path)),
+            None => Err(io::Error::other(format!(
+                "no demo-under-test beside {}",
+                test.display()
+            ))),
+        }
+    }
+
+    /// Address of the public listener.
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Address of the admin listener.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// If [`exit`](Self::exit) has seen it end.
+    pub fn pid(&self) -> u32 {
+        self.child
+            .id()
+            .expect("the process has not been waited for")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// As `kill(2)`.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(
+            pid.expect("a process id is a positive i32"),
+            signal,
+        )?)
+    }
+
+    /// Waits for its end; [`log`](Self::log) is then complete.
+    ///
+    /// # Errors
+    /// `TimedOut` if it has not ended `within` this time.
+    pub async fn exit(&mut self, within: Duration) -> io::Result<ExitStatus> {
+        let status = timeout(within, self.child.wait()).await??;
+        let _ = (&mut self.reading).await;
+        Ok(status)
+    }
+
+    /// Its log (stderr) so far.
+    pub fn log(&self) -> &LogCapture {
+        &self.log
+    }
+}
+
+/// `listening public=ADDR admin=ADDR`
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let rest = line.trim_end().strip_prefix("listening public=")?;
+    let (public, admin) = rest.split_once(" admin=")?;
+    Some((public.parse().ok()?, admin.parse().ok()?))
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: LogCapture) {
+    let mut buffer = vec![0; 8192];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        let _ = io::Write::write(&mut to, &buffer[..n]);
+    }
+}

@@ -1,0 +1,133 @@
+//! The demo server as a process: its first line, its exit codes, its signals.
+
+use std::{error::Error, time::Duration};
+
+use e2e::{DemoProcess, End, Protocol, Request, Signal, h1, h2};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn it_names_its_addresses_and_serves_there() -> Outcome {
+    let demo = DemoProcess::start(&[]).await?;
+    for protocol in Protocol::ALL {
+        let lines = protocol
+            .send(
+                demo.public_addr(),
+                &Request::get("/lines?count=2&interval_ms=1"),
+            )
+            .await?;
+        assert_eq!(lines.status(), 200, "{protocol:?}");
+        let ready = protocol
+            .send(demo.admin_addr(), &Request::get("/readyz"))
+            .await?;
+        assert_eq!(ready.status(), 200, "{protocol:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_flag_is_named_and_exits_2() -> Outcome {
+    for (flag, value) in [
+        ("--idle-timeout", "soon"),
+        ("--public", "nowhere"),
+        ("--files", "/no/such/directory"),
+    ] {
+        let output = DemoProcess::command()?.args([flag, value]).output().await?;
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+        assert!(String::from_utf8(output.stderr)?.contains(flag));
+        assert!(output.stdout.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_clear_error() -> Outcome {
+    let demo = DemoProcess::start(&[]).await?;
+    let taken = demo.public_addr().to_string();
+    let output = DemoProcess::command()?
+        .args(["--public", &taken])
+        .output()
+        .await?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr)?.contains(&taken));
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_flag_is_an_environment_variable_too() -> Outcome {
+    let output = DemoProcess::command()?
+        .env("DEMO_IDLE_TIMEOUT", "soon")
+        .output()
+        .await?;
+    assert_eq!(output.status.code(), Some(2));
+    let help = DemoProcess::command()?.arg("--help").output().await?;
+    assert_eq!(help.status.code(), Some(0));
+    let help = String::from_utf8(help.stdout)?;
+    for flag in help
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--"))
+    {
+        let flag = flag.split([' ', '\n']).next().unwrap_or_default();
+        let variable = format!("[env: DEMO_{}=", flag.replace('-', "_").to_uppercase());
+        assert!(help.contains(&variable), "{variable} in\n{help}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_once_its_streams_have_ended() -> Outcome {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut demo = DemoProcess::start(&[]).await?;
+        let mut connection = h1::Connection::open(demo.public_addr()).await?;
+        connection
+            .send(&Request::get("/events?count=10&interval_ms=30"))
+            .await?;
+        let mut reply = connection.reply().await?;
+        assert!(reply.chunk().await.is_some());
+        demo.signal(signal)?;
+        let response = reply.finish().await;
+        assert_eq!(
+            (response.chunks.len(), response.end),
+            (10, End::LastChunk),
+            "{signal:?}"
+        );
+        assert_eq!(
+            demo.exit(SOON).await?.code(),
+            Some(0),
+            "{signal:?}: {}",
+            demo.log().text()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signal_before_the_first_request_ends_it() -> Outcome {
+    let mut demo = DemoProcess::start(&[]).await?;
+    demo.signal(Signal::TERM)?;
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    let refused = Protocol::Http11
+        .send(demo.public_addr(), &Request::get("/events"))
+        .await;
+    assert_eq!(refused.map(|response| response.end), Err(End::TcpReset));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signal_is_a_goaway_to_h2() -> Outcome {
+    let mut demo = DemoProcess::start(&[]).await?;
+    let mut connection = h2::Connection::open(demo.public_addr()).await?;
+    let stream = connection
+        .send(&Request::get("/events?count=10&interval_ms=30"))
+        .await?;
+    let id = stream.id();
+    let mut reply = stream.reply().await?;
+    assert!(reply.chunk().await.is_some());
+    demo.signal(Signal::TERM)?;
+    assert_eq!(connection.go_away().await?, (id, ::h2::Reason::NO_ERROR));
+    assert_eq!(reply.finish().await.end, End::EndStream);
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    Ok(())
+}

@@ -126,7 +126,7 @@ async fn a_signal_is_a_goaway_to_h2() -> Outcome {
     let mut reply = stream.reply().await?;
     assert!(reply.chunk().await.is_some());
     demo.signal(Signal::TERM)?;
-    assert_eq!(connection.go_away().await?, (id, ::h2::Reason::NO_ERROR));
+    assert_eq!(connection.go_away().await?, (id, h2::Reason::NO_ERROR));
     assert_eq!(reply.finish().await.end, End::EndStream);
     assert_eq!(demo.exit(SOON).await?.code(), Some(0));
     Ok(())

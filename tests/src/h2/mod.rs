@@ -5,12 +5,13 @@
 mod stream;
 mod tap;
 
+pub use ::h2::Reason;
 pub use stream::{Reply, Stream};
 pub use tap::{Frame, FrameKind};
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use h2::{Reason, client::SendRequest};
+use ::h2::client::SendRequest;
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
 use crate::{End, PATIENCE, Request};
@@ -28,7 +29,7 @@ pub const EVERY_STREAM: u32 = (1 << 31) - 1;
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use e2e::{Request, h2::{Connection, FrameKind}, serve};
+/// use e2e::{Request, h2::{Connection, FrameKind, Reason}, serve};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,7 +41,7 @@ pub const EVERY_STREAM: u32 = (1 << 31) - 1;
 /// assert!(connection.frames().iter().any(|frame| frame.stream == id && frame.kind == FrameKind::Data));
 /// server.begin_shutdown();
 /// let (_last_stream, reason) = connection.go_away().await?;
-/// assert_eq!(reason, h2::Reason::NO_ERROR);
+/// assert_eq!(reason, Reason::NO_ERROR);
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl Connection {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let (tap, seen) = Tap::new(stream);
-        let (sender, connection) = h2::client::Builder::new()
+        let (sender, connection) = ::h2::client::Builder::new()
             .initial_window_size(window)
             .initial_connection_window_size(1 << 30)
             .data_frame_budget(usize::MAX)

@@ -266,7 +266,7 @@ async fn a_body_that_is_not_due_is_dropped_unpolled_and_the_connection_lives_on(
         (Request::get("/"), 304),
     ] {
         let set = move |r: &mut http::Response<Body>| {
-            *r.status_mut() = http::StatusCode::from_u16(status).unwrap()
+            *r.status_mut() = http::StatusCode::from_u16(status).unwrap();
         };
         let (server, probe) = with_head(MockBody::new([data("a")]), set).await;
         let mut connection = h1::Connection::open(server.addr()).await?;

@@ -1,6 +1,8 @@
 //! Why a stream failed, and how that is read from an error.
 
-use std::{error::Error, fmt, io, sync::Arc};
+use std::{any::Any, error::Error, fmt, io, sync::Arc};
+
+use crate::BoxError;
 
 /// The kinds of failure that layers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +96,29 @@ impl Cause {
             next = source(error);
         }
         Self::new(kind, message)
+    }
+
+    /// Reads kind and message from what a service failed with, boxed or not.
+    ///
+    /// A [`BoxError`] is no `Error` itself, so a layer that asks its inner service for one could not stand around
+    /// tower's own layers. Boxed errors are read as [`Cause::of`] does; of other types those that it knows.
+    #[must_use]
+    pub fn of_service<E: fmt::Display + 'static>(error: &E) -> Self {
+        let any: &dyn Any = error;
+        if let Some(error) = any.downcast_ref::<BoxError>() {
+            return Self::of(&**error);
+        }
+        if let Some(error) = any.downcast_ref::<StreamError>() {
+            return error.0.clone();
+        }
+        if let Some(error) = any.downcast_ref::<io::Error>() {
+            return Self::of(error);
+        }
+        #[cfg(feature = "tokio")]
+        if let Some(error) = any.downcast_ref::<tokio::time::error::Elapsed>() {
+            return Self::of(error);
+        }
+        Self::new(FaultKind::Other, error.to_string())
     }
 
     /// What kind of failure it is.
@@ -231,6 +256,21 @@ mod tests {
         let late = tower_http::timeout::DeadlineBody::new(std::time::Duration::from_secs(1), body);
         let error = Box::pin(late).frame().await.unwrap().unwrap_err();
         assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+    }
+
+    #[test]
+    fn what_a_service_failed_with_is_read_boxed_or_not() {
+        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "late");
+        let boxed: BoxError = timeout().into();
+        assert_eq!(Cause::of_service(&boxed).kind(), FaultKind::Timeout);
+        assert_eq!(Cause::of_service(&timeout()).kind(), FaultKind::Timeout);
+        let ours = StreamError::new(FaultKind::Drain, "draining");
+        assert_eq!(Cause::of_service(&ours), *ours.cause());
+        let other = Cause::of_service(&"unwell");
+        assert_eq!(
+            (other.kind(), other.message()),
+            (FaultKind::Other, "unwell")
+        );
     }
 
     #[test]

@@ -103,6 +103,14 @@ impl<O: Observe> Observation<O> {
         self.latch(Latch::Failed);
     }
 
+    /// The inner service answered with an error of its own type, see [`Cause::of_service`].
+    pub fn fail_service<E: fmt::Display + 'static>(&mut self, error: &E) {
+        if self.fault.cause().is_none() {
+            self.fault.record(Cause::of_service(error));
+        }
+        self.latch(Latch::Failed);
+    }
+
     /// The head is there: goes on with its body, to the end of that.
     pub fn into_response<B>(
         mut self,

@@ -63,3 +63,51 @@ pub(crate) async fn method_not_allowed() -> Problem {
         "this route does not answer this method",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::Args;
+
+    async fn ask(state: &State, path: &str) -> (u16, serde_json::Value) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = admin(state).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_is_live_but_not_ready() {
+        let state = State::new(Args::default()).unwrap();
+        assert_eq!(ask(&state, "/livez").await.0, 200);
+        assert_eq!(ask(&state, "/readyz").await.0, 200);
+        assert_eq!(ask(&state, "/status").await.1["state"], "active");
+        state.stop();
+        assert_eq!(ask(&state, "/livez").await.0, 200);
+        assert_eq!(ask(&state, "/readyz").await.0, 503);
+        assert_eq!(ask(&state, "/status").await.1["state"], "stopping");
+    }
+
+    #[tokio::test]
+    async fn the_listeners_do_not_share_routes() {
+        let state = State::new(Args::default()).unwrap();
+        assert_eq!(ask(&state, "/events").await.0, 404);
+        let answer = crate::testing::get("/status").await;
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_method_is_a_problem_with_allow() {
+        let request = Request::post("/events").body(Body::empty()).unwrap();
+        let answer = crate::testing::send(Args::default(), request).await;
+        assert_eq!(answer.status, 405);
+        assert_eq!(answer.header("allow"), "GET,HEAD");
+        assert_eq!(answer.json()["status"], 405);
+    }
+}

@@ -99,13 +99,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The directory with its symlinks resolved: `/files` compares resolved paths with it.
 fn directory(text: &str) -> Result<PathBuf, String> {
-    let path = std::fs::canonicalize(text).map_err(|error| error.to_string())?;
-    if path.is_dir() {
-        Ok(path)
-    } else {
-        Err("not a directory".to_owned())
+    match std::fs::metadata(text) {
+        Ok(found) if found.is_dir() => Ok(PathBuf::from(text)),
+        Ok(_) => Err("not a directory".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

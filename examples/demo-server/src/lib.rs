@@ -21,8 +21,10 @@
 
 mod admin;
 mod args;
+mod chat;
 mod layers;
 pub mod log;
+mod model;
 mod problem;
 mod public;
 mod query;
@@ -31,6 +33,8 @@ mod reply;
 mod routes;
 mod server;
 mod state;
+#[cfg(test)]
+mod testing;
 mod text;
 
 pub use admin::admin;

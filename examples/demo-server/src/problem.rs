@@ -4,16 +4,26 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::reply;
 
-/// A 4xx answer that says what was wrong, and with which parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A 4xx or 5xx answer that says what was wrong, and with which parameter.
+#[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
     parameter: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
 }
 
 impl Problem {
@@ -37,15 +47,14 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if let Some(parameter) = self.parameter {
-            body["parameter"] = parameter.into();
-        }
-        reply::json_as("application/problem+json", self.status, &body)
+        let details = Details {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            parameter: self.parameter.as_deref(),
+        };
+        let text = reply::text(&details);
+        reply::json_text("application/problem+json", self.status, text)
     }
 }

@@ -1,15 +1,21 @@
 //! The public listener's routes.
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 
-use crate::{State, admin, layers, routes};
+use crate::{State, admin, chat, layers, routes};
 
 /// The public routes with every layer around them.
 pub fn app(state: &State) -> Router {
     let routes = Router::new()
+        .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/models", get(chat::models))
         .route("/events", get(routes::events::events))
         .route("/lines", get(routes::lines::lines))
         .route("/bytes", get(routes::bytes::bytes))
+        .route("/files/{*path}", get(routes::files::files))
         .route("/fail", get(routes::fail::fail))
         .fallback(admin::not_found)
         .method_not_allowed_fallback(admin::method_not_allowed)

@@ -5,21 +5,17 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use serde::Serialize;
 
 /// `value` as `application/json`.
-pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Response {
-    json_as("application/json", status, value)
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    json_text("application/json", status, text(value))
 }
 
-/// `value` under another JSON media type.
+/// JSON text under a JSON media type.
 ///
 /// The length is set here, not left to axum, because a layer that hides `size_hint` would lose it.
-pub(crate) fn json_as(
-    media_type: &'static str,
-    status: StatusCode,
-    value: &serde_json::Value,
-) -> Response {
-    let text = value.to_string();
+pub(crate) fn json_text(media_type: &'static str, status: StatusCode, text: String) -> Response {
     let length = HeaderValue::from(text.len());
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
@@ -27,4 +23,13 @@ pub(crate) fn json_as(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CONTENT_LENGTH, length);
     response
+}
+
+/// `value` as JSON text.
+///
+/// # Panics
+///
+/// When a `Serialize` of ours fails, or has a map whose keys are no strings: none does.
+pub(crate) fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain structs serialize")
 }

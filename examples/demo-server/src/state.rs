@@ -1,8 +1,11 @@
 //! What handlers and layers share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::Args;
@@ -16,11 +19,24 @@ pub struct State {
 
 impl State {
     /// The state of a server that has just started.
-    pub fn new(args: Args) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// When the directory of `--files` cannot be resolved; the message names it.
+    pub fn new(mut args: Args) -> io::Result<Self> {
+        if let Some(files) = &mut args.files {
+            // `/files` compares resolved paths with it.
+            *files = files.canonicalize().map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("--files {}: {error}", files.display()),
+                )
+            })?;
+        }
+        Ok(Self {
             args: Arc::new(args),
             stopping: Arc::default(),
-        }
+        })
     }
 
     /// Whether the server is on its way down.

@@ -107,3 +107,44 @@ impl http_body::Body for Generated {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::get;
+
+    #[tokio::test]
+    async fn gives_the_pattern_in_frames_of_the_chunk_size() {
+        for (length, header) in [("", "1000"), ("&length=1", "1000"), ("&length=0", "")] {
+            let answer = get(&format!("/bytes?size=1000&chunk=300{length}")).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("content-type"), "application/octet-stream");
+            assert_eq!(answer.header("content-length"), header);
+            let lengths: Vec<usize> = answer.frames.iter().map(bytes::Bytes::len).collect();
+            assert_eq!(lengths, [300, 300, 300, 100]);
+            let expected: Vec<u8> = (0..1000_u32).map(|i| (i % 251) as u8).collect();
+            assert_eq!(answer.frames.concat(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_an_empty_body() {
+        for length in [0, 1] {
+            let answer = get(&format!("/bytes?size=0&length={length}")).await;
+            assert_eq!((answer.status, answer.frames.len()), (200, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_parameter_is_named() {
+        for (query, name) in [
+            ("size=big", "size"),
+            ("size=1125899906842625", "size"),
+            ("chunk=0", "chunk"),
+            ("chunk=16777217", "chunk"),
+            ("length=yes", "length"),
+            ("count=3", "count"),
+        ] {
+            get(&format!("/bytes?{query}")).await.assert_names(name);
+        }
+    }
+}

@@ -41,3 +41,68 @@ pub(crate) const HEADERS: [(HeaderName, &str); 3] = [
     (header::CACHE_CONTROL, "no-cache"),
     (HeaderName::from_static("x-accel-buffering"), "no"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use crate::testing::get;
+
+    #[tokio::test]
+    async fn one_event_is_one_frame_and_says_its_number() {
+        let answer = get("/events?count=3&interval_ms=0&bytes=5").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), "text/event-stream");
+        assert_eq!(answer.header("cache-control"), "no-cache");
+        assert_eq!(answer.header("x-accel-buffering"), "no");
+        assert_eq!(answer.header("content-length"), "");
+        assert_eq!(
+            answer.frames,
+            [
+                "data: {\"n\":0,\"text\":\"Alice\"}\n\n",
+                "data: {\"n\":1,\"text\":\" was \"}\n\n",
+                "data: {\"n\":2,\"text\":\"begin\"}\n\n",
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_come_an_interval_apart() {
+        let start = tokio::time::Instant::now();
+        let answer = get("/events?count=4&interval_ms=250").await;
+        assert_eq!(answer.frames.len(), 4);
+        assert_eq!(start.elapsed().as_millis(), 750);
+    }
+
+    #[tokio::test]
+    async fn count_0_is_endless() {
+        let app = crate::app(&crate::State::new(crate::Args::default()).unwrap());
+        let request = Request::get("/events?count=0&interval_ms=0&bytes=1");
+        let response = app.oneshot(request.body(Body::empty()).unwrap());
+        let mut body = response.await.unwrap().into_body();
+        for n in 0..1_000 {
+            let event = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            let start = format!("data: {{\"n\":{n},");
+            assert!(event.starts_with(start.as_bytes()), "{event:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_parameter_is_named() {
+        for (query, name) in [
+            ("count=many", "count"),
+            ("count=-1", "count"),
+            ("count=", "count"),
+            ("count=1&count=2", "count"),
+            ("interval_ms=1.5", "interval_ms"),
+            ("interval_ms=3s", "interval_ms"),
+            ("interval_ms=3600001", "interval_ms"),
+            ("bytes=16777217", "bytes"),
+            ("cuont=3", "cuont"),
+        ] {
+            get(&format!("/events?{query}")).await.assert_names(name);
+        }
+    }
+}

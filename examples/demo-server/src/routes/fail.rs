@@ -227,3 +227,6 @@ fn spawn_producer(plan: Plan, interval: Duration) -> mpsc::Receiver<Bytes> {
     });
     receiver
 }
+
+#[cfg(test)]
+mod tests;

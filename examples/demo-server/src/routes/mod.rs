@@ -3,6 +3,7 @@
 pub(crate) mod bytes;
 pub(crate) mod events;
 pub(crate) mod fail;
+pub(crate) mod files;
 pub(crate) mod lines;
 
 use crate::text;

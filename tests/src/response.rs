@@ -155,7 +155,8 @@ pub enum End {
     GoAway(Reason),
     /// Nothing more came within the client's patience; the connection is still open.
     Stalled,
-    /// What arrived breaks the protocol.
+    /// What arrived breaks the protocol. An HTTP/2 stream that ends short of its Content-Length does (RFC 9113 section
+    /// 8.1.1).
     Malformed(String),
 }
 

@@ -120,7 +120,7 @@ async fn a_signal_is_a_goaway_to_h2() -> Outcome {
     let mut demo = DemoProcess::start(&[]).await?;
     let mut connection = h2::Connection::open(demo.public_addr()).await?;
     let stream = connection
-        .send(&Request::get("/events?count=10&interval_ms=30"))
+        .send(&Request::get("/events?count=20&interval_ms=40"))
         .await?;
     let id = stream.id();
     let mut reply = stream.reply().await?;

@@ -5,11 +5,15 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
+use bytes::Bytes;
 use e2e::{End, Protocol, Request, Response, TestServer, h1, h2, serve};
+use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Version};
 use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
 use tower_stream_body::mock::{self, MockBody, Probe, Step, data, pending, sleep, trailer};
 
+type BoxError = Box<dyn Error + Send + Sync>;
 type Outcome = Result<(), Box<dyn Error>>;
 
 const FLUSH: Duration = Duration::from_millis(5);
@@ -58,15 +62,55 @@ fn cancel() -> End {
 
 // Errors and panics after the head
 
+/// A body of `a`, and then, once the client has that, of what `then` does.
+async fn gated<F>(protocol: Protocol, then: F) -> Result<Response, End>
+where
+    F: FnOnce() -> Option<Result<Bytes, BoxError>> + Clone + Send + Sync + 'static,
+{
+    let gate = Arc::new(Notify::new());
+    let opened = Arc::clone(&gate);
+    let handler = async move || {
+        let first = stream::once(async { Some(Ok(Bytes::from_static(b"a"))) });
+        let second = stream::once(async move {
+            opened.notified().await;
+            then()
+        });
+        Body::from_stream(first.chain(second).filter_map(std::future::ready))
+    };
+    let server = serve(Router::new().route("/", get(handler))).await?;
+    let request = Request::get("/");
+    match protocol {
+        Protocol::Http2 => {
+            let mut connection = h2::Connection::open(server.addr()).await?;
+            let mut reply = connection.send(&request).await?.reply().await?;
+            reply.chunk().await;
+            gate.notify_one();
+            Ok(reply.finish().await)
+        }
+        _ => {
+            let request = if protocol == Protocol::Http10 {
+                request.http10()
+            } else {
+                request
+            };
+            let mut connection = h1::Connection::open(server.addr()).await?;
+            connection.send(&request).await?;
+            let mut reply = connection.reply().await?;
+            reply.chunk().await;
+            gate.notify_one();
+            Ok(reply.finish().await)
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_error_after_flushed_data_is_seen_except_on_http10() -> Outcome {
-    let script = || [data("a"), sleep(FLUSH), mock::error("broken")];
     for (protocol, end) in [
         (Protocol::Http10, End::Closed),
         (Protocol::Http11, End::Truncated),
         (Protocol::Http2, internal_error()),
     ] {
-        let response = play(protocol, script).await?;
+        let response = gated(protocol, || Some(Err("broken".into()))).await?;
         assert_eq!(
             (response.text().as_str(), response.end),
             ("a", end),
@@ -79,9 +123,17 @@ async fn an_error_after_flushed_data_is_seen_except_on_http10() -> Outcome {
 #[tokio::test]
 async fn a_panic_in_the_body_resembles_an_error_on_h1_and_the_clients_own_cancel_on_h2() -> Outcome
 {
-    let script = || [data("a"), sleep(FLUSH), mock::panic("asked to")];
-    assert_eq!(play(Protocol::Http11, script).await?.end, End::Truncated);
-    assert_eq!(play(Protocol::Http2, script).await?.end, cancel());
+    for (protocol, end) in [
+        (Protocol::Http11, End::Truncated),
+        (Protocol::Http2, cancel()),
+    ] {
+        let response = gated(protocol, || panic!("asked to")).await?;
+        assert_eq!(
+            (response.text().as_str(), response.end),
+            ("a", end),
+            "{protocol:?}"
+        );
+    }
     Ok(())
 }
 
@@ -132,14 +184,11 @@ async fn a_last_frame_followed_by_a_clean_end_always_arrives() -> Outcome {
 #[tokio::test]
 async fn an_h2_error_in_the_source_chain_chooses_the_reset_code() -> Outcome {
     let reason = h2::Reason::ENHANCE_YOUR_CALM;
-    let script = || {
-        [
-            data("a"),
-            sleep(FLUSH),
-            mock::error(::h2::Error::from(reason)),
-        ]
-    };
-    assert_eq!(play(Protocol::Http2, script).await?.end, End::Reset(reason));
+    let response = gated(Protocol::Http2, move || {
+        Some(Err(::h2::Error::from(reason).into()))
+    })
+    .await?;
+    assert_eq!(response.end, End::Reset(reason));
     Ok(())
 }
 
@@ -553,37 +602,43 @@ async fn http10_keep_alive_closes_cleanly_only_with_the_response_version_set() -
     Ok(())
 }
 
+/// A server whose body is `a`, and `b` once the sender says so.
+async fn held() -> std::io::Result<(TestServer, oneshot::Sender<&'static str>)> {
+    let (sender, receiver) = oneshot::channel();
+    let receiver = Arc::new(Mutex::new(Some(receiver)));
+    let handler = async move || {
+        let second = receiver.lock().take().expect("one request");
+        Body::from_stream(stream::once(async { Ok("a") }).chain(stream::once(second)))
+    };
+    Ok((serve(Router::new().route("/", get(handler))).await?, sender))
+}
+
 #[tokio::test]
-async fn a_graceful_shutdown_closes_idle_h1_and_lets_streams_end() -> Outcome {
-    let (server, _) = once(MockBody::new([
-        data("a"),
-        sleep(Duration::from_millis(50)),
-        data("b"),
-    ]))
-    .await;
+async fn a_graceful_shutdown_closes_h1_after_its_stream_and_when_idle() -> Outcome {
+    let (server, rest) = held().await?;
     let mut idle = h1::Connection::open(server.addr()).await?;
-    idle.send(&Request::get("/")).await?;
-    let mut reply = idle.reply().await?;
+    idle.send(&Request::get("/nowhere")).await?;
+    assert_eq!(idle.reply().await?.finish().await.status(), 404);
+    let mut busy = h1::Connection::open(server.addr()).await?;
+    busy.send(&Request::get("/")).await?;
+    let mut reply = busy.reply().await?;
     assert!(reply.chunk().await.is_some());
     server.begin_shutdown();
+    assert_eq!(idle.closed().await.0, End::Closed);
+    rest.send("b").unwrap();
     let response = reply.finish().await;
     assert_eq!(
         (response.text().as_str(), response.end),
         ("ab", End::LastChunk)
     );
-    assert_eq!(idle.closed().await.0, End::Closed);
+    assert_eq!(busy.closed().await.0, End::Closed);
     server.shutdown().await;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_graceful_shutdown_sends_two_goaways_and_lets_streams_end() -> Outcome {
-    let (server, _) = once(MockBody::new([
-        data("a"),
-        sleep(Duration::from_millis(50)),
-        data("b"),
-    ]))
-    .await;
+    let (server, rest) = held().await?;
     let mut connection = h2::Connection::open(server.addr()).await?;
     let stream = connection.send(&Request::get("/")).await?;
     let id = stream.id();
@@ -591,6 +646,7 @@ async fn a_graceful_shutdown_sends_two_goaways_and_lets_streams_end() -> Outcome
     assert!(reply.chunk().await.is_some());
     server.begin_shutdown();
     assert_eq!(connection.go_away().await?, (id, h2::Reason::NO_ERROR));
+    rest.send("b").unwrap();
     let response = reply.finish().await;
     assert_eq!(
         (response.text().as_str(), response.end),
@@ -602,6 +658,7 @@ async fn a_graceful_shutdown_sends_two_goaways_and_lets_streams_end() -> Outcome
         _ => None,
     });
     assert_eq!(last_streams.collect::<Vec<_>>(), [h2::EVERY_STREAM, id]);
+    server.shutdown().await;
     Ok(())
 }
 

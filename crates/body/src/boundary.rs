@@ -129,10 +129,10 @@ fn end_state(before: State, chunk: &[u8]) -> State {
     // a byte order mark can take the first three bytes of a stream
     let past_start = !matches!(before, State::Start(_)) || chunk.len() >= 6;
     match chunk {
-        // whether the line that ends in `a` was blank makes no difference to what `b` and `c` make of it
+        // how the line before ended makes no difference to what `b` and `c` make of it
         [.., a, b, c] if past_start => {
             let state = if is_eol(*a) {
-                State::Eol { cr: *a == b'\r' }
+                State::Eol { cr: false }
             } else {
                 State::Line
             };

@@ -48,17 +48,11 @@ pub struct Observation<O: Observe> {
     fault: Fault,
     /// of this body, counted from the innermost
     number: u32,
-    latch: Latch,
+    /// latched: complete, unless a cause is found in the cell by the time of the report
+    ended: bool,
     /// set while the inner future or body runs: found set later, a panic went through
     running: bool,
     reported: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Latch {
-    Open,
-    Complete,
-    Failed,
 }
 
 impl<O: Observe> Observation<O> {
@@ -68,7 +62,7 @@ impl<O: Observe> Observation<O> {
             observer,
             fault,
             number: u32::MAX,
-            latch: Latch::Open,
+            ended: false,
             running: false,
             reported: false,
         }
@@ -100,7 +94,7 @@ impl<O: Observe> Observation<O> {
     /// The inner service answered with an error instead of a response.
     pub fn fail(&mut self, error: &(dyn Error + 'static)) {
         self.fault.record(Cause::of(error));
-        self.latch(Latch::Failed);
+        self.latch();
     }
 
     /// The inner service answered with an error of its own type, see [`Cause::of_service`].
@@ -128,13 +122,10 @@ impl<O: Observe> Observation<O> {
         Response::from_parts(parts, body)
     }
 
-    fn latch(&mut self, latch: Latch) {
-        if self.latch == Latch::Open {
+    fn latch(&mut self) {
+        if !self.ended {
+            self.ended = true;
             self.observer.ended();
-        }
-        // a failure found later overrides an end that looked complete
-        if self.latch != Latch::Failed {
-            self.latch = latch;
         }
     }
 
@@ -150,7 +141,7 @@ impl<O: Observe> Observation<O> {
         self.record(FaultKind::Panic, || {
             "a panic went through the response".to_owned()
         });
-        self.latch(Latch::Failed);
+        self.latch();
     }
 
     fn report(&mut self) {
@@ -158,10 +149,10 @@ impl<O: Observe> Observation<O> {
             return;
         }
         self.reported = true;
-        let own = match self.latch {
-            Latch::Complete => StreamEnd::Complete,
-            // a failure is in the cell, this is never seen
-            Latch::Failed | Latch::Open => StreamEnd::Dropped,
+        let own = if self.ended {
+            StreamEnd::Complete
+        } else {
+            StreamEnd::Dropped
         };
         let end = self.fault.settle(self.number, own);
         self.observer.end(&end);
@@ -184,7 +175,7 @@ impl<O: Observe> fmt::Debug for Observation<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Observation")
             .field("fault", &self.fault)
-            .field("latch", &self.latch)
+            .field("ended", &self.ended)
             .field("reported", &self.reported)
             .finish_non_exhaustive()
     }
@@ -227,7 +218,7 @@ where
         observation.number = observation.fault.number_body();
         let expected = delivery.declared_length().unwrap_or(UNDECLARED);
         if delivery.is_bodiless() || expected == 0 {
-            observation.latch(Latch::Complete);
+            observation.latch();
         } else if inner.is_end_stream() {
             observation.reached_end(0, expected);
         }
@@ -252,7 +243,7 @@ impl<O: Observe> Observation<O> {
     #[inline]
     fn reached_end(&mut self, given: u64, expected: u64) {
         if expected == UNDECLARED || given >= expected {
-            self.latch(Latch::Complete);
+            self.latch();
         } else {
             self.short(given, expected);
         }
@@ -263,7 +254,7 @@ impl<O: Observe> Observation<O> {
         self.record(FaultKind::ShortBody, || {
             format!("the body ended after {given} of {expected} bytes")
         });
-        self.latch(Latch::Failed);
+        self.latch();
     }
 
     #[cold]
@@ -291,7 +282,7 @@ where
         if observation.running {
             observation.panicked();
         }
-        let again = observation.latch != Latch::Open;
+        let again = observation.ended;
         observation.running = true;
         observation.observer.poll();
         let polled = this.inner.as_mut().poll_frame(cx);
@@ -302,7 +293,7 @@ where
                     Some(data) => {
                         *this.given += data.len() as u64;
                         if *this.given >= *this.expected {
-                            observation.latch(Latch::Complete);
+                            observation.latch();
                         } else if this.inner.is_end_stream() {
                             observation.reached_end(*this.given, *this.expected);
                         }

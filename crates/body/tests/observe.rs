@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -69,7 +69,9 @@ where
         .into_body()
 }
 
-fn poll<B: Body + Unpin>(body: &mut B) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
+fn poll<B: Body + Unpin>(body: &mut B) -> Polled<B> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -242,6 +244,19 @@ fn any_consumer() -> impl Strategy<Value = Consumer> {
     ]
 }
 
+/// They would fill the terminal.
+fn quiet_scripted_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<String>().map(String::as_str) != Some("scripted") {
+                default(info);
+            }
+        }));
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
     #[test]
@@ -251,12 +266,7 @@ proptest! {
         declared in proptest::option::of(0..8u64),
         consumer in any_consumer(),
     ) {
-        // the scripted panics would fill the terminal
-        std::panic::set_hook(Box::new(|info| {
-            if info.payload().downcast_ref::<String>().is_none_or(|s| s != "scripted") {
-                eprintln!("{info}");
-            }
-        }));
+        quiet_scripted_panics();
         run(&script, tells_end, declared, consumer);
     }
 }

@@ -102,7 +102,7 @@ impl<O: Observe> Observation<O> {
         if self.fault.cause().is_none() {
             self.fault.record(Cause::of_service(error));
         }
-        self.latch(Latch::Failed);
+        self.latch();
     }
 
     /// The head is there: goes on with its body, to the end of that.
@@ -286,38 +286,30 @@ where
         observation.running = true;
         observation.observer.poll();
         let polled = this.inner.as_mut().poll_frame(cx);
-        let polled = match polled {
+        match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                observation.observer.frame(&frame);
-                match frame.data_ref() {
-                    Some(data) => {
-                        *this.given += data.len() as u64;
-                        if *this.given >= *this.expected {
-                            observation.latch();
-                        } else if this.inner.is_end_stream() {
-                            observation.reached_end(*this.given, *this.expected);
-                        }
-                    }
-                    None if frame.is_trailers() => {
+                observation.observer.frame(frame);
+                if let Some(data) = frame.data_ref() {
+                    *this.given += data.len() as u64;
+                    if *this.given >= *this.expected {
+                        observation.latch();
+                    } else if this.inner.is_end_stream() {
                         observation.reached_end(*this.given, *this.expected);
                     }
-                    None => {}
+                } else if frame.is_trailers() {
+                    observation.reached_end(*this.given, *this.expected);
                 }
-                Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                let error = error.into();
-                observation.fail(&*error);
-                Poll::Ready(Some(Err(error)))
-            }
-            Poll::Ready(None) => {
-                observation.reached_end(*this.given, *this.expected);
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
-        };
+            Poll::Ready(None) => observation.reached_end(*this.given, *this.expected),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
         observation.running = false;
-        if again && !matches!(polled, Poll::Pending | Poll::Ready(Some(Ok(_)))) {
+        let polled = polled.map_err(|error| {
+            let error = error.into();
+            observation.fail(&*error);
+            error
+        });
+        if again && matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             observation.polled_again();
         }
         polled

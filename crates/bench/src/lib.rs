@@ -9,7 +9,6 @@
 //! ```
 
 use std::{
-    convert::Infallible,
     hint::black_box,
     path::PathBuf,
     pin::Pin,
@@ -21,7 +20,7 @@ use http_body::{Body, Frame};
 
 /// A body that gives the same frame a number of times, then `None`.
 ///
-/// Its poll is not inlined, as that of a real body behind a router is not.
+/// Its poll is not inlined and its error is boxed, as with a real body behind a router.
 #[derive(Clone, Debug)]
 pub struct Frames {
     frame: Bytes,
@@ -41,13 +40,13 @@ impl Frames {
 
 impl Body for Frames {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
     #[inline(never)]
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.left == 0 {
             return Poll::Ready(None);
         }

@@ -104,6 +104,38 @@ async fn a_signal_ends_it_once_its_streams_have_ended() -> Outcome {
 }
 
 #[tokio::test]
+async fn while_it_stops_it_is_alive_but_not_ready() -> Outcome {
+    let mut demo = DemoProcess::start(&[]).await?;
+    let mut connection = h1::Connection::open(demo.public_addr()).await?;
+    connection
+        .send(&Request::get("/events?count=0&interval_ms=20"))
+        .await?;
+    let mut reply = connection.reply().await?;
+    assert!(reply.chunk().await.is_some());
+    demo.signal(Signal::TERM)?;
+    let probe = async |route| {
+        Protocol::Http11
+            .send(demo.admin_addr(), &Request::get(route))
+            .await
+    };
+    while probe("/readyz").await?.status() == 200 {
+        assert!(reply.chunk().await.is_some());
+    }
+    assert_eq!(
+        (
+            probe("/readyz").await?.status(),
+            probe("/livez").await?.status()
+        ),
+        (503, 200)
+    );
+    // a second signal does not wait for the stream
+    demo.signal(Signal::TERM)?;
+    assert!(!reply.finish().await.end.is_whole());
+    assert_eq!(demo.exit(SOON).await?.code(), Some(1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_signal_before_the_first_request_ends_it() -> Outcome {
     let mut demo = DemoProcess::start(&[]).await?;
     demo.signal(Signal::TERM)?;

@@ -18,17 +18,17 @@ for version in http1.0 http1.1 http2-prior-knowledge; do
 
   curl -sS --"$version" -o "$out.bin" "$DEMO_URL/files/random.bin"
   equal "$version: curl reads /files to its end" $? 0
-  check "$version: the file arrived whole" cmp -s "$out.bin" "$DEMO_FILES/random.bin"
+  check "$version: the file arrived whole" cmp -s "$out.bin" "$SERVED_FILES/random.bin"
   curl -sS --"$version" -r 1000-1999999 -o "$out.part" -w '%{http_code}' "$DEMO_URL/files/random.bin" >"$out.status"
   equal "$version: a range is 206" "$(cat "$out.status")" 206
   check "$version: the range is what was asked for" \
-    cmp -s "$out.part" <(tail -c +1001 "$DEMO_FILES/random.bin" | head -c 1999000)
+    cmp -s "$out.part" <(tail -c +1001 "$SERVED_FILES/random.bin" | head -c 1999000)
 done
 
 # a transfer that broke off goes on where it stopped
-head -c 1000000 "$DEMO_FILES/random.bin" >"$SCRATCH/resumed.bin"
+head -c 1000000 "$SERVED_FILES/random.bin" >"$SCRATCH/resumed.bin"
 curl -sS -C - -o "$SCRATCH/resumed.bin" "$DEMO_URL/files/random.bin"
-check "a resumed download is whole" cmp -s "$SCRATCH/resumed.bin" "$DEMO_FILES/random.bin"
+check "a resumed download is whole" cmp -s "$SCRATCH/resumed.bin" "$SERVED_FILES/random.bin"
 
 for path in ../Cargo.toml %2e%2e/Cargo.toml ..%2f..%2fetc/passwd /etc/passwd; do
   status=$(curl -sS --path-as-is -o /dev/null -w '%{http_code}' "$DEMO_URL/files/$path")

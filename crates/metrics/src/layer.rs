@@ -1,0 +1,171 @@
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use http::{Extensions, Uri};
+use opentelemetry::metrics::Meter;
+use tower_layer::Layer;
+
+use crate::{
+    StreamMetrics,
+    instruments::Instruments,
+    route::{PerFrame, Route, Routes},
+};
+
+/// Measures every response until its body has really ended. See the [crate] for what is recorded.
+///
+/// Cloning it is cheap, and every clone counts into the same instruments. A request that passes two of these layers is
+/// measured once, by the outer one.
+#[derive(Clone, Debug)]
+pub struct StreamMetricsLayer {
+    pub(crate) shared: Option<Arc<Shared>>,
+}
+
+#[derive(Clone)]
+struct NameRoute(Arc<NameRouteFn>);
+
+type NameRouteFn = dyn for<'a> Fn(&'a Uri, &'a Extensions) -> Option<Cow<'a, str>> + Send + Sync;
+
+impl fmt::Debug for NameRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NameRoute")
+    }
+}
+
+/// What all clones of a layer have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    routes: Routes,
+    name_route: Option<NameRoute>,
+}
+
+impl Shared {
+    pub(crate) fn route(&self, uri: &Uri, extensions: &Extensions) -> Arc<Route> {
+        match &self.name_route {
+            Some(NameRoute(name)) => self.routes.get(name(uri, extensions).as_deref()),
+            None => self.routes.get(matched_path(extensions)),
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+fn matched_path(extensions: &Extensions) -> Option<&str> {
+    extensions
+        .get::<axum::extract::MatchedPath>()
+        .map(axum::extract::MatchedPath::as_str)
+}
+
+#[cfg(not(feature = "axum"))]
+fn matched_path(_: &Extensions) -> Option<&str> {
+    None
+}
+
+impl StreamMetricsLayer {
+    /// Creates the instruments on `meter`. [`Readings`](crate::Readings) adds those of other layers.
+    ///
+    /// Of the measurements that are taken each frame only the gap is on.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        Self::build(Instruments::new(meter), PerFrame::default(), None)
+    }
+
+    /// A layer that measures nothing, of the same type: for a stack that is put together at run time.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { shared: None }
+    }
+
+    /// Whether to record `chunk.gap` for each chunk. On by default.
+    #[must_use]
+    pub fn chunk_gap(self, on: bool) -> Self {
+        self.per_frame(|per| per.gap = on)
+    }
+
+    /// Whether to record `chunk.producer_wait` for each chunk: how long the server waited for it. Off by default.
+    ///
+    /// Reads the clock once more a chunk, and [`consumer_hold`](Self::consumer_hold) shares that reading.
+    #[must_use]
+    pub fn producer_wait(self, on: bool) -> Self {
+        self.per_frame(|per| per.producer_wait = on)
+    }
+
+    /// Whether to record `chunk.consumer_hold` for each chunk: how long the server took to ask for the next one, or to
+    /// drop the body. Off by default.
+    ///
+    /// The server asks as long as its own buffers have room, and it and the kernel hold some megabytes. So a slow reader
+    /// shows here late, and a fast one as the time that the server takes to write.
+    #[must_use]
+    pub fn consumer_hold(self, on: bool) -> Self {
+        self.per_frame(|per| per.consumer_hold = on)
+    }
+
+    /// Records each frame through bound instruments, which find their series once a route instead of once a frame.
+    ///
+    /// Experimental as OpenTelemetry's API for it is. With a meter from anything but `opentelemetry_sdk`, whose
+    /// instruments may not support binding, per-frame measurements can be lost.
+    #[cfg(feature = "bound-instruments")]
+    #[must_use]
+    pub fn bound(self, on: bool) -> Self {
+        self.per_frame(|per| per.bound = on)
+    }
+
+    /// Names the route of a request, in place of axum's `MatchedPath`: for servers without axum's router, gRPC ones say.
+    ///
+    /// `None` counts as [`UNMATCHED`](crate::names::UNMATCHED). Return names that the program chose; of names that a
+    /// client can choose, such as paths, the first 1000 are kept and all others count as unmatched.
+    ///
+    /// ```
+    /// use tower_stream_metrics::StreamMetricsLayer;
+    /// # let meter = opentelemetry::global::meter("docs");
+    ///
+    /// let layer = StreamMetricsLayer::new(&meter).route(|uri, _| {
+    ///     let known = ["/chat.Chat/Complete", "/chat.Chat/Watch"];
+    ///     known.into_iter().find(|route| *route == uri.path()).map(Into::into)
+    /// });
+    /// ```
+    #[must_use]
+    pub fn route<F>(self, name: F) -> Self
+    where
+        F: for<'a> Fn(&'a Uri, &'a Extensions) -> Option<Cow<'a, str>> + Send + Sync + 'static,
+    {
+        let Some(shared) = self.shared else {
+            return self;
+        };
+        Self::build(
+            shared.routes.instruments().clone(),
+            shared.routes.per_frame(),
+            Some(NameRoute(Arc::new(name))),
+        )
+    }
+
+    fn per_frame(self, change: impl FnOnce(&mut PerFrame)) -> Self {
+        let Some(shared) = self.shared else {
+            return self;
+        };
+        let mut per = shared.routes.per_frame();
+        change(&mut per);
+        Self::build(
+            shared.routes.instruments().clone(),
+            per,
+            shared.name_route.clone(),
+        )
+    }
+
+    fn build(instruments: Instruments, per: PerFrame, name_route: Option<NameRoute>) -> Self {
+        Self {
+            shared: Some(Arc::new(Shared {
+                routes: Routes::new(instruments, per),
+                name_route,
+            })),
+        }
+    }
+}
+
+impl<S> Layer<S> for StreamMetricsLayer {
+    type Service = StreamMetrics<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        StreamMetrics {
+            inner,
+            shared: self.shared.clone(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The names of instruments and attributes, for views, dashboards and alerts.
+//!
+//! In Prometheus a name has `_` for `.` and its unit behind it: `http_server_response_chunk_gap_seconds`.
+
+/// Histogram, seconds: from the call to the first chunk.
+pub const TIME_TO_FIRST_CHUNK: &str = "http.server.response.time_to_first_chunk";
+/// Histogram, seconds: from one chunk to the next.
+pub const CHUNK_GAP: &str = "http.server.response.chunk.gap";
+/// Histogram, seconds: from the poll that asked for a chunk until there was one.
+pub const CHUNK_PRODUCER_WAIT: &str = "http.server.response.chunk.producer_wait";
+/// Histogram, seconds: from a chunk until the server asked for the next.
+pub const CHUNK_CONSUMER_HOLD: &str = "http.server.response.chunk.consumer_hold";
+/// Histogram, seconds: from the call to the end of the body.
+pub const STREAM_DURATION: &str = "http.server.response.stream.duration";
+/// Up-down counter: responses between call and end of body.
+pub const STREAM_ACTIVE: &str = "http.server.response.stream.active";
+/// Counter: responses that have ended.
+pub const STREAM_COUNT: &str = "http.server.response.stream.count";
+/// Histogram, bytes: data of one body.
+pub const BODY_SIZE: &str = "http.server.response.body.size";
+
+/// Gauge, 1 for the state that the server is in and 0 for the others.
+pub const DRAIN_STATE: &str = "http.server.drain.state";
+/// Up-down counter: requests that a drain would wait for.
+pub const DRAIN_IN_FLIGHT: &str = "http.server.drain.in_flight";
+/// Counter: requests that were refused for a drain.
+pub const DRAIN_REFUSED: &str = "http.server.drain.refused";
+/// Counter: inbound request ids that were not acceptable.
+pub const REQUEST_ID_REPLACED: &str = "http.server.request_id.replaced";
+/// Counter: digests, by what came of them.
+pub const DIGEST_COUNT: &str = "http.server.response.digest.count";
+/// Counter: sampled spans that came to the exporting pipeline.
+pub const SPAN_EMITTED: &str = "http.server.span.emitted";
+/// Counter: sampled spans that were exported.
+pub const SPAN_EXPORTED: &str = "http.server.span.exported";
+/// Counter: sampled spans that were lost.
+pub const SPAN_DROPPED: &str = "http.server.span.dropped";
+
+/// The request's method, `_OTHER` for one that is not in the OpenTelemetry convention.
+pub const METHOD: &str = "http.request.method";
+/// The template of the route, or [`UNMATCHED`].
+pub const ROUTE: &str = "http.route";
+/// The status, absent when there was no response.
+pub const STATUS: &str = "http.response.status_code";
+/// `complete`, `aborted`, `error` or `panic`.
+pub const OUTCOME: &str = "outcome";
+/// Why a stream did not complete.
+pub const ERROR_TYPE: &str = "error.type";
+/// The power of two at or below the index of the chunk, at most 2048.
+pub const INDEX_BUCKET: &str = "chunk.index_bucket";
+/// `active`, `advertise`, `close` or `dead`.
+pub const STATE: &str = "drain.state";
+/// What came of a digest.
+pub const DIGEST_OUTCOME: &str = "digest.outcome";
+
+/// The route of a request that matched none: never its path, which the client chooses.
+pub const UNMATCHED: &str = "_unmatched";
+/// The method of a request whose method is unknown.
+pub const OTHER_METHOD: &str = "_OTHER";

@@ -1,0 +1,207 @@
+//! What other layers count, read when metrics are collected.
+
+use opentelemetry::{KeyValue, metrics::Meter};
+
+use crate::names;
+
+/// Puts what other layers count themselves under fixed names on the same meter.
+///
+/// No layer of `tower-stream` needs another one, so none of them knows a meter: each has a handle that tells its numbers,
+/// and whoever puts the layers together says here where to read them. The closures run at each collection, on the
+/// thread that collects, so they should only load an atomic or two. A counter must not go down.
+///
+/// | method | instruments |
+/// |---|---|
+/// | [`drain`](Self::drain) | [`DRAIN_STATE`](names::DRAIN_STATE), [`DRAIN_IN_FLIGHT`](names::DRAIN_IN_FLIGHT), [`DRAIN_REFUSED`](names::DRAIN_REFUSED) |
+/// | [`request_ids_replaced`](Self::request_ids_replaced) | [`REQUEST_ID_REPLACED`](names::REQUEST_ID_REPLACED) |
+/// | [`digests`](Self::digests) | [`DIGEST_COUNT`](names::DIGEST_COUNT) |
+/// | [`spans`](Self::spans) | [`SPAN_EMITTED`](names::SPAN_EMITTED), [`SPAN_EXPORTED`](names::SPAN_EXPORTED), [`SPAN_DROPPED`](names::SPAN_DROPPED) |
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// use tower_stream_metrics::{DrainReading, DrainState, Readings};
+///
+/// static IN_FLIGHT: AtomicU64 = AtomicU64::new(0);
+///
+/// # let meter = opentelemetry::global::meter("docs");
+/// Readings::new(&meter).drain(|| DrainReading {
+///     state: DrainState::Active,
+///     in_flight: IN_FLIGHT.load(Relaxed),
+///     refused: 0,
+/// });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Readings<'a> {
+    meter: &'a Meter,
+}
+
+/// Where a server stands on its way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DrainState {
+    /// It serves.
+    Active,
+    /// It serves, and tells clients and balancers to go elsewhere.
+    Advertise,
+    /// It takes no new requests and waits for those it has.
+    Close,
+    /// It is done.
+    Dead,
+}
+
+impl DrainState {
+    const ALL: [Self; 4] = [Self::Active, Self::Advertise, Self::Close, Self::Dead];
+
+    /// `active`, `advertise`, `close` or `dead`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Advertise => "advertise",
+            Self::Close => "close",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// What a drain knows of itself at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainReading {
+    /// Where the server stands.
+    pub state: DrainState,
+    /// Requests whose body has not ended.
+    pub in_flight: u64,
+    /// Requests refused so far.
+    pub refused: u64,
+}
+
+/// What an exporting pipeline knows of the spans that were sampled.
+///
+/// What was emitted and neither exported nor dropped is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanReading {
+    /// Spans that came to the pipeline so far.
+    pub emitted: u64,
+    /// Spans exported so far.
+    pub exported: u64,
+    /// Spans lost so far: the queue was full, or the export failed.
+    pub dropped: u64,
+}
+
+impl<'a> Readings<'a> {
+    /// Adds instruments to this meter.
+    #[must_use]
+    pub fn new(meter: &'a Meter) -> Self {
+        Self { meter }
+    }
+
+    /// State, requests in flight and requests refused.
+    ///
+    /// The state is four series, one for each [`DrainState`], of which one is 1 and the others are 0.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "the instruments are registered whether or not more follow"
+    )]
+    pub fn drain<F>(self, read: F) -> Self
+    where
+        F: Fn() -> DrainReading + Clone + Send + Sync + 'static,
+    {
+        let state = read.clone();
+        self.meter
+            .u64_observable_gauge(names::DRAIN_STATE)
+            .with_description("1 for the state that the server is in, 0 for the others.")
+            .with_callback(move |instrument| {
+                let now = state().state;
+                for state in DrainState::ALL {
+                    let attribute = KeyValue::new(names::STATE, state.as_str());
+                    instrument.observe(u64::from(state == now), &[attribute]);
+                }
+            })
+            .build();
+        let in_flight = read.clone();
+        self.meter
+            .i64_observable_up_down_counter(names::DRAIN_IN_FLIGHT)
+            .with_unit("{request}")
+            .with_description("Requests that a drain would wait for.")
+            .with_callback(move |instrument| {
+                instrument.observe(in_flight().in_flight.try_into().unwrap_or(i64::MAX), &[]);
+            })
+            .build();
+        self.count(
+            names::DRAIN_REFUSED,
+            "{request}",
+            "Requests refused because the server was draining.",
+            move || read().refused,
+        )
+    }
+
+    /// Inbound request ids that were replaced because they were not acceptable.
+    pub fn request_ids_replaced(self, read: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.count(
+            names::REQUEST_ID_REPLACED,
+            "{request}",
+            "Inbound request ids that were not acceptable and were replaced.",
+            read,
+        )
+    }
+
+    /// How many digests came to each outcome; give every outcome, at 0 too, so that a first mismatch is a rise.
+    pub fn digests<F, I>(self, read: F) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = (&'static str, u64)>,
+    {
+        self.meter
+            .u64_observable_counter(names::DIGEST_COUNT)
+            .with_unit("{digest}")
+            .with_description("Digests of bodies, by what came of them.")
+            .with_callback(move |instrument| {
+                for (outcome, count) in read() {
+                    instrument.observe(count, &[KeyValue::new(names::DIGEST_OUTCOME, outcome)]);
+                }
+            })
+            .build();
+        self
+    }
+
+    /// What became of sampled spans.
+    pub fn spans<F>(self, read: F) -> Self
+    where
+        F: Fn() -> SpanReading + Clone + Send + Sync + 'static,
+    {
+        let (emitted, exported) = (read.clone(), read.clone());
+        self.count(
+            names::SPAN_EMITTED,
+            "{span}",
+            "Sampled spans that came to the exporting pipeline.",
+            move || emitted().emitted,
+        )
+        .count(
+            names::SPAN_EXPORTED,
+            "{span}",
+            "Sampled spans that were exported.",
+            move || exported().exported,
+        )
+        .count(
+            names::SPAN_DROPPED,
+            "{span}",
+            "Sampled spans that were lost before or in their export.",
+            move || read().dropped,
+        )
+    }
+
+    fn count(
+        self,
+        name: &'static str,
+        unit: &'static str,
+        description: &'static str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.meter
+            .u64_observable_counter(name)
+            .with_unit(unit)
+            .with_description(description)
+            .with_callback(move |instrument| instrument.observe(read(), &[]))
+            .build();
+        self
+    }
+}

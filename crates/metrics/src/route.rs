@@ -1,0 +1,217 @@
+//! What is resolved once a route, so that a stream and its frames need not.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use opentelemetry::{KeyValue, StringValue, metrics::Histogram};
+use parking_lot::RwLock;
+
+#[cfg(feature = "bound-instruments")]
+use {opentelemetry::metrics::BoundHistogram, std::sync::OnceLock};
+
+use crate::{instruments::Instruments, names};
+
+/// How many values `chunk.index_bucket` has: 1, 2, 4, .. 2048.
+const BUCKETS: usize = 12;
+
+/// Routes beyond this count as unmatched. A program has a few hundred; a function that returns paths would have as many
+/// as clients can think of, and the SDK keeps 2000 attribute sets an instrument.
+const MAX_ROUTES: usize = 1000;
+
+/// What is measured for each frame, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PerFrame {
+    pub(crate) gap: bool,
+    pub(crate) producer_wait: bool,
+    pub(crate) consumer_hold: bool,
+    #[cfg(feature = "bound-instruments")]
+    pub(crate) bound: bool,
+}
+
+impl Default for PerFrame {
+    fn default() -> Self {
+        Self {
+            gap: true,
+            producer_wait: false,
+            consumer_hold: false,
+            #[cfg(feature = "bound-instruments")]
+            bound: false,
+        }
+    }
+}
+
+/// A histogram with its attributes.
+#[derive(Debug)]
+pub(crate) struct Series {
+    histogram: Histogram<f64>,
+    attributes: Box<[KeyValue]>,
+    // bound at the first value: a series that is bound and never recorded would be exported with a count of 0
+    #[cfg(feature = "bound-instruments")]
+    bound: Option<OnceLock<BoundHistogram<f64>>>,
+}
+
+impl Series {
+    fn new(
+        histogram: &Histogram<f64>,
+        attributes: impl Into<Box<[KeyValue]>>,
+        #[cfg_attr(not(feature = "bound-instruments"), expect(unused_variables))] per: PerFrame,
+    ) -> Self {
+        Self {
+            histogram: histogram.clone(),
+            attributes: attributes.into(),
+            #[cfg(feature = "bound-instruments")]
+            bound: per.bound.then(OnceLock::new),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn record(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        #[cfg(feature = "bound-instruments")]
+        if let Some(bound) = &self.bound {
+            bound
+                .get_or_init(|| self.histogram.bind(&self.attributes))
+                .record(seconds);
+            return;
+        }
+        self.histogram.record(seconds, &self.attributes);
+    }
+}
+
+/// The series of one route.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) instruments: Instruments,
+    pub(crate) route: KeyValue,
+    gap: Option<Box<[Series; BUCKETS]>>,
+    pub(crate) producer_wait: Option<Series>,
+    pub(crate) consumer_hold: Option<Series>,
+}
+
+impl Route {
+    fn new(name: StringValue, instruments: &Instruments, per: PerFrame) -> Self {
+        let route = KeyValue::new(names::ROUTE, name);
+        let series = |histogram, on: bool| on.then(|| Series::new(histogram, [route.clone()], per));
+        let gap = |bucket: usize| {
+            let bucket = KeyValue::new(names::INDEX_BUCKET, 1_i64 << bucket);
+            Series::new(&instruments.chunk_gap, [route.clone(), bucket], per)
+        };
+        Self {
+            gap: per.gap.then(|| Box::new(std::array::from_fn(gap))),
+            producer_wait: series(&instruments.producer_wait, per.producer_wait),
+            consumer_hold: series(&instruments.consumer_hold, per.consumer_hold),
+            instruments: instruments.clone(),
+            route,
+        }
+    }
+
+    /// The series of the gap before chunk `index`, which is 1 or more.
+    #[inline]
+    pub(crate) fn gap(&self, index: u64) -> Option<&Series> {
+        Some(&self.gap.as_ref()?[bucket(index)])
+    }
+
+    pub(crate) fn times_chunks(&self) -> bool {
+        self.gap.is_some() || self.times_polls()
+    }
+
+    pub(crate) fn times_polls(&self) -> bool {
+        self.producer_wait.is_some() || self.consumer_hold.is_some()
+    }
+}
+
+/// 1, 2, 3.. to 0, 1, 1..: the power of two at or below.
+#[inline]
+fn bucket(index: u64) -> usize {
+    (index.max(1).ilog2() as usize).min(BUCKETS - 1)
+}
+
+/// The routes seen so far.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    instruments: Instruments,
+    per: PerFrame,
+    unmatched: Arc<Route>,
+    known: RwLock<HashMap<Box<str>, Arc<Route>>>,
+}
+
+impl Routes {
+    pub(crate) fn new(instruments: Instruments, per: PerFrame) -> Self {
+        Self {
+            unmatched: Arc::new(Route::new(names::UNMATCHED.into(), &instruments, per)),
+            instruments,
+            per,
+            known: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn per_frame(&self) -> PerFrame {
+        self.per
+    }
+
+    pub(crate) fn instruments(&self) -> &Instruments {
+        &self.instruments
+    }
+
+    pub(crate) fn get(&self, name: Option<&str>) -> Arc<Route> {
+        let Some(name) = name else {
+            return Arc::clone(&self.unmatched);
+        };
+        if let Some(route) = self.known.read().get(name) {
+            return Arc::clone(route);
+        }
+        let mut known = self.known.write();
+        if known.len() >= MAX_ROUTES && !known.contains_key(name) {
+            return Arc::clone(&self.unmatched);
+        }
+        let route = known.entry(name.into()).or_insert_with(|| {
+            let name = StringValue::from(Arc::<str>::from(name));
+            Arc::new(Route::new(name, &self.instruments, self.per))
+        });
+        Arc::clone(route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::metrics::{MeterProvider, noop::NoopMeterProvider};
+
+    #[test]
+    fn indexes_fall_into_twelve_powers_of_two() {
+        let of = |index: u64| 1_u64 << bucket(index);
+        for (index, expected) in [
+            (1, 1),
+            (2, 2),
+            (3, 2),
+            (4, 4),
+            (7, 4),
+            (8, 8),
+            (2047, 1024),
+            (2048, 2048),
+            (4096, 2048),
+            (u64::MAX, 2048),
+        ] {
+            assert_eq!(of(index), expected, "{index}");
+        }
+        let values: std::collections::BTreeSet<u64> = (1..100_000).map(of).collect();
+        assert_eq!(values.len(), BUCKETS);
+    }
+
+    #[test]
+    fn routes_are_bounded_whatever_names_them() {
+        let meter = NoopMeterProvider::new().meter("test");
+        let routes = Routes::new(Instruments::new(&meter), PerFrame::default());
+        for n in 0..MAX_ROUTES {
+            assert_eq!(
+                routes.get(Some(&n.to_string())).route.value.as_str(),
+                n.to_string()
+            );
+        }
+        assert_eq!(
+            routes.get(Some("one more")).route.value.as_str(),
+            names::UNMATCHED
+        );
+        assert_eq!(routes.get(Some("7")).route.value.as_str(), "7");
+        assert_eq!(routes.get(None).route.value.as_str(), names::UNMATCHED);
+    }
+}

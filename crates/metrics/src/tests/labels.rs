@@ -1,0 +1,176 @@
+//! No attribute is what a client chose.
+
+use axum::{Router, body::Body, routing::get};
+use http::Method;
+use http_body_util::BodyExt;
+use tower_stream_body::mock::data;
+
+use super::*;
+use crate::names;
+
+async fn get_all(app: &Router, paths: &[&str]) {
+    for path in paths {
+        let request = Request::get(*path).body(Body::empty()).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+}
+
+fn routes(recorded: &Recorded) -> Vec<(String, u64)> {
+    recorded
+        .counts(names::STREAM_COUNT)
+        .into_iter()
+        .map(|(attributes, count)| {
+            let route = attributes
+                .split(' ')
+                .find_map(|pair| pair.strip_prefix("http.route="));
+            (route.unwrap().to_owned(), count)
+        })
+        .collect()
+}
+
+fn owned<const N: usize>(routes: [(&str, u64); N]) -> Vec<(String, u64)> {
+    routes
+        .map(|(route, count)| (route.to_owned(), count))
+        .into()
+}
+
+#[tokio::test]
+async fn the_route_is_the_template_and_a_path_that_is_no_route_has_one_label() {
+    let recorded = Recorded::new();
+    let app = Router::new()
+        .route("/users/{id}", get(|| async { "a" }))
+        .nest(
+            "/api",
+            Router::new().route("/items/{id}", get(|| async { "b" })),
+        )
+        .layer(recorded.layer());
+    get_all(
+        &app,
+        &[
+            "/users/1",
+            "/users/2",
+            "/api/items/3",
+            "/nothing",
+            "/api/nothing/4",
+            "/../x",
+        ],
+    )
+    .await;
+    let expected = [
+        ("/api/items/{id}", 1),
+        ("/users/{id}", 2),
+        (names::UNMATCHED, 3),
+    ];
+    assert_eq!(routes(&recorded), owned(expected));
+}
+
+#[tokio::test]
+async fn outside_of_the_router_there_is_no_route_but_a_function_can_name_it() {
+    let app = || Router::new().route("/users/{id}", get(|| async { "a" }));
+    let recorded = Recorded::new();
+    let outside = Router::new().fallback_service(recorded.layer().layer(app()));
+    get_all(&outside, &["/users/1"]).await;
+    assert_eq!(routes(&recorded), owned([(names::UNMATCHED, 1)]));
+
+    let recorded = Recorded::new();
+    let layer = recorded
+        .layer()
+        .route(|uri, _| uri.path().starts_with("/users/").then(|| "users".into()))
+        .chunk_gap(false);
+    let outside = Router::new().fallback_service(layer.layer(app()));
+    get_all(&outside, &["/users/1", "/users/2", "/other"]).await;
+    assert_eq!(
+        routes(&recorded),
+        owned([(names::UNMATCHED, 1), ("users", 2)])
+    );
+}
+
+#[tokio::test]
+async fn unknown_methods_are_other() {
+    let recorded = Recorded::new();
+    for (method, label) in [
+        ("GET", "GET"),
+        ("QUERY", "QUERY"),
+        ("get", names::OTHER_METHOD),
+        ("MADE-UP", names::OTHER_METHOD),
+    ] {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
+        let response = Response::new(mock([data("a")]));
+        play(&mut answer(&recorded.layer(), request, response).await)
+            .await
+            .unwrap();
+        let labels = recorded.counts(names::STREAM_DURATION);
+        let wanted = format!("http.request.method={label} ");
+        assert!(
+            labels.iter().any(|(labels, _)| labels.starts_with(&wanted)),
+            "{labels:?}"
+        );
+    }
+    assert_eq!(recorded.series(names::STREAM_DURATION).len(), 3);
+}
+
+#[tokio::test]
+async fn a_long_stream_has_twelve_gap_series() {
+    let recorded = Recorded::new();
+    let steps = (0..5000).map(|_| data("x"));
+    play(&mut body(&recorded.layer(), mock(steps)).await)
+        .await
+        .unwrap();
+    let gaps = recorded.counts(names::CHUNK_GAP);
+    assert_eq!(gaps.len(), 12, "{gaps:?}");
+    assert_eq!(gaps.iter().map(|(_, count)| count).sum::<u64>(), 4999);
+}
+
+#[tokio::test]
+async fn the_attributes_are_these_and_no_others() {
+    let recorded = Recorded::new();
+    let layer = recorded.layer().producer_wait(true).consumer_hold(true);
+    play(&mut body(&layer, mock([data("a"), data("b")])).await)
+        .await
+        .unwrap();
+    let all = "http.request.method=GET http.response.status_code=200 http.route=_unmatched";
+    let route = "http.route=_unmatched";
+    for (name, attributes) in [
+        (names::TIME_TO_FIRST_CHUNK, all.to_owned()),
+        (names::CHUNK_GAP, format!("chunk.index_bucket=1 {route}")),
+        (names::CHUNK_PRODUCER_WAIT, route.to_owned()),
+        (names::CHUNK_CONSUMER_HOLD, route.to_owned()),
+        (names::STREAM_DURATION, format!("{all} outcome=complete")),
+        (names::STREAM_ACTIVE, route.to_owned()),
+        (names::STREAM_COUNT, format!("{route} outcome=complete")),
+        (names::BODY_SIZE, route.to_owned()),
+    ] {
+        assert_eq!(recorded.only(name).0, attributes, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn status_and_index_bucket_are_integers() {
+    use opentelemetry::Value;
+    let recorded = Recorded::new();
+    play(&mut body(&recorded.layer(), mock([data("a"), data("b")])).await)
+        .await
+        .unwrap();
+    recorded.provider.force_flush().unwrap();
+    let exported = recorded.exporter.get_finished_metrics().unwrap();
+    let mut integers = Vec::new();
+    for metric in exported
+        .iter()
+        .flat_map(|r| r.scope_metrics())
+        .flat_map(|s| s.metrics())
+    {
+        if let AggregatedMetrics::F64(MetricData::Histogram(data)) = metric.data() {
+            let attributes = data.data_points().flat_map(|point| point.attributes());
+            integers.extend(
+                attributes
+                    .filter(|pair| matches!(pair.value, Value::I64(_)))
+                    .map(|pair| pair.key.to_string()),
+            );
+        }
+    }
+    integers.sort_unstable();
+    integers.dedup();
+    assert_eq!(integers, [names::INDEX_BUCKET, names::STATUS]);
+}

@@ -97,10 +97,6 @@ impl<'a> Readings<'a> {
     /// State, requests in flight and requests refused.
     ///
     /// The state is four series, one for each [`DrainState`], of which one is 1 and the others are 0.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "the instruments are registered whether or not more follow"
-    )]
     pub fn drain<F>(self, read: F) -> Self
     where
         F: Fn() -> DrainReading + Clone + Send + Sync + 'static,

@@ -133,18 +133,34 @@ async fn a_reader_that_never_came_back_is_in_the_hold() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_over_is_held_by_nobody() {
+async fn a_reader_that_waits_holds_nothing() {
     let recorded = Recorded::new();
-    let script = mock([data("a"), data("b")]).tells_end();
-    let mut body = body(&recorded.layer().consumer_hold(true), script).await;
-    play_h1(&mut body).await.unwrap();
-    advance(ms(60_000)).await;
+    let layer = recorded.layer().consumer_hold(true);
+    let mut body = body(&layer, mock([data("a"), hang()])).await;
+    body.frame().await.unwrap().unwrap();
+    assert!(tokio::time::timeout(ms(90), body.frame()).await.is_err());
     drop(body);
-    assert_eq!(
-        recorded.millis(names::CHUNK_CONSUMER_HOLD),
-        (0, 1),
-        "of the first chunk only"
-    );
+    assert_eq!(recorded.millis(names::CHUNK_CONSUMER_HOLD), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_over_is_held_by_nobody() {
+    for polled_on in [false, true] {
+        let recorded = Recorded::new();
+        let script = mock([data("a"), data("b")]).tells_end();
+        let mut body = body(&recorded.layer().consumer_hold(true), script).await;
+        play_h1(&mut body).await.unwrap();
+        advance(ms(60_000)).await;
+        if polled_on {
+            assert!(body.frame().await.is_none());
+        }
+        drop(body);
+        assert_eq!(
+            recorded.millis(names::CHUNK_CONSUMER_HOLD),
+            (0, 1),
+            "of the first chunk only"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

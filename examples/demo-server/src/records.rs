@@ -10,28 +10,36 @@ use std::{
 use axum::BoxError;
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Lets the first record through at once and each later one an interval after the one before.
+///
+/// "At once" is the very first poll: what fails there fails before a head is sent.
 #[derive(Debug)]
-pub(crate) struct Pace(Option<Interval>);
+pub(crate) struct Pace {
+    every: Duration,
+    wait: Option<Pin<Box<Sleep>>>,
+}
 
 impl Pace {
     /// A zero interval never waits.
     pub(crate) fn new(every: Duration) -> Self {
-        Self((!every.is_zero()).then(|| {
-            let mut ticks = interval(every);
-            // A slow reader delays the records; it does not get a burst afterwards.
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        }))
+        Self { every, wait: None }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Some(ticks) => ticks.poll_tick(cx).map(|_| ()),
-            None => Poll::Ready(()),
+        if self.every.is_zero() {
+            return Poll::Ready(());
         }
+        match &mut self.wait {
+            None => self.wait = Some(Box::pin(sleep(self.every))),
+            Some(wait) => {
+                ready!(wait.as_mut().poll(cx));
+                // From now: a slow reader delays the records, it gets no burst afterwards.
+                wait.as_mut().reset(Instant::now() + self.every);
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -92,8 +100,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use http_body_util::BodyExt;
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -115,6 +123,13 @@ mod tests {
             seen,
             [("a", 0), ("b", 500), ("c", 1000), ("", 1000)].map(|(b, t)| (Bytes::from(b), t))
         );
+    }
+
+    #[tokio::test]
+    async fn the_first_record_is_there_at_the_first_poll() {
+        let mut body = Records::new(None, Duration::from_millis(500), letter);
+        assert!(body.frame().now_or_never().is_some());
+        assert!(body.frame().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]

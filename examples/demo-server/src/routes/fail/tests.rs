@@ -4,7 +4,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use http_body_util::BodyExt;
 use std::panic::AssertUnwindSafe;
 use tower::ServiceExt;
@@ -94,6 +94,11 @@ async fn after_0_fails_at_the_first_poll() {
         let response = head(&format!("how={how}&after=0")).await.unwrap();
         assert_eq!(read(response).await, (Vec::new(), end), "{how}");
     }
+    // In the first poll itself, not a moment later: there a head can still be replaced.
+    let error = head("how=error-first").await.unwrap().into_body();
+    assert!(error.into_data_stream().next().now_or_never().is_some());
+    let error = head("how=error-body&after=0").await.unwrap().into_body();
+    assert!(error.into_data_stream().next().now_or_never().is_some());
 }
 
 #[tokio::test(start_paused = true)]

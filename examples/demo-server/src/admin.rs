@@ -109,5 +109,14 @@ mod tests {
         assert_eq!(answer.status, 405);
         assert_eq!(answer.header("allow"), "GET,HEAD");
         assert_eq!(answer.json()["status"], 405);
+
+        let state = State::new(Args::default()).unwrap();
+        let request = Request::post("/livez").body(Body::empty()).unwrap();
+        let response = admin(&state).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 405);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
     }
 }

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use bytes::Bytes;
 use serde::Serialize;
 
 /// `value` as `application/json`.
@@ -15,7 +16,12 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
 /// JSON text under a JSON media type.
 ///
 /// The length is set here, not left to axum, because a layer that hides `size_hint` would lose it.
-pub(crate) fn json_text(media_type: &'static str, status: StatusCode, text: String) -> Response {
+pub(crate) fn json_text(
+    media_type: &'static str,
+    status: StatusCode,
+    text: impl Into<Bytes>,
+) -> Response {
+    let text = text.into();
     let length = HeaderValue::from(text.len());
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

@@ -170,6 +170,22 @@ mod tests {
     }
 
     #[test]
+    fn temperature_0_takes_the_most_frequent_follower() {
+        let model: &'static Model = Box::leak(Box::new(Model::train("x b\n\nx c\n\nx c")));
+        let sampling = Sampling {
+            seed: 0,
+            temperature: 0.0,
+            min_tokens: 0,
+        };
+        assert_eq!(model.generate(sampling).collect::<String>(), "x c");
+    }
+
+    #[test]
+    fn a_temperature_near_0_draws_like_0() {
+        assert_eq!(text(7, 1e-9, 20)[0], text(7, 0.0, 20)[0]);
+    }
+
+    #[test]
     fn the_tokens_are_pinned() {
         assert_eq!(
             text(1, 1.0, 0)[..12].concat(),

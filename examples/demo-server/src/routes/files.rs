@@ -154,6 +154,7 @@ mod tests {
             "/files/%2e%2e/secret",
             "/files/..%2fsecret",
             "/files/dir/../../secret",
+            "/files/dir/../a%20b.txt",
             "/files/%2fetc%2fpasswd",
             "/files//etc/passwd",
             "/files/out",

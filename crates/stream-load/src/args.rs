@@ -1,0 +1,261 @@
+//! The command line.
+
+use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use http::{HeaderName, HeaderValue, Method, Uri};
+
+/// Opens streams over HTTP, follows each to its end, and says how they ended.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "stream-load",
+    version,
+    after_help = "Exit code: 0 when every threshold holds, 1 when one does not, 2 for a bad command line.\n\
+                  Without --total and --duration one round of --streams is made."
+)]
+pub struct Args {
+    /// What to ask for: an `http://` URL
+    pub url: Uri,
+
+    /// How many streams are open at a time
+    #[arg(short = 'n', long, default_value = "10", value_name = "N")]
+    pub streams: NonZeroUsize,
+
+    /// Stop after this many streams
+    #[arg(long, value_name = "N")]
+    pub total: Option<NonZeroUsize>,
+
+    /// Open new streams for this long (30s, 2m), then leave those that still run
+    #[arg(short, long, value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+
+    /// After --duration, let running streams go on for at most this long
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", value_name = "DURATION")]
+    pub grace: Duration,
+
+    /// Open at most this many new streams a second
+    #[arg(short, long, value_name = "PER_SECOND")]
+    pub rate: Option<f64>,
+
+    /// Protocol version
+    #[arg(long, value_enum, default_value_t = Http::H1)]
+    pub http: Http,
+
+    /// HTTP/1.1: use a connection again for the next stream
+    #[arg(long)]
+    pub keep_alive: bool,
+
+    /// HTTP/2: how many streams share a connection
+    #[arg(long, default_value = "100", value_name = "N")]
+    pub streams_per_connection: NonZeroUsize,
+
+    /// Request method
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: Method,
+
+    /// A request header, as `name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_parser = parse_header, value_name = "HEADER")]
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+
+    /// Request body (with POST unless --method says otherwise)
+    #[arg(long, value_name = "TEXT")]
+    pub data: Option<String>,
+
+    /// How records are told apart; `auto` goes by the content type
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    pub format: Format,
+
+    /// Longest time to a connection and to a response head
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    pub connect_timeout: Duration,
+
+    /// Longest gap between chunks
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s", value_name = "DURATION")]
+    pub idle_timeout: Duration,
+
+    /// Longest time for a whole stream
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+
+    /// Share of streams that are not read on after their first chunk
+    #[arg(long, default_value = "0%", value_name = "PERCENT")]
+    pub stall: Percent,
+
+    /// Most streams without a connection or without any response
+    #[arg(long, default_value = "0.5%", value_name = "PERCENT")]
+    pub max_connect_failures: Percent,
+
+    /// Most streams answered with 5xx
+    #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
+    pub max_5xx: Percent,
+
+    /// Most streams cut (reset, early end of file, half a record, timeout)
+    #[arg(long, default_value = "0.3%", value_name = "PERCENT")]
+    pub max_cut: Percent,
+
+    /// Most streams ended by an error record
+    #[arg(long, default_value = "100%", value_name = "PERCENT")]
+    pub max_errors: Percent,
+
+    /// Form of the report on standard output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+
+    /// No progress bar, even on a terminal
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// The protocol to speak, without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Http {
+    /// HTTP/1.1
+    #[value(name = "1", alias = "1.1", alias = "h1")]
+    H1,
+    /// HTTP/2 with prior knowledge
+    #[value(name = "2", alias = "h2")]
+    H2,
+}
+
+/// How records are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// By the content type of the response
+    Auto,
+    /// Server-sent events
+    Sse,
+    /// JSON values, one a line
+    Jsonl,
+    /// Bytes without records
+    Raw,
+}
+
+/// The form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A table for people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+impl Args {
+    /// What clap cannot check by itself.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        match self.url.scheme_str() {
+            Some("http") => {}
+            Some(scheme) => {
+                return Err(UsageError(format!(
+                    "the scheme {scheme}: only http is spoken"
+                )));
+            }
+            None => return Err(UsageError(format!("{}: not an http:// URL", self.url))),
+        }
+        if self
+            .rate
+            .is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))
+        {
+            return Err(UsageError("--rate: must be more than 0".to_owned()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn method(&self) -> Method {
+        match self.data {
+            Some(_) if self.method == Method::GET => Method::POST,
+            _ => self.method.clone(),
+        }
+    }
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is `name: value`")?;
+    let name = HeaderName::from_str(name.trim()).map_err(|e| e.to_string())?;
+    let value = HeaderValue::from_str(value.trim()).map_err(|e| e.to_string())?;
+    Ok((name, value))
+}
+
+/// A share of all streams, from 0 to 100 percent; `0.5%` and `0.5` are the same.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Percent(f64);
+
+impl Percent {
+    /// The share as a number from 0 to 1.
+    #[must_use]
+    pub fn ratio(self) -> f64 {
+        self.0 / 100.0
+    }
+
+    /// Whether `part` of `whole` is at most this share.
+    #[must_use]
+    pub fn allows(self, part: u64, whole: u64) -> bool {
+        part as f64 <= self.ratio() * whole as f64
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').unwrap_or(text);
+        match number.parse::<f64>() {
+            Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self(percent)),
+            _ => Err("a percentage from 0 to 100, such as 0.5%".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// A command line that cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError(pub(crate) String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages_are_read_and_compared() {
+        let percent: Percent = "0.5%".parse().unwrap();
+        assert_eq!("0.5".parse(), Ok(percent));
+        assert!(percent.allows(5, 1000));
+        assert!(!percent.allows(6, 1000));
+        assert!("101".parse::<Percent>().is_err());
+        assert!("-1%".parse::<Percent>().is_err());
+        assert!("NaN".parse::<Percent>().is_err());
+    }
+
+    #[test]
+    fn only_http_urls_are_taken() {
+        let args = |url: &str| Args::parse_from(["stream-load", url]).check();
+        assert!(args("http://127.0.0.1:1/x").is_ok());
+        assert!(
+            args("https://127.0.0.1/")
+                .unwrap_err()
+                .to_string()
+                .contains("https")
+        );
+        assert!(args("/x").is_err());
+    }
+
+    #[test]
+    fn a_body_means_post() {
+        let args = Args::parse_from(["stream-load", "http://h/", "--data", "{}"]);
+        assert_eq!(args.method(), Method::POST);
+        let args = Args::parse_from(["stream-load", "http://h/", "--data", "{}", "-X", "PUT"]);
+        assert_eq!(args.method(), Method::PUT);
+    }
+}

@@ -1,0 +1,82 @@
+//! The ways a stream can end, as its reader sees them.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How one stream ended. Each stream has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// All of it arrived, and a digest that was announced is right.
+    Whole,
+    /// The server ended it early and said so in the stream: it is going away.
+    Drained,
+    /// The stream's own last record is an error.
+    InBandError,
+    /// It was ended cleanly in the middle of a record, so its reader drops the half or takes it for a whole.
+    HalfRecord,
+    /// The connection or the HTTP/2 stream ended before the response did.
+    Cut,
+    /// The whole body arrived and is not what its digest says.
+    DigestMismatch,
+    /// The head has a status of 4xx.
+    Status4xx,
+    /// The head has a status of 5xx.
+    Status5xx,
+    /// No connection could be made.
+    ConnectFailure,
+    /// The connection was made and ended without a response.
+    NoResponse,
+    /// Nothing came for longer than `--idle-timeout`, or the stream took longer than `--timeout`.
+    Timeout,
+    /// It was still running, and well, when the time of the run was over.
+    Unfinished,
+    /// It was not read on purpose (`--stall`).
+    Stalled,
+}
+
+impl Ending {
+    /// Every ending, in the order of the report.
+    pub const ALL: [Self; 13] = [
+        Self::Whole,
+        Self::Unfinished,
+        Self::Drained,
+        Self::InBandError,
+        Self::HalfRecord,
+        Self::Cut,
+        Self::DigestMismatch,
+        Self::Status4xx,
+        Self::Status5xx,
+        Self::ConnectFailure,
+        Self::NoResponse,
+        Self::Timeout,
+        Self::Stalled,
+    ];
+
+    /// Its name in the reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Drained => "drained",
+            Self::InBandError => "in_band_error",
+            Self::HalfRecord => "half_record",
+            Self::Cut => "cut",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Status4xx => "status_4xx",
+            Self::Status5xx => "status_5xx",
+            Self::ConnectFailure => "connect_failure",
+            Self::NoResponse => "no_response",
+            Self::Timeout => "timeout",
+            Self::Unfinished => "unfinished",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

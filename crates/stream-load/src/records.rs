@@ -1,0 +1,232 @@
+//! What the records of a stream say of its end.
+
+use bytes::Bytes;
+use serde_json::Value;
+use tower_stream_body::{RecordFormat, StreamKind, boundary::Scanner};
+
+use crate::Format;
+
+/// How the record that came last changes what the end of the stream means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Nothing was said.
+    Nothing,
+    /// The last record is an error.
+    Error,
+    /// The last record says that the server goes away.
+    Drain,
+}
+
+/// Reads the records of one stream.
+#[derive(Debug)]
+pub(crate) struct Records {
+    format: Option<RecordFormat>,
+    scanner: Scanner,
+    /// what came of the record that is open
+    open: Vec<u8>,
+    count: u64,
+    word: Word,
+}
+
+/// A record longer than this is counted and not looked into.
+const LONGEST: usize = 256 * 1024;
+
+impl Records {
+    pub(crate) fn new(format: Format, headers: &http::HeaderMap) -> Self {
+        let format = match format {
+            Format::Auto => StreamKind::of(headers).records(),
+            Format::Sse => Some(RecordFormat::Sse),
+            Format::Jsonl => Some(RecordFormat::Lines),
+            Format::Raw => None,
+        };
+        Self {
+            format,
+            scanner: Scanner::new(format.unwrap_or(RecordFormat::Lines)),
+            open: Vec::new(),
+            count: 0,
+            word: Word::Nothing,
+        }
+    }
+
+    pub(crate) fn push(&mut self, chunk: &Bytes) {
+        let Some(format) = self.format else { return };
+        let mut from = 0;
+        let mut scanner = self.scanner;
+        for at in scanner.boundaries(chunk) {
+            self.extend(&chunk[from..at]);
+            from = at;
+            let record = std::mem::take(&mut self.open);
+            self.record(format, &record);
+            self.open = record;
+            self.open.clear();
+        }
+        self.scanner = scanner;
+        self.extend(&chunk[from..]);
+    }
+
+    fn extend(&mut self, part: &[u8]) {
+        let room = LONGEST.saturating_sub(self.open.len());
+        self.open.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    fn record(&mut self, format: RecordFormat, record: &[u8]) {
+        let text = String::from_utf8_lossy(record);
+        let word = match format {
+            RecordFormat::Sse => sse_word(text.trim_start_matches('\u{feff}')),
+            RecordFormat::Lines => line_word(text.trim_start_matches('\u{1e}')),
+        };
+        if let Some(word) = word {
+            self.count += 1;
+            self.word = word;
+        }
+    }
+
+    /// How many records came.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// What the last one said.
+    pub(crate) fn word(&self) -> Word {
+        self.word
+    }
+
+    /// Whether a stream that ends now ends in the middle of a record. A last JSON value without its LF is whole.
+    pub(crate) fn ends_open(&self) -> bool {
+        match self.format {
+            None => false,
+            Some(RecordFormat::Sse) => !self.scanner.at_boundary(),
+            Some(RecordFormat::Lines) => {
+                !self.scanner.at_boundary()
+                    && !self.open.trim_ascii().is_empty()
+                    && serde_json::from_slice::<Value>(&self.open).is_err()
+            }
+        }
+    }
+}
+
+/// `None` for a block that dispatches no event: comments, `retry:`, blank lines.
+fn sse_word(event: &str) -> Option<Word> {
+    let (mut name, mut data) = ("", None::<String>);
+    for line in event.split(['\r', '\n']) {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => name = value,
+            "data" => match &mut data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => data = Some(value.to_owned()),
+            },
+            _ => {}
+        }
+    }
+    let data = data?;
+    Some(match name {
+        "error" => Word::Error,
+        "drain" => Word::Drain,
+        // as the OpenAI API says it
+        _ => member_word(&data),
+    })
+}
+
+/// `None` for a blank line.
+fn line_word(line: &str) -> Option<Word> {
+    (!line.trim().is_empty()).then(|| member_word(line))
+}
+
+/// A JSON object with a member `error` or `drain` at its top.
+fn member_word(text: &str) -> Word {
+    // most records say neither: no need to parse them
+    if !text.contains("\"error\"") && !text.contains("\"drain\"") {
+        return Word::Nothing;
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(members)) => match (members.get("error"), members.get("drain")) {
+            (Some(Value::Object(_) | Value::String(_)), _) => Word::Error,
+            (_, Some(Value::Object(_) | Value::String(_))) => Word::Drain,
+            _ => Word::Nothing,
+        },
+        _ => Word::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(format: Format, chunks: &[&str]) -> (u64, Word, bool) {
+        let mut records = Records::new(format, &http::HeaderMap::new());
+        for chunk in chunks {
+            records.push(&Bytes::copy_from_slice(chunk.as_bytes()));
+        }
+        (records.count(), records.word(), records.ends_open())
+    }
+
+    #[test]
+    fn events_are_counted_and_the_last_word_is_kept() {
+        assert_eq!(
+            read(Format::Sse, &["data: 1\n\n: ping\n\nda", "ta: 2\r\n\r\n"]),
+            (2, Word::Nothing, false)
+        );
+        assert_eq!(
+            read(Format::Sse, &["data: 1\n\nevent: error\nda", "ta: {}\n\n"]),
+            (2, Word::Error, false)
+        );
+        assert_eq!(
+            read(Format::Sse, &["event: drain\ndata: {}\nretry: 9\n\n"]),
+            (1, Word::Drain, false)
+        );
+        assert_eq!(
+            read(Format::Sse, &["data: {\"error\":{\"message\":\"x\"}}\n\n"]),
+            (1, Word::Error, false)
+        );
+        // an event that names an error in its text is no error
+        assert_eq!(
+            read(Format::Sse, &["data: {\"text\":\"\\\"error\\\"\"}\n\n"]),
+            (1, Word::Nothing, false)
+        );
+        assert_eq!(
+            read(Format::Sse, &["event: error\n\n"]),
+            (0, Word::Nothing, false)
+        );
+    }
+
+    #[test]
+    fn half_a_record_at_the_end_is_seen() {
+        assert_eq!(
+            read(Format::Sse, &["data: 1\n\ndata: 2\n"]),
+            (1, Word::Nothing, true)
+        );
+        assert_eq!(
+            read(Format::Jsonl, &["{\"a\":1}\n{\"a\""]),
+            (1, Word::Nothing, true)
+        );
+        assert_eq!(
+            read(Format::Jsonl, &["{\"a\":1}\n{\"a\":2}"]),
+            (1, Word::Nothing, false)
+        );
+        assert_eq!(read(Format::Raw, &["anything"]), (0, Word::Nothing, false));
+    }
+
+    #[test]
+    fn lines_tell_errors_too() {
+        assert_eq!(
+            read(
+                Format::Jsonl,
+                &["{\"a\":1}\n", "{\"error\":{\"kind\":\"panic\"}}\n"]
+            ),
+            (2, Word::Error, false)
+        );
+        assert_eq!(
+            read(Format::Jsonl, &["\u{1e}{\"drain\":{}}\n"]),
+            (1, Word::Drain, false)
+        );
+        assert_eq!(
+            read(Format::Jsonl, &["{\"error\":null}\n"]),
+            (1, Word::Nothing, false)
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! Every ending, told apart on what a scripted server really sends.
+
+use bytes::Bytes;
+use clap::Parser;
+use stream_load::{Args, Ending, Report, run};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n";
+
+/// Answers every connection with these bytes, waits a little, and closes it (with an RST when `reset`).
+async fn h1(answer: String, reset: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+                if reset {
+                    // let the answer arrive first
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    stream.set_zero_linger().unwrap();
+                }
+            });
+        }
+    });
+    format!("http://{address}/")
+}
+
+async fn load(url: &str, more: &[&str]) -> Report {
+    let args = ["stream-load", "-n", "2", url, "--no-progress"];
+    run(&Args::parse_from(args.iter().chain(more)))
+        .await
+        .unwrap()
+}
+
+fn chunked(chunks: &[&str]) -> String {
+    let mut text = String::new();
+    for chunk in chunks {
+        text += &format!("{:x}\r\n{chunk}\r\n", chunk.len());
+    }
+    text
+}
+
+#[tokio::test]
+async fn each_way_a_stream_can_end_over_http_1() {
+    let sse = format!("{HEAD}content-type: text/event-stream\r\n\r\n");
+    let lines = format!("{HEAD}content-type: application/x-ndjson\r\n\r\n");
+    let md5 = format!("{HEAD}trailer: x-content-md5\r\n\r\n");
+    let end = "0\r\n\r\n";
+    let one = &chunked(&["data: 1\n\n"]);
+    let hello = &chunked(&["hel", "lo"]);
+    for (ending, answer, reset) in [
+        (Ending::Whole, format!("{sse}{one}{end}"), false),
+        (Ending::Cut, format!("{sse}{one}"), false),
+        (Ending::Cut, format!("{sse}{one}"), true),
+        (
+            Ending::HalfRecord,
+            format!("{sse}{}{end}", chunked(&["data: 1\n\nda"])),
+            false,
+        ),
+        (
+            Ending::InBandError,
+            format!(
+                "{sse}{one}{}{end}",
+                chunked(&["event: error\ndata: {}\n\n"])
+            ),
+            false,
+        ),
+        (
+            Ending::Drained,
+            format!(
+                "{sse}{one}{}{end}",
+                chunked(&["event: drain\ndata: {}\n\n"])
+            ),
+            false,
+        ),
+        (
+            Ending::InBandError,
+            format!("{lines}{}{end}", chunked(&["{}\n{\"error\":{}}\n"])),
+            false,
+        ),
+        (
+            Ending::Whole,
+            format!("{md5}{hello}0\r\nx-content-md5: 5d41402abc4b2a76b9719d911017c592\r\n\r\n"),
+            false,
+        ),
+        (
+            Ending::DigestMismatch,
+            format!("{md5}{hello}0\r\nx-content-md5: 00000000000000000000000000000000\r\n\r\n"),
+            false,
+        ),
+        (
+            Ending::Cut,
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello".to_owned(),
+            false,
+        ),
+        (
+            Ending::Status5xx,
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            false,
+        ),
+        (
+            Ending::Status4xx,
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            false,
+        ),
+        (Ending::NoResponse, String::new(), false),
+    ] {
+        let report = load(&h1(answer.clone(), reset).await, &[]).await;
+        assert_eq!(report.count(ending), 2, "{ending} for {answer:?}: {report}");
+        assert_eq!(report.streams(), 2);
+    }
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let report = load(&url, &[]).await;
+    assert_eq!(report.count(Ending::ConnectFailure), 2, "{report}");
+    assert!(!report.verdict().is_pass());
+}
+
+#[tokio::test]
+async fn a_silent_server_is_a_timeout_and_a_run_that_is_over_is_not() {
+    let silent = format!("{HEAD}\r\n{}", chunked(&["a"]));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(silent.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    });
+    let report = load(&url, &["--idle-timeout", "100ms"]).await;
+    assert_eq!(report.count(Ending::Timeout), 2, "{report}");
+    let report = load(&url, &["--timeout", "100ms"]).await;
+    assert_eq!(report.count(Ending::Timeout), 2, "{report}");
+    let report = load(&url, &["--duration", "100ms"]).await;
+    assert_eq!(report.count(Ending::Unfinished), 2, "{report}");
+    assert!(report.verdict().is_pass());
+    let report = load(&url, &["--duration", "100ms", "--stall", "50%"]).await;
+    assert_eq!(
+        (
+            report.count(Ending::Stalled),
+            report.count(Ending::Unfinished)
+        ),
+        (1, 1),
+        "{report}"
+    );
+}
+
+/// What an h2 server does after two chunks.
+#[derive(Clone, Copy)]
+enum Then {
+    End,
+    Reset,
+    GoAway,
+}
+
+async fn h2(then: Then) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let mut body = respond
+                        .send_response(http::Response::new(()), false)
+                        .unwrap();
+                    body.send_data(Bytes::from("a"), false).unwrap();
+                    match then {
+                        Then::End => body.send_data(Bytes::from("b"), true).unwrap(),
+                        Then::Reset => {
+                            // a reset takes what was not sent yet with it, the head too
+                            tokio::spawn(async move {
+                                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                                body.send_reset(h2::Reason::INTERNAL_ERROR);
+                            });
+                        }
+                        Then::GoAway => {
+                            connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn each_way_a_stream_can_end_over_http_2() {
+    for (then, ending) in [(Then::End, Ending::Whole), (Then::Reset, Ending::Cut)] {
+        let report = load(&h2(then).await, &["--http", "2"]).await;
+        assert_eq!(report.count(ending), 2, "{report}");
+    }
+    // the connection dies before or after the head is out: never a whole stream
+    let report = load(&h2(Then::GoAway).await, &["--http", "2"]).await;
+    assert_eq!(
+        report.count(Ending::Cut) + report.count(Ending::NoResponse),
+        2,
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn total_and_connections_are_what_was_asked_for() {
+    let whole = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
+    let report = load(&h1(whole, false).await, &["--total", "25"]).await;
+    assert_eq!(
+        (
+            report.streams(),
+            report.count(Ending::Whole),
+            report.bytes()
+        ),
+        (25, 25, 50)
+    );
+    let report = load(&h2(Then::End).await, &["--http", "2", "--total", "25"]).await;
+    assert_eq!(
+        (
+            report.streams(),
+            report.count(Ending::Whole),
+            report.bytes()
+        ),
+        (25, 25, 50)
+    );
+}
+
+#[tokio::test]
+async fn the_json_report_says_the_same() {
+    let whole = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned();
+    let json = load(&h1(whole, false).await, &["--total", "4"])
+        .await
+        .to_json();
+    assert_eq!(json["streams"], 4);
+    assert_eq!(json["endings"]["whole"], 4);
+    assert_eq!(json["endings"]["cut"], 0);
+    assert_eq!(json["first_chunk"]["count"], 4);
+    assert_eq!(json["pass"], true);
+}

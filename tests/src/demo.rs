@@ -35,7 +35,7 @@ pub struct DemoProcess {
 }
 
 impl DemoProcess {
-    /// Starts it on free ports with these further flags, and waits for the line in which it names its addresses.
+    /// Starts it with these flags, on free ports unless they say otherwise, and waits for the line in which it names its addresses.
     ///
     /// # Errors
     /// If it cannot be run, or ends or says something else first; the message carries what it wrote to stderr.
@@ -49,9 +49,7 @@ impl DemoProcess {
     /// As [`start`](Self::start).
     pub async fn start_command(command: &mut Command) -> io::Result<Self> {
         use std::process::Stdio;
-        let ports = ["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         command
-            .args(ports)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -83,7 +81,7 @@ impl DemoProcess {
         })
     }
 
-    /// A command that runs the demo server, without any flag.
+    /// A command that runs the demo server on free ports, unless flags are added that say otherwise.
     ///
     /// # Errors
     /// If its binary is not beside this test's: it is built with the integration tests of package `e2e`, and with no other.
@@ -95,7 +93,12 @@ impl DemoProcess {
             .nth(2)
             .map(|dir| dir.join("demo-under-test"));
         match binary.filter(|path| path.exists()) {
-            Some(path) => Ok(Command::new(path)),
+            Some(path) => {
+                let mut command = Command::new(path);
+                // not as flags, which may be given only once
+                command.envs(["DEMO_PUBLIC", "DEMO_ADMIN"].map(|name| (name, "127.0.0.1:0")));
+                Ok(command)
+            }
             None => Err(io::Error::other(format!(
                 "no demo-under-test beside {}",
                 test.display()

@@ -130,8 +130,8 @@ async fn while_it_stops_it_is_alive_but_not_ready() -> Outcome {
     );
     // a second signal does not wait for the stream
     demo.signal(Signal::TERM)?;
-    assert!(!reply.finish().await.end.is_whole());
     assert_eq!(demo.exit(SOON).await?.code(), Some(1));
+    assert!(!reply.finish().await.end.is_whole());
     Ok(())
 }
 

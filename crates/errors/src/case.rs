@@ -1,0 +1,161 @@
+//! One request as the error writer follows it: what it needs to tell a failure.
+
+use std::{error::Error, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Request, Response, header, response::Parts};
+use tower_stream_body::{Cause, Fault, FaultKind, RequestId, StreamError, StreamKind};
+
+use crate::{
+    DefaultWriter, Failure, Tail, WriteError,
+    layer::Config,
+    panic::{Panicked, Payload, catch},
+    request::RequestInfo,
+};
+
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) config: Arc<Config>,
+    pub(crate) fault: Fault,
+    pub(crate) request: RequestInfo,
+    request_id: Option<RequestId>,
+}
+
+impl Case {
+    pub(crate) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
+        Self {
+            config,
+            fault: Fault::of(request.extensions_mut()),
+            request_id: request.extensions().get().cloned(),
+            request: RequestInfo::of(request),
+        }
+    }
+
+    /// The head is there: follow what the layers inside say on it.
+    pub(crate) fn join(&mut self, parts: &mut Parts) {
+        self.fault.join(&mut parts.extensions);
+        if self.request_id.is_none() {
+            self.request_id = parts.extensions.get().cloned();
+        }
+    }
+
+    #[cold]
+    pub(crate) fn panicked(&self, payload: Payload) {
+        let Panicked {
+            message,
+            location,
+            backtrace,
+        } = payload.read();
+        let backtrace = backtrace.map(|backtrace| backtrace.to_string());
+        tracing::error!(
+            kind = FaultKind::Panic.as_str(),
+            error = message,
+            location,
+            backtrace,
+            "response failed"
+        );
+        self.fault.record(Cause::new(FaultKind::Panic, message));
+    }
+
+    #[cold]
+    pub(crate) fn failed(&self, error: &(dyn Error + 'static)) {
+        self.fault_found(Cause::of(error));
+    }
+
+    /// Logs, then records. Who recorded a cause before knows better, so that one is told.
+    #[cold]
+    pub(crate) fn fault_found(&self, cause: Cause) {
+        self.fault.record(cause);
+        let cause = self.cause();
+        let (kind, error) = (cause.kind().as_str(), cause.message());
+        if cause.kind() == FaultKind::Drain {
+            tracing::info!(kind, error, "response ended by a drain");
+        } else {
+            tracing::error!(kind, error, "response failed");
+        }
+    }
+
+    fn cause(&self) -> Cause {
+        let unknown = || Cause::new(FaultKind::Other, "the response failed");
+        self.fault.cause().cloned().unwrap_or_else(unknown)
+    }
+
+    fn failure<'a>(&'a self, cause: &'a Cause, stream: StreamKind) -> Failure<'a> {
+        Failure {
+            cause,
+            stream,
+            request: &self.request,
+            request_id: self.request_id.as_ref(),
+            expose: self.config.expose_messages,
+        }
+    }
+
+    /// The response in place of one that failed before its head was sent.
+    #[cold]
+    pub(crate) fn head(&self, replaced: Option<Parts>) -> Response<Bytes> {
+        let cause = self.cause();
+        let stream = replaced
+            .as_ref()
+            .map_or(StreamKind::Other, |parts| StreamKind::of(&parts.headers));
+        let failure = self.failure(&cause, stream);
+        let mut response = match catch(|| self.config.writer.head(&failure)) {
+            Ok(response) => response,
+            Err(payload) => {
+                writer_panicked(payload);
+                DefaultWriter.head(&failure)
+            }
+        };
+        if let Some(parts) = replaced {
+            carry_over(&parts.headers, response.headers_mut());
+        }
+        // outer layers read both from here when they did not see the request that this layer saw
+        let extensions = response.extensions_mut();
+        extensions.insert(self.fault.clone());
+        if let Some(id) = &self.request_id {
+            extensions.insert(id.clone());
+        }
+        response
+    }
+
+    /// What the writer gives a body that may still be written to.
+    #[cold]
+    pub(crate) fn tail(&self, stream: StreamKind) -> Tail {
+        let cause = self.cause();
+        let failure = self.failure(&cause, stream);
+        let tail = catch(|| self.config.writer.tail(&failure)).unwrap_or_else(|payload| {
+            writer_panicked(payload);
+            Tail::Abort
+        });
+        match tail {
+            // hyper drops h1 trailers that the client did not ask for, and then the end would look clean
+            Tail::Trailers(_) if self.request.version < http::Version::HTTP_2 => Tail::Abort,
+            tail => tail,
+        }
+    }
+
+    /// The error that an aborted body gives.
+    ///
+    /// Without the error it stands for in its source chain: an `h2::Error` there would choose the code of the reset.
+    pub(crate) fn error(&self) -> StreamError {
+        self.cause().into()
+    }
+}
+
+fn writer_panicked(payload: Payload) {
+    let Panicked {
+        message, location, ..
+    } = payload.read();
+    tracing::error!(error = message, location, "the error writer panicked");
+}
+
+/// What of a replaced head is still true of the answer in its place.
+fn carry_over(from: &HeaderMap, to: &mut HeaderMap) {
+    let keep = |name: &HeaderName| {
+        name == header::CONNECTION
+            || name == header::VARY
+            || name.as_str().starts_with("access-control-")
+    };
+    for (name, value) in from.iter().filter(|(name, _)| keep(name)) {
+        to.append(name, value.clone());
+    }
+}

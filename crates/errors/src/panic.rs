@@ -1,0 +1,112 @@
+//! Catching a panic whole: what it said, where it was, and what its payload does when it is dropped.
+
+use std::{
+    any::Any,
+    backtrace::Backtrace,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use crate::hook;
+
+/// What a panic left behind.
+pub(crate) struct Payload(Box<dyn Any + Send>);
+
+/// What is known of a panic.
+#[derive(Debug)]
+pub(crate) struct Panicked {
+    pub(crate) message: String,
+    pub(crate) location: Option<String>,
+    pub(crate) backtrace: Option<Backtrace>,
+}
+
+/// Runs `run`; a panic ends here.
+#[inline]
+pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Payload> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(Payload)
+}
+
+/// Drops something that may panic when dropped; that panic is logged and changes nothing.
+pub(crate) fn drop_caught(what: &str, drop: impl FnOnce()) {
+    if let Err(payload) = catch(drop) {
+        let Panicked {
+            message, location, ..
+        } = payload.read();
+        tracing::error!(
+            error = message,
+            location,
+            "{what} panicked while it was dropped"
+        );
+    }
+}
+
+impl Payload {
+    /// Reads the panic, at once: the hook's word on it is replaced by the next panic of this thread.
+    #[cold]
+    pub(crate) fn read(self) -> Panicked {
+        let (location, backtrace) = match hook::take() {
+            Some(seen) => (Some(seen.location), seen.backtrace),
+            None => (None, None),
+        };
+        let message = match (
+            self.0.downcast_ref::<&str>(),
+            self.0.downcast_ref::<String>(),
+        ) {
+            (Some(text), _) => (*text).to_owned(),
+            (_, Some(text)) => text.clone(),
+            _ => "a panic whose payload is not a string".to_owned(),
+        };
+        // the payload's own drop may panic, and the payload of that panic too
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(self.0))) {
+            std::mem::forget(second);
+            hook::take();
+        }
+        Panicked {
+            message,
+            location,
+            backtrace,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::*;
+
+    #[test]
+    fn every_payload_is_read() {
+        let said = |run: fn()| catch(run).map_err(|p| p.read().message).unwrap_err();
+        assert_eq!(said(|| panic!("plain")), "plain");
+        assert_eq!(said(|| panic!("formatted {}", 1)), "formatted 1");
+        assert_eq!(
+            said(|| panic_any(17_u8)),
+            "a panic whose payload is not a string"
+        );
+    }
+
+    #[test]
+    fn a_payload_that_panics_in_its_drop_is_harmless() {
+        struct Again(u8);
+        impl Drop for Again {
+            fn drop(&mut self) {
+                if self.0 > 0 {
+                    panic_any(Self(self.0 - 1));
+                }
+            }
+        }
+        let payload = catch(|| panic_any(Again(3))).unwrap_err();
+        assert!(payload.read().message.contains("not a string"));
+    }
+
+    #[test]
+    fn a_panic_in_a_drop_goes_no_further() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("in the drop");
+            }
+        }
+        drop_caught("it", || drop(Bad));
+    }
+}

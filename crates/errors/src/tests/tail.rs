@@ -1,0 +1,231 @@
+//! Failures after the head.
+
+use tokio::time::{Duration, Instant};
+use tower_stream_body::{FaultKind, StreamError, mock};
+
+use super::*;
+use crate::{AfterTail, Failure, OpenAiWriter, Tail, WriteError};
+
+fn layer() -> ErrorWriterLayer {
+    ErrorWriterLayer::new()
+}
+
+#[tokio::test]
+async fn each_kind_ends_in_its_own_format() {
+    let told = told("panic", 500);
+    for (content_type, record, tail) in [
+        (
+            SSE,
+            "data: 1\n\n",
+            format!("event: error\ndata: {told}\n\n"),
+        ),
+        (LINES, "{\"n\":1}\n", format!("{told}\n")),
+        (
+            "application/json-seq",
+            "\x1e{\"n\":1}\n",
+            format!("\x1e{told}\n"),
+        ),
+    ] {
+        let steps = [mock::data(record), mock::pending(), mock::panic("secret")];
+        let seen = send(&layer(), get(), answer(content_type, steps)).await;
+        assert_eq!(seen.status, 200);
+        assert_eq!(seen.frames, [record, &tail]);
+        assert!(seen.error.is_none());
+    }
+}
+
+#[tokio::test]
+async fn grpc_ends_with_a_status() {
+    for (kind, status) in [
+        (FaultKind::Panic, "13"),
+        (FaultKind::Drain, "14"),
+        (FaultKind::Timeout, "4"),
+        (FaultKind::DigestMismatch, "15"),
+    ] {
+        let steps = || {
+            let error = StreamError::new(kind, "secret");
+            [
+                mock::data("\0\0\0\0\x01a"),
+                mock::pending(),
+                mock::error(error),
+            ]
+        };
+        let seen = send(&layer(), get(), answer("application/grpc", steps())).await;
+        let trailers = seen.trailers.unwrap();
+        assert_eq!(trailers["grpc-status"], status);
+        assert!(trailers.contains_key("grpc-message"));
+
+        let seen = send(&layer(), get(), answer("application/grpc-web", steps())).await;
+        let tail = &seen.frames[1];
+        assert_eq!(
+            &tail.as_bytes()[..4],
+            "\u{fffd}\0\0\0"
+                .as_bytes()
+                .get(..4)
+                .unwrap_or_default()
+                .to_vec()
+                .as_slice()
+        );
+        assert!(
+            tail.contains(&format!("grpc-status:{status}\r\n")),
+            "{tail:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_grpc_web_message_is_followed_by_nothing() {
+    let steps = [
+        mock::data("\0\0\0\0\x02a"),
+        mock::pending(),
+        mock::panic("x"),
+    ];
+    let seen = send(&layer(), get(), answer("application/grpc-web", steps)).await;
+    assert_eq!((seen.frames.len(), seen.error.is_some()), (1, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_http_1_trailers_would_be_lost_so_it_is_an_abort() {
+    let mut request = get();
+    *request.version_mut() = http::Version::HTTP_11;
+    let steps = [mock::pending(), mock::panic("x")];
+    let seen = send(&layer(), request, answer("application/grpc", steps)).await;
+    assert!(seen.error.is_some() && seen.trailers.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_may_be_written_the_body_aborts() {
+    let failing = || {
+        [
+            mock::data("data: 1\n\n"),
+            mock::pending(),
+            mock::error("the secret"),
+        ]
+    };
+    let with = |name: &'static str, value: &str| {
+        let mut response = answer(SSE, failing());
+        response.headers_mut().insert(name, value.parse().unwrap());
+        response
+    };
+    let mut range = answer(SSE, failing());
+    *range.status_mut() = StatusCode::PARTIAL_CONTENT;
+    for response in [
+        answer(BYTES, failing()),
+        answer("application/json", failing()),
+        answer(SSE, failing()).map(|body| body.with_size_hint(http_body::SizeHint::with_exact(99))),
+        with("content-length", "99"),
+        with("content-encoding", "gzip"),
+        range,
+    ] {
+        let case = format!("{response:?}");
+        let seen = send(&layer(), get(), response).await;
+        assert_eq!(seen.frames, ["data: 1\n\n"], "{case}");
+        let error = seen.error.expect(&case);
+        let error = error.downcast_ref::<StreamError>().unwrap();
+        assert_eq!(error.cause().message(), "the secret");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_waits_for_what_was_given_to_be_flushed() {
+    let start = Instant::now();
+    let steps = [mock::data("abc"), mock::error("x")];
+    let seen = send(&layer(), get(), answer(BYTES, steps)).await;
+    assert_eq!(seen.text(), "abc");
+    assert_eq!(start.elapsed(), Duration::from_millis(25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tail_may_be_followed_by_an_abort() {
+    let start = Instant::now();
+    let settle = Duration::from_millis(40);
+    let layer = layer().after_tail(AfterTail::Abort { settle });
+    let steps = [mock::data("{}\n"), mock::error("x")];
+    let seen = send(&layer, get(), answer(LINES, steps)).await;
+    assert_eq!(seen.frames.len(), 2);
+    assert!(seen.error.is_some());
+    assert_eq!(start.elapsed(), settle);
+}
+
+#[tokio::test]
+async fn a_clean_end_releases_what_was_held() {
+    let steps = || {
+        [
+            mock::data("data: 1\n\nda"),
+            mock::pending(),
+            mock::data("ta: 2"),
+        ]
+    };
+    for response in [
+        answer(SSE, steps()),
+        answer(SSE, steps()).map(MockBody::tells_end),
+    ] {
+        let seen = send(&layer(), get(), response).await;
+        assert_eq!(seen.frames, ["data: 1\n\n", "data: 2"]);
+    }
+    let mut steps = Vec::from(steps());
+    steps.push(mock::trailer("x-sum", "1"));
+    let seen = send(&layer(), get(), answer(SSE, steps)).await;
+    assert_eq!(seen.frames, ["data: 1\n\n", "data: 2"]);
+    assert_eq!(seen.trailers.unwrap()["x-sum"], "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_record_over_the_cap_is_sent_and_aborted() {
+    let layer = layer().hold_cap(8);
+    let steps = [mock::data("data: 0123456789"), mock::error("x")];
+    let seen = send(&layer, get(), answer(SSE, steps)).await;
+    assert_eq!(seen.frames, ["data: 0123456789"]);
+    assert!(seen.error.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_body_is_no_success() {
+    let short = |steps: Vec<Step>| {
+        let mut response = answer(BYTES, steps);
+        response
+            .headers_mut()
+            .insert("content-length", "5".parse().unwrap());
+        response
+    };
+    let seen = send(&layer(), get(), short(vec![mock::data("abc")])).await;
+    assert_eq!(seen.text(), "abc");
+    let cause = seen.error.unwrap();
+    assert_eq!(cause.to_string(), "the body ended after 3 of 5 bytes");
+    let telling = short(vec![mock::data("abc")]).map(MockBody::tells_end);
+    assert!(send(&layer(), get(), telling).await.error.is_some());
+    assert_eq!(send(&layer(), get(), short(vec![])).await.status, 500);
+}
+
+#[tokio::test]
+async fn the_openai_preset_writes_data_and_never_done() {
+    let layer = layer().writer(OpenAiWriter);
+    let steps = [mock::data("data: {}\n\n"), mock::panic("secret")];
+    let seen = send(&layer, get(), answer(SSE, steps)).await;
+    assert_eq!(
+        seen.frames[1],
+        "data: {\"error\":{\"code\":\"panic\",\"message\":\"the response failed on the server\",\"param\":null,\"request_id\":\"id-1\",\"type\":\"server_error\"}}\n\n"
+    );
+    assert!(!seen.text().contains("[DONE]"));
+}
+
+#[tokio::test]
+async fn messages_are_told_when_asked_for() {
+    let layer = layer().expose_messages(true);
+    let steps = [mock::data("{}\n"), mock::panic("the secret")];
+    let seen = send(&layer, get(), answer(LINES, steps)).await;
+    assert!(seen.frames[1].contains("the secret"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_panics_in_its_tail_aborts() {
+    struct Bad;
+    impl WriteError for Bad {
+        fn tail(&self, _: &Failure<'_>) -> Tail {
+            panic!("in the writer")
+        }
+    }
+    let steps = [mock::data("{}\n"), mock::error("x")];
+    let seen = send(&layer().writer(Bad), get(), answer(LINES, steps)).await;
+    assert_eq!((seen.text().as_str(), seen.error.is_some()), ("{}\n", true));
+}

@@ -1,0 +1,69 @@
+//! The healthy path allocates nothing a frame. A test of its own process: the counter sees every thread.
+#![allow(missing_docs)]
+
+use std::{
+    alloc::System,
+    convert::Infallible,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tower::{ServiceExt, service_fn};
+use tower_layer::Layer;
+use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+struct Repeat(Bytes);
+
+impl Body for Repeat {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+    }
+}
+
+#[test]
+fn no_allocation_a_frame() {
+    for (content_type, record) in [
+        ("text/event-stream", "data: 1\n\n"),
+        ("application/x-ndjson", "{\"n\":1}\n"),
+        ("application/grpc", "\0\0\0\0\x01a"),
+        ("application/grpc-web", "\0\0\0\0\x01a"),
+        ("application/octet-stream", "abc"),
+    ] {
+        let service = service_fn(move |_: Request<()>| async move {
+            let response = Response::builder().header("content-type", content_type);
+            let body = Repeat(Bytes::from_static(record.as_bytes()));
+            Ok::<_, Infallible>(response.body(body).unwrap())
+        });
+        let layers = (ErrorWriterLayer::new(), IdleTimeoutLayer::off());
+        let service = layers.layer(service);
+        let response = service.oneshot(Request::new(())).now_or_never().unwrap();
+        let mut body = pin!(response.unwrap().into_body());
+        let mut cx = Context::from_waker(Waker::noop());
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..1_000 {
+            let polled = body.as_mut().poll_frame(&mut cx);
+            assert!(matches!(polled, Poll::Ready(Some(Ok(_)))));
+            assert!(!body.is_end_stream());
+        }
+        let change = region.change();
+        assert_eq!(
+            change.allocations + change.reallocations,
+            0,
+            "{content_type}"
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! What the operator is told. A process of its own: it has a panic hook and a subscriber.
+#![allow(missing_docs)]
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tower::{ServiceExt, service_fn};
+use tower_layer::Layer;
+use tower_stream_body::mock::{self, MockBody, Step};
+use tower_stream_errors::{ErrorWriterLayer, PanicHook};
+use tracing_subscriber::fmt::MakeWriter;
+
+const LINES: &str = "application/x-ndjson";
+
+/// What is sent of a body that plays these steps.
+async fn send(content_type: &str, steps: impl IntoIterator<Item = Step>) -> String {
+    let response = Response::builder().header("content-type", content_type);
+    let mut response = Some(response.body(MockBody::new(steps)).unwrap());
+    let service = service_fn(move |_: Request<()>| {
+        let response = response.take().unwrap();
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let service = ErrorWriterLayer::new().layer(service);
+    let mut body = service.oneshot(Request::new(())).await.unwrap().into_body();
+    let mut text = String::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
+    }
+    text
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Lines {
+    fn events(&self) -> Vec<Value> {
+        let bytes = std::mem::take(&mut *self.0.lock());
+        let parse = |line: &str| serde_json::from_str(line).unwrap();
+        String::from_utf8(bytes)
+            .unwrap()
+            .lines()
+            .map(parse)
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn one_event_a_failure_with_its_place_and_the_users_hook_runs() {
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    let standard = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        RAN.fetch_add(1, Ordering::Relaxed);
+        standard(info);
+    }));
+    PanicHook::new().backtrace(true).install();
+    PanicHook::new().install();
+
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone());
+    tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+
+    let ran = RAN.load(Ordering::Relaxed);
+    let steps = [mock::data("{}\n"), mock::panic("the secret")];
+    let text = send(LINES, steps).await;
+    assert!(text.contains("error") && !text.contains("secret"));
+    let events = lines.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let fields = &events[0]["fields"];
+    assert_eq!(events[0]["level"], "ERROR");
+    assert_eq!(fields["kind"], "panic");
+    assert_eq!(fields["error"], "the secret");
+    let location = fields["location"].as_str().unwrap();
+    assert!(location.contains("mock.rs:"), "{location}");
+    assert!(fields.get("backtrace").is_none());
+    assert!(RAN.load(Ordering::Relaxed) > ran, "the hook before ours");
+
+    PanicHook::new().backtrace(true).install();
+    send(LINES, [mock::panic("x")]).await;
+    let events = lines.events();
+    let backtrace = events[0]["fields"]["backtrace"].as_str().unwrap();
+    assert!(backtrace.contains("MockBody"), "{backtrace}");
+    PanicHook::new().install();
+
+    send("text/csv", [mock::data("a"), mock::error("disk gone")]).await;
+    let events = lines.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["fields"]["error"], "disk gone");
+    assert_eq!(events[0]["fields"]["kind"], "_OTHER");
+
+    send("text/event-stream", [mock::data("data: 1\n\n")]).await;
+    assert!(lines.events().is_empty());
+}

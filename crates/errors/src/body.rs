@@ -13,7 +13,7 @@ use tower_stream_body::{BoxError, Delivery};
 use crate::{
     case::Case,
     panic::{catch, drop_caught},
-    watch::{Polled, Watch},
+    watch::Watch,
 };
 
 pin_project! {
@@ -186,13 +186,12 @@ where
         }
         if watch.is_open() {
             if let Some(body) = this.inner.as_mut().body() {
-                match watch.poll(body, cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Polled::Frame(frame)) => return Poll::Ready(Some(Ok(frame))),
-                    Poll::Ready(Polled::End) => return Poll::Ready(None),
-                    Poll::Ready(Polled::Failed) => this.inner.clear(),
+                let polled = watch.poll(body, cx);
+                if !watch.has_failed() {
+                    return polled;
                 }
             }
+            this.inner.clear();
             watch.fail();
         }
         watch.poll_terminal(cx)

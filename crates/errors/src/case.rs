@@ -1,6 +1,6 @@
 //! One request as the error writer follows it: what it needs to tell a failure.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response, header, response::Parts};
@@ -57,14 +57,9 @@ impl Case {
         self.fault.record(Cause::new(FaultKind::Panic, message));
     }
 
+    /// Records, then logs. Who recorded a cause before knows better, so that one is told.
     #[cold]
-    pub(crate) fn failed(&self, error: &(dyn Error + 'static)) {
-        self.fault_found(Cause::of(error));
-    }
-
-    /// Logs, then records. Who recorded a cause before knows better, so that one is told.
-    #[cold]
-    pub(crate) fn fault_found(&self, cause: Cause) {
+    pub(crate) fn failed(&self, cause: Cause) {
         self.fault.record(cause);
         let cause = self.cause();
         let (kind, error) = (cause.kind().as_str(), cause.message());

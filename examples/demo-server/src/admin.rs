@@ -2,8 +2,8 @@
 
 use axum::{
     Router, extract,
-    http::{StatusCode, Uri},
-    response::Response,
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
@@ -16,6 +16,7 @@ pub fn admin(state: &State) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone())
@@ -46,6 +47,16 @@ async fn status(extract::State(state): extract::State<State>) -> Response {
         "active"
     };
     reply::json(StatusCode::OK, &json!({"state": name}))
+}
+
+/// Everything that is measured, as Prometheus text.
+async fn metrics(extract::State(state): extract::State<State>) -> Response {
+    match state.metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+        }
+    }
 }
 
 /// 404 for a path that is no route.
@@ -100,6 +111,34 @@ mod tests {
         let answer = crate::testing::get("/status").await;
         assert_eq!(answer.status, 404);
         assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+
+    #[tokio::test]
+    async fn what_the_public_listener_did_is_in_the_metrics() {
+        let state = State::new(Args::default()).unwrap();
+        let request = Request::get("/events?count=3&interval_ms=0")
+            .body(Body::empty())
+            .unwrap();
+        let response = crate::app(&state).oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let response = admin(&state).oneshot(request).await.unwrap();
+        assert_eq!(
+            response.headers()["content-type"],
+            "text/plain; version=0.0.4"
+        );
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        for line in [
+            r#"http_server_response_stream_count_total{http_route="/events",outcome="complete"} 1"#,
+            r#"http_server_response_stream_active{http_route="/events"} 0"#,
+            r#"http_server_response_chunk_gap_seconds_count{chunk_index_bucket="2",http_route="/events"} 1"#,
+            r#"http_server_response_chunk_producer_wait_seconds_count{http_route="/events"} 3"#,
+            r#"target_info{service_name="demo-server","#,
+        ] {
+            assert!(text.contains(line), "no `{line}` in\n{text}");
+        }
     }
 
     #[tokio::test]

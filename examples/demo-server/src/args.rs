@@ -98,6 +98,7 @@ Admin routes:
   GET  /livez     200 while the process answers
   GET  /readyz    200, or 503 once the server is stopping
   GET  /status    JSON of the state
+  GET  /metrics   everything that is measured, as Prometheus text
 
 Once both listeners are bound, one line on stdout names their addresses:
   listening public=127.0.0.1:3000 admin=127.0.0.1:3001
@@ -183,6 +184,7 @@ mod tests {
             "/livez",
             "/readyz",
             "/status",
+            "/metrics",
         ] {
             assert!(help.contains(route), "{route}");
         }

@@ -15,6 +15,7 @@ use crate::State;
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
+            .layer(state.metrics.layer())
             // A stream that gives no frame for this long fails.
             .layer(ResponseBodyTimeoutLayer::new(state.args.idle_timeout)),
     )

@@ -24,6 +24,7 @@ mod args;
 mod chat;
 mod layers;
 pub mod log;
+mod metrics;
 mod model;
 mod problem;
 mod public;

@@ -8,12 +8,13 @@ use std::{
     },
 };
 
-use crate::Args;
+use crate::{Args, metrics::Metrics};
 
 /// Shared by both listeners; a clone is another handle to the same state.
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) args: Arc<Args>,
+    pub(crate) metrics: Metrics,
     stopping: Arc<AtomicBool>,
 }
 
@@ -22,7 +23,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// When the directory of `--files` cannot be resolved; the message names it.
+    /// When the directory of `--files` cannot be resolved; the message names it. When the metrics cannot be set up.
     pub fn new(mut args: Args) -> io::Result<Self> {
         if let Some(files) = &mut args.files {
             // `/files` compares resolved paths with it.
@@ -35,6 +36,7 @@ impl State {
         }
         Ok(Self {
             args: Arc::new(args),
+            metrics: Metrics::new()?,
             stopping: Arc::default(),
         })
     }

@@ -1,0 +1,58 @@
+//! Metrics: one meter for every layer, read by Prometheus.
+
+use std::io;
+
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
+use prometheus::{Registry, TextEncoder};
+use tower_stream_metrics::StreamMetricsLayer;
+
+/// The layer that measures streams, and what it and others have measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    layer: StreamMetricsLayer,
+    registry: Registry,
+    #[expect(
+        dead_code,
+        reason = "dropped, it shuts down, and nothing is collected any more"
+    )]
+    provider: SdkMeterProvider,
+}
+
+impl Metrics {
+    /// # Errors
+    ///
+    /// When the exporter cannot be registered.
+    pub(crate) fn new() -> io::Result<Self> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            // one scope: its name on every line would tell nobody anything
+            .scope_info_enabled(false)
+            .build()
+            .map_err(io::Error::other)?;
+        let provider = SdkMeterProvider::builder()
+            .with_resource(Resource::builder().with_service_name("demo-server").build())
+            .with_reader(exporter)
+            .build();
+        let meter = provider.meter("demo-server");
+        // A demo shows everything; both are off by default because they read the clock once more a chunk.
+        let layer = StreamMetricsLayer::new(&meter)
+            .producer_wait(true)
+            .consumer_hold(true);
+        Ok(Self {
+            layer,
+            registry,
+            provider,
+        })
+    }
+
+    pub(crate) fn layer(&self) -> StreamMetricsLayer {
+        self.layer.clone()
+    }
+
+    /// Collects, and writes it down in the Prometheus text format.
+    pub(crate) fn text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}

@@ -48,8 +48,10 @@ impl Records {
         }
     }
 
-    pub(crate) fn push(&mut self, chunk: &Bytes) {
-        let Some(format) = self.format else { return };
+    /// Reads the next chunk; gives the number of records that ended in it.
+    pub(crate) fn push(&mut self, chunk: &Bytes) -> u64 {
+        let Some(format) = self.format else { return 0 };
+        let before = self.count;
         let mut from = 0;
         let mut scanner = self.scanner;
         for at in scanner.boundaries(chunk) {
@@ -62,6 +64,7 @@ impl Records {
         }
         self.scanner = scanner;
         self.extend(&chunk[from..]);
+        self.count - before
     }
 
     fn extend(&mut self, part: &[u8]) {
@@ -79,11 +82,6 @@ impl Records {
             self.count += 1;
             self.word = word;
         }
-    }
-
-    /// How many records came.
-    pub(crate) fn count(&self) -> u64 {
-        self.count
     }
 
     /// What the last one said.
@@ -162,7 +160,7 @@ mod tests {
         for chunk in chunks {
             records.push(&Bytes::copy_from_slice(chunk.as_bytes()));
         }
-        (records.count(), records.word(), records.ends_open())
+        (records.count, records.word(), records.ends_open())
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -30,6 +31,7 @@ struct Shared {
     /// streams begun
     begun: AtomicUsize,
     bad: AtomicU64,
+    tally: Mutex<Tally>,
     progress: ProgressBar,
 }
 
@@ -53,6 +55,7 @@ pub async fn run(args: &Args) -> Result<Report, UsageError> {
         run_end: last_start.map(|end| end + args.grace),
         begun: AtomicUsize::new(0),
         bad: AtomicU64::new(0),
+        tally: Mutex::default(),
         progress: progress(args),
         args: args.clone(),
     });
@@ -60,19 +63,13 @@ pub async fn run(args: &Args) -> Result<Report, UsageError> {
     for _ in 0..args.streams.get() {
         workers.spawn(work(Arc::clone(&shared)));
     }
-    let mut tally = Tally::default();
-    while let Some(worker) = workers.join_next().await {
-        match worker {
-            Ok(part) => tally.add(part),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
+    workers.join_all().await;
     shared.progress.finish_and_clear();
+    let tally = std::mem::take(&mut *shared.tally.lock());
     Ok(Report::new(args, tally, started.elapsed()))
 }
 
-async fn work(shared: Arc<Shared>) -> Tally {
-    let mut tally = Tally::default();
+async fn work(shared: Arc<Shared>) {
     while let Some(number) = shared.next().await {
         let stall = is_stalled(number, shared.args.stall.ratio());
         let ending = stream::run(
@@ -80,7 +77,7 @@ async fn work(shared: Arc<Shared>) -> Tally {
             &shared.client,
             stall,
             shared.run_end,
-            &mut tally,
+            &shared.tally,
         )
         .await;
         shared.progress.inc(1);
@@ -93,7 +90,6 @@ async fn work(shared: Arc<Shared>) -> Tally {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    tally
 }
 
 impl Shared {

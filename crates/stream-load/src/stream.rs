@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -31,7 +32,7 @@ pub(crate) async fn run(
     client: &Client,
     stall: bool,
     run_end: Option<Instant>,
-    tally: &mut Tally,
+    tally: &Mutex<Tally>,
 ) -> Ending {
     let started = Instant::now();
     let limits = Limits {
@@ -41,27 +42,41 @@ pub(crate) async fn run(
     let by = limits.sooner(started + args.connect_timeout);
     let mut connection = match within(by, client.connect()).await {
         Some(Ok(connection)) => connection,
-        Some(Err(error)) => return tally.count(Ending::ConnectFailure, || error.to_string()),
+        Some(Err(error)) => {
+            return tally
+                .lock()
+                .count(Ending::ConnectFailure, || error.to_string());
+        }
         None => {
-            return tally.count(limits.overdue(Ending::ConnectFailure), || {
-                "no connection in time".to_owned()
-            });
+            return tally
+                .lock()
+                .count(limits.overdue(Ending::ConnectFailure), || {
+                    "no connection in time".to_owned()
+                });
         }
     };
     let response = match within(by, connection.send(request(args))).await {
         Some(Ok(response)) => response,
-        Some(Err(error)) => return tally.count(Ending::NoResponse, || chain(&error)),
+        Some(Err(error)) => return tally.lock().count(Ending::NoResponse, || chain(&error)),
         None => {
-            return tally.count(limits.overdue(Ending::Timeout), || {
+            return tally.lock().count(limits.overdue(Ending::Timeout), || {
                 "no response head in time".to_owned()
             });
         }
     };
     let (head, body) = response.into_parts();
-    tally.head(started.elapsed());
+    tally.lock().head(started.elapsed());
     match head.status.as_u16() {
-        400..500 => return tally.count(Ending::Status4xx, || head.status.to_string()),
-        500.. => return tally.count(Ending::Status5xx, || head.status.to_string()),
+        400..500 => {
+            return tally
+                .lock()
+                .count(Ending::Status4xx, || head.status.to_string());
+        }
+        500.. => {
+            return tally
+                .lock()
+                .count(Ending::Status5xx, || head.status.to_string());
+        }
         _ => {}
     }
     let reading = Reading {
@@ -102,7 +117,7 @@ impl Reading {
         limits: Limits,
         stall: bool,
         (client, connection): (&Client, Connection),
-        tally: &mut Tally,
+        tally: &Mutex<Tally>,
     ) -> Ending {
         let mut trailers = None;
         loop {
@@ -111,16 +126,18 @@ impl Reading {
             let frame = match within(by, body.frame()).await {
                 Some(Some(Ok(frame))) => frame,
                 Some(Some(Err(error))) => {
-                    return tally.count(Ending::Cut, || chain(&error));
+                    return tally.lock().count(Ending::Cut, || chain(&error));
                 }
                 Some(None) => break,
                 None => {
-                    return tally.count(limits.overdue(Ending::Timeout), || {
+                    return tally.lock().count(limits.overdue(Ending::Timeout), || {
                         "no chunk in time".to_owned()
                     });
                 }
             };
             match frame.into_data() {
+                // the end of an h2 stream
+                Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
                     self.chunk(&chunk, tally);
                     if stall {
@@ -128,14 +145,13 @@ impl Reading {
                         let end = limits.sooner(Instant::now() + args.idle_timeout);
                         tokio::time::sleep_until(end).await;
                         drop((body, connection));
-                        return tally.count(Ending::Stalled, String::new);
+                        return tally.lock().count(Ending::Stalled, String::new);
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
             }
         }
-        tally.duration(self.started.elapsed());
-        tally.records(self.records.count());
+        tally.lock().duration(self.started.elapsed());
         let ending = match (self.records.word(), self.records.ends_open()) {
             (_, true) => Ending::HalfRecord,
             (Word::Error, _) => Ending::InBandError,
@@ -143,25 +159,27 @@ impl Reading {
             (Word::Nothing, _) => match self.digests.check(head, trailers.as_ref()) {
                 Check::Wrong => Ending::DigestMismatch,
                 Check::Right => {
-                    tally.verified();
+                    tally.lock().verified();
                     Ending::Whole
                 }
                 Check::NoneAnnounced => Ending::Whole,
             },
         };
         client.give_back(connection);
-        tally.count(ending, String::new)
+        tally.lock().count(ending, String::new)
     }
 
-    fn chunk(&mut self, chunk: &Bytes, tally: &mut Tally) {
+    fn chunk(&mut self, chunk: &Bytes, tally: &Mutex<Tally>) {
         let now = Instant::now();
-        match self.last.replace(now) {
-            None => tally.first_chunk(now - self.started),
-            Some(last) => tally.gap(now - last),
-        }
-        tally.bytes(chunk.len());
-        self.records.push(chunk);
+        let before = self.last.replace(now);
+        let records = self.records.push(chunk);
         self.digests.push(chunk);
+        let mut tally = tally.lock();
+        match before {
+            None => tally.first_chunk(now - self.started),
+            Some(before) => tally.gap(now - before),
+        }
+        tally.chunk(chunk.len(), records);
     }
 }
 

@@ -236,6 +236,11 @@ impl<B, O: Observe> ObservedBody<B, O> {
     pub fn observation(&self) -> &Observation<O> {
         &self.observation
     }
+
+    /// The observation, to tell its observer more: what a body around this one has learnt, say.
+    pub fn observation_mut(self: Pin<&mut Self>) -> &mut Observation<O> {
+        self.project().observation
+    }
 }
 
 impl<O: Observe> Observation<O> {

@@ -1,0 +1,357 @@
+//! The layer, its service and its future.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_stream_body::{BoxError, Delivery, Fault, FaultKind, Observation, RequestId};
+
+use crate::{
+    Algorithm, Md5, fields,
+    replay::Replay,
+    verify::{
+        self, Checker, Config, OnBadPromise, Verification, VerifyBody, bad_promise, instead_of,
+        problem,
+    },
+};
+
+/// Checks each request body, an upload, against the digest that the client promised.
+///
+/// A promise is made as for [`VerifyDigestLayer`](crate::VerifyDigestLayer): `X-Content-MD5`, `Content-MD5` or
+/// `Content-Digest`, in the head or in announced trailers. When the bytes are not those promised, the body that the handler
+/// reads ends with a [`DigestError`](crate::DigestError) instead of looking whole, and the response, whatever the
+/// handler makes of that, becomes a **400** problem document `BadDigest`. A promise that cannot be read is handled as
+/// [`on_bad_promise`](Self::on_bad_promise) says.
+///
+/// **A handler must not commit an upload before the end of its body**: write to a temporary file, rename it after the last
+/// frame. Pieces that were read before the end are not verified yet.
+///
+/// A response whose head is sent before the request body was read to its end cannot be replaced any more. The outcome is
+/// a [`Later<Verification>`](crate::Later) in the request extensions.
+///
+/// Put it outside of a layer that decompresses requests: what is promised is the body as it was sent.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response, StatusCode};
+/// use http_body_util::{BodyExt, Full};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// use tower_stream_digest::{Md5, VerifyBody, VerifyRequestDigestLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let service = ServiceBuilder::new().layer(VerifyRequestDigestLayer::md5()).service(service_fn(
+///     |request: Request<VerifyBody<Full<Bytes>, Md5>>| async {
+///         let stored = request.into_body().collect().await?.to_bytes();
+///         Ok::<_, tower::BoxError>(Response::new(Full::new(stored)))
+///     },
+/// ));
+/// let upload = |body: &'static str| {
+///     let md5 = "5d41402abc4b2a76b9719d911017c592";
+///     Request::put("/").header("x-content-md5", md5).body(Full::new(Bytes::from(body))).unwrap()
+/// };
+/// assert_eq!(service.clone().oneshot(upload("hello")).await.unwrap().status(), StatusCode::OK);
+/// assert_eq!(service.oneshot(upload("hell0")).await.unwrap().status(), StatusCode::BAD_REQUEST);
+/// # }
+/// ```
+pub struct VerifyRequestDigestLayer<D = md5::Md5> {
+    config: Arc<Config>,
+    algorithm: PhantomData<fn() -> D>,
+}
+
+impl VerifyRequestDigestLayer<Md5> {
+    /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
+    pub fn md5() -> Self {
+        Self::new()
+    }
+}
+
+impl<D: Algorithm> VerifyRequestDigestLayer<D> {
+    /// Checks promises made by this algorithm, and no other.
+    pub fn new() -> Self {
+        Self {
+            config: Arc::default(),
+            algorithm: PhantomData,
+        }
+    }
+
+    /// A layer of the same type that does nothing.
+    pub fn off() -> Self {
+        Self::new().enabled(false)
+    }
+
+    /// Whether it does anything.
+    pub fn enabled(self, on: bool) -> Self {
+        self.set(|config| config.on = on)
+    }
+
+    /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
+    pub fn expect_trailers(self, expect: bool) -> Self {
+        self.set(|config| config.expect_trailers = expect)
+    }
+
+    /// What to do with promises that cannot be read; [`OnBadPromise::Warn`] by default.
+    pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
+        self.set(|config| config.on_bad_promise = policy)
+    }
+
+    /// Calls this once for each body that something was promised of, when it is read to its end or dropped. A panic in it
+    /// is swallowed.
+    pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
+        self.set(|config| config.on_outcome = Some(Arc::new(callback)))
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+        set(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl<D: Algorithm> Default for VerifyRequestDigestLayer<D> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<D> Clone for VerifyRequestDigestLayer<D> {
+    fn clone(&self) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            algorithm: PhantomData,
+        }
+    }
+}
+
+impl<D> fmt::Debug for VerifyRequestDigestLayer<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("VerifyRequestDigestLayer")
+            .field(&self.config)
+            .finish()
+    }
+}
+
+impl<S, D> Layer<S> for VerifyRequestDigestLayer<D> {
+    type Service = VerifyRequestDigestService<S, D>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        VerifyRequestDigestService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// What [`VerifyRequestDigestLayer`] makes of a service.
+pub struct VerifyRequestDigestService<S, D = md5::Md5> {
+    inner: S,
+    layer: VerifyRequestDigestLayer<D>,
+}
+
+impl<S: Clone, D> Clone for VerifyRequestDigestService<S, D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            layer: self.layer.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, D> fmt::Debug for VerifyRequestDigestService<S, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifyRequestDigestService")
+            .field("inner", &self.inner)
+            .field("layer", &self.layer)
+            .finish()
+    }
+}
+
+impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyRequestDigestService<S, D>
+where
+    S: Service<Request<VerifyBody<ReqBody, D>>, Response = Response<ResBody>>,
+    ReqBody: Body<Data = Bytes>,
+    ReqBody::Error: Into<BoxError>,
+    D: Algorithm,
+{
+    type Response = Response<VerifyBody<ResBody, D>>;
+    type Error = S::Error;
+    type Future = VerifyRequestDigestFuture<S::Future, D>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let step = match self.layer.check(request) {
+            Ok((request, upload)) => Step::Called {
+                inner: self.inner.call(request),
+                upload,
+            },
+            Err(answer) => Step::Refused {
+                answer: Some(answer),
+            },
+        };
+        VerifyRequestDigestFuture {
+            step,
+            algorithm: PhantomData,
+        }
+    }
+}
+
+/// An upload that is being read.
+struct Upload {
+    /// of the request body, which is not the response's
+    fault: Fault,
+    id: Option<RequestId>,
+}
+
+impl Upload {
+    /// The answer, if the bytes were not those promised.
+    fn bad_digest(&self) -> Option<Response<Bytes>> {
+        let cause = self
+            .fault
+            .cause()
+            .filter(|cause| cause.kind() == FaultKind::DigestMismatch)?;
+        Some(problem(
+            StatusCode::BAD_REQUEST,
+            "BadDigest",
+            cause.message(),
+            self.id.as_ref(),
+        ))
+    }
+}
+
+type Checked<B, D> = (Request<VerifyBody<B, D>>, Option<Upload>);
+
+impl<D: Algorithm> VerifyRequestDigestLayer<D> {
+    fn check<B>(&self, request: Request<B>) -> Result<Checked<B, D>, Box<Response<Bytes>>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let promise = fields::promise::<D>(request.headers());
+        let trailers =
+            self.config.expect_trailers || fields::announces_digest_trailer(request.headers());
+        if !self.config.on || (promise == Ok(None) && !trailers) {
+            return Ok((request.map(VerifyBody::untouched), None));
+        }
+
+        let facts = verify::Request::of(&request);
+        let id = facts.id.clone();
+        let (mut head, body) = request.into_parts();
+        // a method whose response always has a body: what is asked for is the length
+        let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
+        let expected = promise.unwrap_or_default();
+        let mut checker = Checker::<D>::new(
+            expected,
+            delivery.declared_length(),
+            facts,
+            Arc::clone(&self.config),
+        );
+        head.extensions.insert(checker.later());
+        let fault = Fault::new();
+        if let Err(bad) = promise {
+            checker.give_up(bad.into());
+            match self.config.on_bad_promise {
+                OnBadPromise::Ignore => {}
+                OnBadPromise::Warn => {
+                    tracing::warn!("the digest in the request head is {}", bad.as_str());
+                }
+                OnBadPromise::Refuse => {
+                    // its drop reports the outcome
+                    drop(Observation::new(checker, fault));
+                    return Err(Box::new(bad_promise(
+                        StatusCode::BAD_REQUEST,
+                        bad,
+                        id.as_ref(),
+                    )));
+                }
+            }
+        }
+        let upload = Upload {
+            fault: fault.clone(),
+            id,
+        };
+        if body.is_end_stream() || delivery.declared_length() == Some(0) {
+            // a handler has no reason to poll it
+            if let Err(error) = checker.judge_ahead(std::iter::empty(), None) {
+                fault.record(error.cause().clone());
+            }
+        }
+        let answer = upload.bad_digest();
+        let body = VerifyBody::checked(
+            Replay::new(body),
+            Observation::new(checker, fault),
+            delivery,
+        );
+        match answer {
+            Some(answer) => Err(Box::new(answer)),
+            None => Ok((Request::from_parts(head, body), Some(upload))),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`VerifyRequestDigestService`].
+    pub struct VerifyRequestDigestFuture<F, D> {
+        #[pin]
+        step: Step<F>,
+        algorithm: PhantomData<fn() -> D>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<F> {
+        Called { #[pin] inner: F, upload: Option<Upload> },
+        Refused { answer: Option<Box<Response<Bytes>>> },
+    }
+}
+
+impl<F, D> fmt::Debug for VerifyRequestDigestFuture<F, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifyRequestDigestFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, B, E, D> Future for VerifyRequestDigestFuture<F, D>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    D: Algorithm,
+{
+    type Output = Result<Response<VerifyBody<B, D>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match self.project().step.project() {
+            StepProjection::Refused { answer } => {
+                let answer = answer.take().expect("not polled after it was ready");
+                Ok(answer.map(VerifyBody::answer))
+            }
+            StepProjection::Called { inner, upload } => {
+                let answered = ready!(inner.poll(cx));
+                match upload.as_ref().and_then(Upload::bad_digest) {
+                    None => answered.map(|response| response.map(VerifyBody::untouched)),
+                    // also when the handler failed over it
+                    Some(answer) => Ok(match answered {
+                        Err(_) => answer.map(VerifyBody::answer),
+                        Ok(response) => {
+                            let (head, document) = instead_of(response.into_parts().0, answer);
+                            Response::from_parts(head, VerifyBody::answer(document))
+                        }
+                    }),
+                }
+            }
+        })
+    }
+}

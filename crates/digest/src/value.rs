@@ -1,0 +1,113 @@
+//! A digest as a value.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use digest::typenum::Unsigned;
+use http::HeaderValue;
+
+use crate::Algorithm;
+
+const MAX: usize = 64;
+
+/// The digest of some bytes, with the name of its algorithm. Shown in hex.
+///
+/// ```
+/// use tower_stream_digest::{DigestValue, Md5};
+///
+/// let digest = DigestValue::of::<Md5>(b"hello");
+/// assert_eq!(digest.to_string(), "5d41402abc4b2a76b9719d911017c592");
+/// assert_eq!(digest.base64(), "XUFAKrxLKna5cZ2REBfFkg==");
+/// assert_eq!(digest.content_digest(), "md5=:XUFAKrxLKna5cZ2REBfFkg==:");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DigestValue {
+    algorithm: &'static str,
+    len: usize,
+    // beyond `len` always zero, so that derived equality is right
+    bytes: [u8; MAX],
+}
+
+impl DigestValue {
+    /// Hashes `data`.
+    pub fn of<D: Algorithm>(data: impl AsRef<[u8]>) -> Self {
+        Self::finish(D::new_with_prefix(data))
+    }
+
+    /// The digest of what a hasher has seen.
+    pub fn finish<D: Algorithm>(hasher: D) -> Self {
+        const { assert!(D::OutputSize::USIZE <= MAX, "a digest is 64 bytes at most") };
+        let output = hasher.finalize();
+        let mut bytes = [0; MAX];
+        bytes[..output.len()].copy_from_slice(&output);
+        Self {
+            algorithm: D::KEY,
+            len: output.len(),
+            bytes,
+        }
+    }
+
+    /// Takes the bytes of a digest, stored somewhere, as one of this algorithm. `None` when the length is not its own.
+    pub fn from_bytes<D: Algorithm>(digest: &[u8]) -> Option<Self> {
+        const { assert!(D::OutputSize::USIZE <= MAX, "a digest is 64 bytes at most") };
+        let mut bytes = [0; MAX];
+        (digest.len() == D::OutputSize::USIZE).then(|| {
+            bytes[..digest.len()].copy_from_slice(digest);
+            Self {
+                algorithm: D::KEY,
+                len: digest.len(),
+                bytes,
+            }
+        })
+    }
+
+    /// The key of its algorithm, see [`Algorithm::KEY`].
+    pub fn algorithm(&self) -> &'static str {
+        self.algorithm
+    }
+
+    /// The digest itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// In lower case hex, as `md5sum` prints it.
+    pub fn hex(&self) -> String {
+        hex::encode(self.as_bytes())
+    }
+
+    /// In padded base64, as `Content-MD5` (RFC 1864) wants it.
+    pub fn base64(&self) -> String {
+        BASE64.encode(self.as_bytes())
+    }
+
+    /// As a member of `Content-Digest` (RFC 9530 section 2).
+    pub fn content_digest(&self) -> String {
+        format!("{}=:{}:", self.algorithm, self.base64())
+    }
+
+    pub(crate) fn from_hex<D: Algorithm>(text: &str) -> Option<Self> {
+        Self::from_bytes::<D>(&hex::decode(text).ok()?)
+    }
+
+    pub(crate) fn from_base64<D: Algorithm>(text: &str) -> Option<Self> {
+        Self::from_bytes::<D>(&BASE64.decode(text).ok()?)
+    }
+}
+
+/// Hex, base64 and keys are all visible ASCII.
+pub(crate) fn header_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("visible ASCII")
+}
+
+impl fmt::Display for DigestValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+impl fmt::Debug for DigestValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DigestValue({} {self})", self.algorithm)
+    }
+}

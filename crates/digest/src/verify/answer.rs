@@ -1,0 +1,59 @@
+//! Responses of our own.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use tower_stream_body::{Problem, RequestId};
+
+use crate::fields::BadPromise;
+
+/// What a client is told of a digest.
+pub(crate) fn problem(
+    status: StatusCode,
+    title: &str,
+    detail: &str,
+    id: Option<&RequestId>,
+) -> Response<Bytes> {
+    Problem::new(status)
+        .title(title)
+        .detail(detail)
+        .instance(id)
+        .into_response()
+}
+
+/// What a client is told of a promise that cannot be read.
+pub(crate) fn bad_promise(
+    status: StatusCode,
+    bad: BadPromise,
+    id: Option<&RequestId>,
+) -> Response<Bytes> {
+    problem(
+        status,
+        "InvalidDigest",
+        &format!("The digest promised for the body is {}.", bad.as_str()),
+        id,
+    )
+}
+
+/// Puts an answer in the place of a head that was ready, of which only `Connection`, `Vary` and the CORS headers are still
+/// true.
+pub(crate) fn instead_of(
+    head: http::response::Parts,
+    answer: Response<Bytes>,
+) -> (http::response::Parts, Bytes) {
+    let (mut parts, document) = answer.into_parts();
+    let stays = |name: &header::HeaderName| {
+        *name == header::CONNECTION
+            || *name == header::VARY
+            || name.as_str().starts_with("access-control-")
+    };
+    let mut kept = HeaderMap::new();
+    for (name, value) in &head.headers {
+        if stays(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    parts.headers.extend(kept);
+    parts.version = head.version;
+    parts.extensions = head.extensions;
+    (parts, document)
+}

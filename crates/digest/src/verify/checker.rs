@@ -1,0 +1,204 @@
+//! Hashing and judging one body.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use http_body::Frame;
+use tower_stream_body::{Observe, RequestId, StreamEnd};
+
+use super::{DigestError, OnBadPromise, Unverifiable, Verdict, Verification, layer::Config};
+use crate::{
+    Algorithm, DigestValue, Later,
+    fields::{self, BadPromise},
+};
+
+/// What is kept of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) id: Option<RequestId>,
+}
+
+impl Request {
+    pub(crate) fn of<B>(request: &http::Request<B>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            id: request.extensions().get().cloned(),
+        }
+    }
+}
+
+pub(crate) struct Checker<D: Algorithm> {
+    hasher: Option<D>,
+    actual: Option<DigestValue>,
+    expected: Option<DigestValue>,
+    declared: Option<u64>,
+    bytes: u64,
+    verdict: Option<Verdict>,
+    request: Request,
+    later: Later<Verification>,
+    config: Arc<Config>,
+}
+
+impl<D: Algorithm> Checker<D> {
+    /// `expected` is what the head promises; without it, the trailers are waited for.
+    pub(crate) fn new(
+        expected: Option<DigestValue>,
+        declared: Option<u64>,
+        request: Request,
+        config: Arc<Config>,
+    ) -> Self {
+        Self {
+            hasher: Some(D::new()),
+            actual: None,
+            expected,
+            declared,
+            bytes: 0,
+            verdict: None,
+            request,
+            later: Later::new(),
+            config,
+        }
+    }
+
+    /// Where the outcome will be found.
+    pub(crate) fn later(&self) -> Later<Verification> {
+        self.later.clone()
+    }
+
+    /// The body will not be checked.
+    pub(crate) fn give_up(&mut self, why: Unverifiable) {
+        self.hasher = None;
+        self.verdict = Some(Verdict::Unverifiable(why));
+    }
+
+    pub(super) fn is_judged(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    pub(super) fn aborted(&mut self) {
+        self.verdict.get_or_insert(Verdict::Aborted);
+    }
+
+    /// Judges a body that is all there, before its frames pass.
+    pub(crate) fn judge_ahead<'a>(
+        &mut self,
+        data: impl Iterator<Item = &'a Bytes>,
+        trailers: Option<&HeaderMap>,
+    ) -> Result<(), DigestError> {
+        for data in data {
+            self.data(data);
+        }
+        let judged = self.judge(trailers);
+        // the frames are still to pass, and are counted then
+        self.bytes = if judged.is_ok() { 0 } else { self.bytes };
+        judged
+    }
+
+    /// Whether the data frame that was just seen has to be judged before it passes: the last one, as far as the server
+    /// can know, or one too much.
+    pub(super) fn is_due(&self, ended: bool) -> bool {
+        let Some(declared) = self.declared else {
+            return ended && !self.is_judged();
+        };
+        self.bytes > declared
+            || (!self.is_judged() && (ended || (self.bytes == declared && self.expected.is_some())))
+    }
+
+    /// The body has ended, with these trailers if it has any.
+    pub(super) fn judge(&mut self, trailers: Option<&HeaderMap>) -> Result<(), DigestError> {
+        if let Some(Verdict::Unverifiable(_)) = self.verdict {
+            return Ok(());
+        }
+        if let Some(declared) = self.declared.filter(|declared| *declared != self.bytes) {
+            self.verdict = Some(Verdict::LengthMismatch);
+            return Err(DigestError::length(declared, self.bytes));
+        }
+        if let Some(hasher) = self.hasher.take() {
+            self.actual = Some(DigestValue::finish(hasher));
+        }
+        let late = match trailers.map_or(Ok(None), fields::promise::<D>) {
+            Ok(late) => late,
+            Err(bad) => {
+                self.verdict = Some(Verdict::Unverifiable(bad.into()));
+                return match self.config.on_bad_promise {
+                    OnBadPromise::Refuse => Err(DigestError::bad_promise()),
+                    OnBadPromise::Warn => {
+                        tracing::warn!(uri = %self.request.uri, "the digest in the trailers is {}", bad.as_str());
+                        Ok(())
+                    }
+                    OnBadPromise::Ignore => Ok(()),
+                };
+            }
+        };
+        for expected in [self.expected, late].into_iter().flatten() {
+            self.expected = Some(expected);
+            if let Some(actual) = self.actual.filter(|actual| *actual != expected) {
+                self.verdict = Some(Verdict::Mismatch);
+                tracing::warn!(uri = %self.request.uri, %expected, %actual, "a body is not what was promised");
+                return Err(DigestError::mismatch(&expected, &actual));
+            }
+            self.verdict = Some(Verdict::Verified);
+        }
+        if self.verdict.is_none() {
+            self.verdict = Some(Verdict::Unverifiable(Unverifiable::NoTrailer));
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, data: &Bytes) {
+        self.bytes += data.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(data);
+        }
+    }
+}
+
+impl<D: Algorithm> Observe for Checker<D> {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.data(data);
+        }
+    }
+
+    fn end(&mut self, end: &StreamEnd) {
+        let unjudged = match (end, self.expected) {
+            (StreamEnd::Complete, None) => Verdict::Unverifiable(Unverifiable::NoTrailer),
+            _ => Verdict::Aborted,
+        };
+        let verification = Verification {
+            method: self.request.method.clone(),
+            uri: self.request.uri.clone(),
+            verdict: self.verdict.unwrap_or(unjudged),
+            expected: self.expected,
+            actual: self.actual,
+            declared: self.declared,
+            bytes: self.bytes,
+        };
+        self.later.set(verification.clone());
+        if let Some(on_outcome) = &self.config.on_outcome {
+            on_outcome(&verification);
+        }
+    }
+}
+
+impl BadPromise {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Conflicting => "contradicting another one",
+        }
+    }
+}
+
+impl From<BadPromise> for Unverifiable {
+    fn from(bad: BadPromise) -> Self {
+        match bad {
+            BadPromise::Malformed => Self::Malformed,
+            BadPromise::Conflicting => Self::Conflicting,
+        }
+    }
+}

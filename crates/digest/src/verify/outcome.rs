@@ -1,0 +1,124 @@
+//! What came of a check.
+
+use std::{error::Error, fmt};
+
+use http::{Method, Uri};
+use tower_stream_body::{Cause, FaultKind, StreamError};
+
+use crate::DigestValue;
+
+/// What came of checking one body. Reported once for each body that something was promised of.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Verification {
+    /// The method of the request.
+    pub method: Method,
+    /// The URI of the request.
+    pub uri: Uri,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The digest that was promised, when one could be read.
+    pub expected: Option<DigestValue>,
+    /// The digest of the bytes, when all of them were seen.
+    pub actual: Option<DigestValue>,
+    /// The declared length, if there was one.
+    pub declared: Option<u64>,
+    /// How many bytes the body had.
+    pub bytes: u64,
+}
+
+/// The verdict on one body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The bytes are those that were promised.
+    Verified,
+    /// They are not. The body ended with a [`DigestError`], or its head became a 502.
+    Mismatch,
+    /// The body was shorter or longer than declared, and ended as for [`Verdict::Mismatch`].
+    LengthMismatch,
+    /// The body failed, panicked or was dropped before its end, so nothing is known.
+    Aborted,
+    /// The body was not checked.
+    Unverifiable(Unverifiable),
+}
+
+impl Verdict {
+    /// A word for labels: `verified`, `mismatch`, `length_mismatch`, `aborted`, `unverifiable`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Mismatch => "mismatch",
+            Self::LengthMismatch => "length_mismatch",
+            Self::Aborted => "aborted",
+            Self::Unverifiable(_) => "unverifiable",
+        }
+    }
+}
+
+/// Why a body could not be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unverifiable {
+    /// The promise cannot be read.
+    Malformed,
+    /// Two promises contradict each other.
+    Conflicting,
+    /// To an HTTP/1.0 client the end of a body of unknown length is the end of the connection: a body that is cut looks
+    /// whole, so finding out at its end would help nobody. It was longer than the buffer.
+    Http10WithoutLength,
+    /// A digest was announced for the trailers and did not come, or nobody read them: over HTTP/1.1 a body of known
+    /// length has none.
+    NoTrailer,
+}
+
+/// The error that a body ends with instead of looking whole: its bytes are not what was promised.
+///
+/// Its source is a [`StreamError`], so that every layer knows the kind.
+#[derive(Clone, Debug)]
+pub struct DigestError(StreamError);
+
+impl DigestError {
+    pub(super) fn mismatch(expected: &DigestValue, actual: &DigestValue) -> Self {
+        let message = format!(
+            "the {} of the body is {actual}, promised was {expected}",
+            expected.algorithm()
+        );
+        Self(StreamError::new(FaultKind::DigestMismatch, message))
+    }
+
+    pub(super) fn length(declared: u64, actual: u64) -> Self {
+        let kind = if actual < declared {
+            FaultKind::ShortBody
+        } else {
+            FaultKind::Other
+        };
+        Self(StreamError::new(
+            kind,
+            format!("the body has {actual} bytes, declared were {declared}"),
+        ))
+    }
+
+    pub(super) fn bad_promise() -> Self {
+        Self(StreamError::new(
+            FaultKind::DigestMismatch,
+            "the digest in the trailers cannot be read",
+        ))
+    }
+
+    /// What a [`Fault`](tower_stream_body::Fault) is told.
+    pub fn cause(&self) -> &Cause {
+        self.0.cause()
+    }
+}
+
+impl fmt::Display for DigestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for DigestError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}

@@ -1,0 +1,190 @@
+use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
+
+use http::request;
+use opentelemetry::{
+    Context, KeyValue, StringValue, Value,
+    trace::{Span as _, SpanBuilder, Tracer},
+};
+use tower_layer::Layer;
+
+use super::{ChunkSelection, ChunkSpan};
+use crate::attribute;
+
+/// Adds an OpenTelemetry span for each selected chunk (data frame) of a response body.
+///
+/// A chunk span is a child of the span that is current when the layer is called: the request span of
+/// [`RequestSpanLayer`](crate::RequestSpanLayer), of tower-http's `TraceLayer`, or any other tracing span under
+/// tracing-opentelemetry; without a tracing span, the current OpenTelemetry context. With no parent, or one that is
+/// not sampled, there are no chunk spans: a frame then costs the test of one flag.
+///
+/// The spans are built on the OpenTelemetry API directly: no tracing span is made, and no subscriber sees them.
+/// A span begins at the first poll for its chunk and ends when the chunk is ready. It is built one poll later, when
+/// the time that the chunk was held is known, and the last one when the body ends or is dropped.
+///
+/// Attributes: see [`attribute`]. `sequence_id` and a `stream.id` that is the request id need the layers of
+/// `tower-stream-ids` outside of this one. When the layer is applied twice, the inner one works.
+///
+/// ```
+/// use opentelemetry_sdk::trace::SdkTracerProvider;
+/// use opentelemetry::trace::TracerProvider;
+/// use tower_stream_trace::{ChunkSelection, ChunkSpanLayer};
+///
+/// let provider = SdkTracerProvider::builder().build();
+/// let layer = ChunkSpanLayer::new(provider.tracer("chunks")).select(ChunkSelection::default());
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ChunkSpanLayer {
+    config: Option<Arc<Config>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) tracer: Arc<dyn Emit>,
+    pub(super) name: Cow<'static, str>,
+    pub(super) selection: ChunkSelection,
+    pub(super) attributes: Option<Arc<AttributesOf>>,
+    pub(super) event: bool,
+    pub(super) genai: bool,
+}
+
+type AttributesOf = dyn Fn(&request::Parts) -> Vec<KeyValue> + Send + Sync;
+
+impl ChunkSpanLayer {
+    /// Builds chunk spans with this tracer, for the default [`ChunkSelection`].
+    ///
+    /// A provider that is shut down meanwhile makes the layer do nothing.
+    pub fn new<T>(tracer: T) -> Self
+    where
+        T: Tracer + Send + Sync + 'static,
+    {
+        Self {
+            config: Some(Arc::new(Config {
+                tracer: Arc::new(tracer),
+                name: Cow::Borrowed(attribute::CHUNK_SPAN),
+                selection: ChunkSelection::default(),
+                attributes: None,
+                event: false,
+                genai: false,
+            })),
+        }
+    }
+
+    /// A layer that does nothing, of the same type.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { config: None }
+    }
+
+    /// Which chunks get a span.
+    #[must_use]
+    pub fn select(self, selection: ChunkSelection) -> Self {
+        self.with(|config| config.selection = selection)
+    }
+
+    /// The name of a chunk span. Default: [`CHUNK_SPAN`](attribute::CHUNK_SPAN).
+    #[must_use]
+    pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.with(|config| config.name = name.into())
+    }
+
+    /// Attributes that every chunk span of a request carries, a tenant say.
+    ///
+    /// Runs once a request, when the layer is called, unless the request is known to be unsampled. What only the
+    /// handler knows it adds as [`ChunkAttributes`].
+    #[must_use]
+    pub fn with_attributes(
+        self,
+        attributes: impl Fn(&request::Parts) -> Vec<KeyValue> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.attributes = Some(Arc::new(attributes)))
+    }
+
+    /// Whether a chunk span has the event [`CHUNK_EVENT`](attribute::CHUNK_EVENT), at the time it was given out.
+    /// Default: false.
+    #[must_use]
+    pub fn with_event(self, event: bool) -> Self {
+        self.with(|config| config.event = event)
+    }
+
+    /// Says that one chunk is one token of a generative model, and names the times as the GenAI conventions do:
+    /// [`GEN_AI_TIME_TO_FIRST_TOKEN`](attribute::GEN_AI_TIME_TO_FIRST_TOKEN) and
+    /// [`GEN_AI_TIME_PER_OUTPUT_TOKEN`](attribute::GEN_AI_TIME_PER_OUTPUT_TOKEN).
+    #[must_use]
+    pub fn genai(self) -> Self {
+        self.with(|config| config.genai = true)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        if let Some(config) = &mut self.config {
+            change(Arc::make_mut(config));
+        }
+        self
+    }
+}
+
+impl<S> Layer<S> for ChunkSpanLayer {
+    type Service = ChunkSpan<S>;
+
+    fn layer(&self, inner: S) -> ChunkSpan<S> {
+        let config = self.config.clone();
+        let config = config.filter(|config| config.selection.max_per_stream > 0);
+        ChunkSpan::new(inner, config)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("name", &self.name)
+            .field("selection", &self.selection)
+            .field("event", &self.event)
+            .field("genai", &self.genai)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Attributes for every chunk span of one response, put into its extensions by the handler.
+///
+/// For what is only known once the request body is read, the model's name say.
+///
+/// ```
+/// use http::Response;
+/// use opentelemetry::KeyValue;
+/// use tower_stream_trace::ChunkAttributes;
+///
+/// let mut response = Response::new(());
+/// response
+///     .extensions_mut()
+///     .insert(ChunkAttributes::new([KeyValue::new("model.name", "alice-1")]));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ChunkAttributes(pub(super) Vec<KeyValue>);
+
+impl ChunkAttributes {
+    /// These attributes.
+    pub fn new(attributes: impl IntoIterator<Item = KeyValue>) -> Self {
+        Self(attributes.into_iter().collect())
+    }
+}
+
+/// Makes a value that is cloned for every chunk cheap to clone.
+pub(super) fn shared(mut attribute: KeyValue) -> KeyValue {
+    if let Value::String(text) = attribute.value {
+        let text: Arc<str> = text.as_str().into();
+        attribute.value = Value::String(StringValue::from(text));
+    }
+    attribute
+}
+
+/// A tracer of any type that makes a whole span at once. The span itself is never boxed.
+pub(super) trait Emit: Send + Sync {
+    fn emit(&self, span: SpanBuilder, parent: &Context, end: SystemTime);
+}
+
+impl<T: Tracer + Send + Sync> Emit for T {
+    fn emit(&self, span: SpanBuilder, parent: &Context, end: SystemTime) {
+        self.build_with_context(span, parent)
+            .end_with_timestamp(end);
+    }
+}

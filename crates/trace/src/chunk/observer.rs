@@ -1,0 +1,186 @@
+//! The times of a stream's chunks, and their spans.
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http_body::Frame;
+use opentelemetry::{
+    Context, KeyValue,
+    trace::{Event, SpanBuilder, SpanKind, TraceContextExt},
+};
+use tokio::time::Instant;
+use tower_stream_body::{Observe, Sequence, StreamEnd};
+
+use super::{
+    layer::Config,
+    selection::{Chunk, Picker},
+};
+use crate::{attribute, clock::Clock};
+
+/// Follows the chunks of one sampled stream.
+pub(super) struct ChunkObserver {
+    config: Arc<Config>,
+    parent: Context,
+    clock: Clock,
+    picker: Picker,
+    /// what every chunk span of this stream carries
+    common: Vec<KeyValue>,
+    numbers: Option<Numbers>,
+    chunks: u64,
+    asked: Option<Instant>,
+    /// when the last chunk was ready; before the first, when the layer was called, if anyone wants to know
+    previous: Option<Instant>,
+    /// given out, and still held by whoever polls
+    held: Option<Chunk>,
+}
+
+/// The sequence of the request, and whether it is this layer that numbers its chunks.
+pub(super) struct Numbers {
+    pub(super) sequence: Sequence,
+    pub(super) draws: bool,
+}
+
+impl ChunkObserver {
+    pub(super) fn new(
+        config: Arc<Config>,
+        parent: Context,
+        called: Option<Instant>,
+        common: Vec<KeyValue>,
+        numbers: Option<Numbers>,
+    ) -> Self {
+        Self {
+            clock: Clock::start(),
+            picker: Picker::new(config.selection),
+            config,
+            parent,
+            common,
+            numbers,
+            chunks: 0,
+            asked: None,
+            previous: called,
+            held: None,
+        }
+    }
+
+    fn release(&mut self, now: Instant) {
+        if let Some(mut chunk) = self.held.take() {
+            chunk.hold = now.saturating_duration_since(chunk.ready);
+            if self.picker.offer(chunk) {
+                self.emit(&chunk);
+            }
+        }
+    }
+
+    fn emit(&self, chunk: &Chunk) {
+        let ready = self.clock.wall(chunk.ready);
+        let mut attributes = Vec::with_capacity(self.common.len() + 6);
+        attributes.push(KeyValue::new(attribute::CHUNK_INDEX, int(chunk.index)));
+        attributes.push(KeyValue::new(attribute::CHUNK_LENGTH, int(chunk.length)));
+        attributes.push(seconds(attribute::CHUNK_PRODUCER_WAIT, chunk.wait()));
+        attributes.push(seconds(attribute::CHUNK_CONSUMER_HOLD, chunk.hold));
+        if let Some(number) = chunk.sequence {
+            attributes.push(KeyValue::new(attribute::SEQUENCE_ID, int(number)));
+        }
+        if self.config.genai {
+            let name = match chunk.index {
+                0 => attribute::GEN_AI_TIME_TO_FIRST_TOKEN,
+                _ => attribute::GEN_AI_TIME_PER_OUTPUT_TOKEN,
+            };
+            attributes.push(seconds(name, chunk.gap));
+        }
+        attributes.extend_from_slice(&self.common);
+        let events = self.config.event.then(|| {
+            let since_epoch = ready.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let timestamp = KeyValue::new(attribute::TIMESTAMP_US, int(since_epoch.as_micros()));
+            vec![Event::new(
+                attribute::CHUNK_EVENT,
+                ready,
+                vec![timestamp],
+                0,
+            )]
+        });
+        let span = SpanBuilder {
+            span_kind: Some(SpanKind::Internal),
+            name: self.config.name.clone(),
+            start_time: Some(self.clock.wall(chunk.asked)),
+            attributes: Some(attributes),
+            events,
+            links: None,
+        };
+        self.config.tracer.emit(span, &self.parent, ready);
+    }
+
+    fn finish(&mut self) {
+        if self.held.is_some() {
+            self.release(Instant::now());
+        }
+        for chunk in self.picker.finish().iter().flatten() {
+            self.emit(chunk);
+        }
+        if self.chunks > 0 {
+            let skipped = int(self.picker.left_out());
+            let skipped = KeyValue::new(attribute::CHUNK_SPANS_SKIPPED, skipped);
+            self.parent.span().set_attribute(skipped);
+        }
+    }
+}
+
+impl Observe for Box<ChunkObserver> {
+    fn poll(&mut self) {
+        if self.held.is_some() || self.asked.is_none() {
+            let now = Instant::now();
+            self.release(now);
+            self.asked = Some(now);
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        let Some(data) = frame.data_ref() else {
+            return;
+        };
+        let ready = Instant::now();
+        let previous = self.previous.unwrap_or(ready);
+        let gap = ready.saturating_duration_since(previous);
+        self.held = Some(Chunk {
+            index: self.chunks,
+            length: data.len(),
+            asked: self.asked.take().unwrap_or(ready),
+            ready,
+            gap,
+            hold: Duration::ZERO,
+            sequence: self.numbers.as_ref().map(Numbers::number),
+        });
+        if self.chunks == 0 && self.config.genai {
+            let first = seconds(attribute::GEN_AI_TIME_TO_FIRST_TOKEN, gap);
+            self.parent.span().set_attribute(first);
+        }
+        self.chunks += 1;
+        self.previous = Some(ready);
+    }
+
+    fn end(&mut self, _: &StreamEnd) {
+        self.finish();
+    }
+}
+
+impl Numbers {
+    fn number(&self) -> u64 {
+        if self.draws {
+            self.sequence.next()
+        } else {
+            self.sequence.last()
+        }
+    }
+}
+
+/// OpenTelemetry has no unsigned integers.
+fn int(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+fn seconds(name: &'static str, duration: Duration) -> KeyValue {
+    KeyValue::new(name, duration.as_secs_f64())
+}

@@ -1,0 +1,158 @@
+//! The counters that processor and exporter share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use super::{CountingExporter, CountingProcessor};
+
+/// The account of one pair of processor and exporter: what was exported, and what was lost.
+///
+/// Clones are handles of the same account.
+#[derive(Clone, Debug)]
+pub struct Loss(Arc<Account>);
+
+#[derive(Debug)]
+pub(super) struct Account {
+    capacity: u64,
+    /// waiting or being exported
+    outstanding: AtomicU64,
+    emitted: AtomicU64,
+    exported: AtomicU64,
+    queue_full: AtomicU64,
+    export_failed: AtomicU64,
+    after_shutdown: AtomicU64,
+    /// no new span is let in
+    closing: AtomicBool,
+    /// the inner processor has stopped: what is still outstanding never leaves
+    closed: AtomicBool,
+}
+
+/// What became of the sampled spans that ended.
+///
+/// `emitted == exported + dropped() + in_queue`, in every reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpanCounts {
+    /// Sampled spans that ended.
+    pub emitted: u64,
+    /// Of these, handed to the exporter, which reported success.
+    pub exported: u64,
+    /// Dropped because the queue was full.
+    pub dropped_queue_full: u64,
+    /// Dropped because the exporter failed, panicked or was cancelled.
+    pub dropped_export_failed: u64,
+    /// Dropped because they came during or after the shutdown, or the shutdown left them in the queue.
+    pub dropped_shutdown: u64,
+    /// Waiting, or being exported at this moment.
+    pub in_queue: u64,
+}
+
+impl SpanCounts {
+    /// All that were dropped, for whatever reason.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped_queue_full + self.dropped_export_failed + self.dropped_shutdown
+    }
+}
+
+impl Loss {
+    /// An account for a processor whose queue holds `max_queue_size` spans, at least 1.
+    ///
+    /// [`batch`](super::batch) makes the whole pair around the SDK's batch processor. For another processor, wrap its exporter with
+    /// [`Loss::exporter`] and itself with [`Loss::processor`].
+    #[must_use]
+    pub fn new(max_queue_size: usize) -> Self {
+        Self(Arc::new(Account {
+            capacity: max_queue_size.max(1) as u64,
+            outstanding: AtomicU64::new(0),
+            emitted: AtomicU64::new(0),
+            exported: AtomicU64::new(0),
+            queue_full: AtomicU64::new(0),
+            export_failed: AtomicU64::new(0),
+            after_shutdown: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// The exporter inside the processor.
+    pub fn exporter<E>(&self, exporter: E) -> CountingExporter<E> {
+        CountingExporter::new(exporter, Arc::clone(&self.0))
+    }
+
+    /// The processor around all.
+    pub fn processor<P>(&self, processor: P) -> CountingProcessor<P> {
+        CountingProcessor::new(processor, Arc::clone(&self.0))
+    }
+
+    /// How many spans may be outstanding.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        usize::try_from(self.0.capacity).unwrap_or(usize::MAX)
+    }
+
+    /// What became of the spans so far.
+    #[must_use]
+    pub fn counts(&self) -> SpanCounts {
+        self.0.counts()
+    }
+}
+
+impl Account {
+    /// Counts a span that ended; false when it must be dropped.
+    pub(super) fn admit(&self) -> bool {
+        // before its fate is counted, see `counts`
+        self.emitted.fetch_add(1, Ordering::SeqCst);
+        if self.closing.load(Ordering::SeqCst) {
+            self.after_shutdown.fetch_add(1, Ordering::SeqCst);
+            return false;
+        }
+        if self.outstanding.fetch_add(1, Ordering::SeqCst) >= self.capacity {
+            self.outstanding.fetch_sub(1, Ordering::SeqCst);
+            self.queue_full.fetch_add(1, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// Counts a batch that left the queue.
+    pub(super) fn settle(&self, spans: u64, exported: bool) {
+        let fate = if exported {
+            &self.exported
+        } else {
+            &self.export_failed
+        };
+        fate.fetch_add(spans, Ordering::SeqCst);
+        self.outstanding.fetch_sub(spans, Ordering::SeqCst);
+    }
+
+    pub(super) fn closing(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn closed(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn counts(&self) -> SpanCounts {
+        // each fate is read before `emitted`, which rises first: the rest is never negative
+        let closed = self.closed.load(Ordering::SeqCst);
+        let exported = self.exported.load(Ordering::SeqCst);
+        let dropped_queue_full = self.queue_full.load(Ordering::SeqCst);
+        let dropped_export_failed = self.export_failed.load(Ordering::SeqCst);
+        let dropped_shutdown = self.after_shutdown.load(Ordering::SeqCst);
+        let emitted = self.emitted.load(Ordering::SeqCst);
+        let fates = exported + dropped_queue_full + dropped_export_failed + dropped_shutdown;
+        let rest = emitted - fates;
+        let (left_behind, in_queue) = if closed { (rest, 0) } else { (0, rest) };
+        SpanCounts {
+            emitted,
+            exported,
+            dropped_queue_full,
+            dropped_export_failed,
+            dropped_shutdown: dropped_shutdown + left_behind,
+            in_queue,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Knowing exactly how many spans were lost on the way to the exporter.
+//!
+//! The SDK's batch processor drops a span when its queue is full and keeps the number to itself. A burst of chunk
+//! spans fills that queue (2048) easily. So here a processor around it and an exporter inside it count together:
+//! the processor lets no more spans in than the queue can hold, and every span that ended sampled is at any time
+//! exported, dropped or in the queue.
+//!
+//! ```
+//! use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+//! use opentelemetry::trace::{Tracer, TracerProvider};
+//! use tower_stream_trace::loss::{BatchOptions, batch};
+//!
+//! let (processor, loss) = batch(InMemorySpanExporter::default(), BatchOptions::default());
+//! let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+//! provider.tracer("test").start("span");
+//! provider.force_flush().unwrap();
+//!
+//! let counts = loss.counts();
+//! assert_eq!((counts.emitted, counts.exported), (1, 1));
+//! assert_eq!(counts.emitted, counts.exported + counts.dropped() + counts.in_queue);
+//! ```
+
+mod counts;
+mod exporter;
+mod metrics;
+mod processor;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanExporter};
+
+pub use self::{
+    counts::{Loss, SpanCounts},
+    exporter::CountingExporter,
+    processor::CountingProcessor,
+};
+
+/// How the batch processor of [`batch`] works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// The most spans that wait or are being exported; beyond it they are dropped, and counted. At least 1.
+    ///
+    /// Default: 16384, which a burst of ten thousand chunk spans does not fill. A span takes about 1 KiB.
+    pub max_queue_size: usize,
+    /// The most spans in one export, and how many waiting spans cause one. Default: 512.
+    pub max_export_batch_size: usize,
+    /// The longest time a span waits for others. Default: one second.
+    pub scheduled_delay: Duration,
+}
+
+impl Default for BatchOptions {
+    fn default() -> Self {
+        Self {
+            max_queue_size: 16_384,
+            max_export_batch_size: 512,
+            scheduled_delay: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The SDK's batch processor around this exporter, with accounting. The pair must be used as it is: the processor in
+/// one provider, once.
+///
+/// The processor exports on a thread of its own, so the exporter must not need an async runtime.
+pub fn batch<E>(exporter: E, options: BatchOptions) -> (CountingProcessor<BatchSpanProcessor>, Loss)
+where
+    E: SpanExporter + 'static,
+{
+    let loss = Loss::new(options.max_queue_size);
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(loss.capacity())
+        .with_max_export_batch_size(options.max_export_batch_size.max(1))
+        .with_scheduled_delay(options.scheduled_delay)
+        .build();
+    let processor = BatchSpanProcessor::new(loss.exporter(exporter), config);
+    (loss.processor(processor), loss)
+}

@@ -1,0 +1,322 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::trace::{Tracer, TracerProvider};
+use opentelemetry_sdk::{
+    error::{OTelSdkError, OTelSdkResult},
+    metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data},
+    trace::{BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter},
+};
+use parking_lot::{Condvar, Mutex};
+
+use super::{BatchOptions, CountingProcessor, Loss, SpanCounts, batch};
+
+/// An exporter that waits until it is let go.
+#[derive(Clone, Debug, Default)]
+struct Slow(Arc<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+    holding: AtomicU64,
+    received: AtomicU64,
+    fails: AtomicBool,
+}
+
+impl Slow {
+    fn open(&self) {
+        *self.0.open.lock() = true;
+        self.0.opened.notify_all();
+    }
+
+    fn received(&self) -> u64 {
+        self.0.received.load(Ordering::SeqCst)
+    }
+
+    /// Until a batch is in its hands.
+    fn wait_for_a_batch(&self) {
+        while self.0.holding.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl SpanExporter for Slow {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.holding.fetch_add(1, Ordering::SeqCst);
+        let mut open = self.0.open.lock();
+        while !*open {
+            self.0.opened.wait(&mut open);
+        }
+        if self.0.fails.load(Ordering::SeqCst) {
+            return Err(OTelSdkError::InternalFailure("refused".to_owned()));
+        }
+        self.0
+            .received
+            .fetch_add(batch.len() as u64, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn provider(processor: CountingProcessor<BatchSpanProcessor>) -> SdkTracerProvider {
+    SdkTracerProvider::builder()
+        .with_span_processor(processor)
+        .build()
+}
+
+fn end_spans(provider: &SdkTracerProvider, count: usize) {
+    let tracer = provider.tracer("test");
+    for _ in 0..count {
+        drop(tracer.start("http.server.response.chunk"));
+    }
+}
+
+/// The SDK's default queue.
+const SDK_DEFAULT: BatchOptions = BatchOptions {
+    max_queue_size: 2048,
+    max_export_batch_size: 512,
+    scheduled_delay: Duration::from_secs(5),
+};
+
+#[test]
+fn a_burst_against_a_slow_exporter_is_accounted_to_the_span() {
+    let slow = Slow::default();
+    let (processor, loss) = batch(slow.clone(), SDK_DEFAULT);
+    let provider = provider(processor);
+    end_spans(&provider, 10_000);
+    slow.wait_for_a_batch();
+    assert_eq!(
+        loss.counts(),
+        SpanCounts {
+            emitted: 10_000,
+            dropped_queue_full: 10_000 - 2048,
+            in_queue: 2048,
+            ..SpanCounts::default()
+        }
+    );
+    slow.open();
+    provider
+        .shutdown_with_timeout(Duration::from_secs(30))
+        .unwrap();
+    assert_eq!(slow.received(), 2048);
+    assert_eq!(
+        loss.counts(),
+        SpanCounts {
+            emitted: 10_000,
+            exported: 2048,
+            dropped_queue_full: 10_000 - 2048,
+            ..SpanCounts::default()
+        }
+    );
+}
+
+#[test]
+fn the_default_queue_holds_ten_thousand() {
+    let slow = Slow::default();
+    let (processor, loss) = batch(slow.clone(), BatchOptions::default());
+    let provider = provider(processor);
+    end_spans(&provider, 10_000);
+    slow.open();
+    provider
+        .shutdown_with_timeout(Duration::from_secs(30))
+        .unwrap();
+    assert_eq!((loss.counts().exported, slow.received()), (10_000, 10_000));
+}
+
+#[test]
+fn the_sum_is_exact_while_threads_race_a_draining_exporter() {
+    let slow = Slow::default();
+    slow.open();
+    let small = BatchOptions {
+        max_queue_size: 64,
+        max_export_batch_size: 16,
+        scheduled_delay: Duration::from_millis(1),
+    };
+    let (processor, loss) = batch(slow.clone(), small);
+    let provider = provider(processor);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| end_spans(&provider, 5_000));
+        }
+        for _ in 0..1_000 {
+            let counts = loss.counts();
+            let fates = counts.exported + counts.dropped() + counts.in_queue;
+            assert_eq!(counts.emitted, fates);
+        }
+    });
+    provider
+        .shutdown_with_timeout(Duration::from_secs(30))
+        .unwrap();
+    let counts = loss.counts();
+    assert_eq!(counts.emitted, 20_000);
+    assert_eq!(counts.exported, slow.received());
+    assert_eq!(counts.exported + counts.dropped_queue_full, 20_000);
+}
+
+#[test]
+fn a_failed_export_is_a_loss() {
+    let slow = Slow::default();
+    slow.0.fails.store(true, Ordering::SeqCst);
+    slow.open();
+    let (processor, loss) = batch(slow, SDK_DEFAULT);
+    let provider = provider(processor);
+    end_spans(&provider, 10);
+    let _ = provider.force_flush();
+    let counts = loss.counts();
+    assert_eq!((counts.dropped_export_failed, counts.in_queue), (10, 0));
+}
+
+#[test]
+fn an_exporter_that_panics_loses_its_batch_and_no_count() {
+    #[derive(Debug)]
+    struct Panics;
+    impl SpanExporter for Panics {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            panic!("scripted")
+        }
+    }
+    let (processor, loss) = batch(Panics, SDK_DEFAULT);
+    let provider = provider(processor);
+    end_spans(&provider, 10);
+    let _ = provider.force_flush();
+    let counts = loss.counts();
+    assert_eq!((counts.dropped_export_failed, counts.in_queue), (10, 0));
+}
+
+#[test]
+fn a_shutdown_that_times_out_leaves_its_spans_in_the_queue_until_they_go() {
+    let slow = Slow::default();
+    let (processor, loss) = batch(slow.clone(), SDK_DEFAULT);
+    let provider = provider(processor);
+    end_spans(&provider, 1_000);
+    slow.wait_for_a_batch();
+    let result = provider.shutdown_with_timeout(Duration::from_millis(10));
+    assert!(result.is_err());
+    assert_eq!(loss.counts().in_queue, 1_000);
+    slow.open();
+    while loss.counts().in_queue > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!((loss.counts().exported, slow.received()), (1_000, 1_000));
+}
+
+/// A processor that keeps what it is given, and never exports.
+#[derive(Debug)]
+struct Keeps;
+
+impl opentelemetry_sdk::trace::SpanProcessor for Keeps {
+    fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &opentelemetry::Context) {}
+    fn on_end(&self, _: SpanData) {}
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_shutdown_leaves_behind_or_comes_after_it_is_a_loss() {
+    use opentelemetry_sdk::trace::SpanProcessor;
+    let loss = Loss::new(5);
+    let processor = loss.processor(Keeps);
+    let other = SdkTracerProvider::builder()
+        .with_simple_exporter(opentelemetry_sdk::trace::InMemorySpanExporter::default())
+        .build();
+    let ended = || other.tracer("test").start("span").exported_data().unwrap();
+    for _ in 0..3 {
+        processor.on_end(ended());
+    }
+    assert_eq!(loss.counts().in_queue, 3);
+    processor.shutdown().unwrap();
+    processor.on_end(ended());
+    let counts = loss.counts();
+    assert_eq!(
+        (counts.emitted, counts.dropped_shutdown, counts.in_queue),
+        (4, 4, 0)
+    );
+}
+
+#[test]
+fn a_recorded_span_that_is_not_sampled_is_none_of_them() {
+    #[derive(Clone, Debug)]
+    struct RecordOnly;
+    impl opentelemetry_sdk::trace::ShouldSample for RecordOnly {
+        fn should_sample(
+            &self,
+            parent: Option<&opentelemetry::Context>,
+            trace: opentelemetry::trace::TraceId,
+            name: &str,
+            kind: &opentelemetry::trace::SpanKind,
+            attributes: &[opentelemetry::KeyValue],
+            links: &[opentelemetry::trace::Link],
+        ) -> opentelemetry_sdk::trace::SamplingResult {
+            let mut result =
+                Sampler::AlwaysOn.should_sample(parent, trace, name, kind, attributes, links);
+            result.decision = opentelemetry_sdk::trace::SamplingDecision::RecordOnly;
+            result
+        }
+    }
+    let slow = Slow::default();
+    slow.open();
+    let (processor, loss) = batch(slow.clone(), SDK_DEFAULT);
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(RecordOnly)
+        .with_span_processor(processor)
+        .build();
+    end_spans(&provider, 3);
+    provider.shutdown().unwrap();
+    assert_eq!((loss.counts(), slow.received()), (SpanCounts::default(), 0));
+}
+
+#[test]
+fn the_account_is_shown_as_instruments() {
+    let exporter = InMemoryMetricExporter::default();
+    let reader = PeriodicReader::builder(exporter.clone()).build();
+    let meters = SdkMeterProvider::builder().with_reader(reader).build();
+    let slow = Slow::default();
+    let (processor, loss) = batch(slow.clone(), SDK_DEFAULT);
+    loss.observe(&opentelemetry::metrics::MeterProvider::meter(
+        &meters, "test",
+    ));
+    let provider = provider(processor);
+    end_spans(&provider, 3_000);
+    meters.force_flush().unwrap();
+    slow.open();
+
+    let mut seen = Vec::new();
+    for resource in exporter.get_finished_metrics().unwrap() {
+        for metric in resource.scope_metrics().flat_map(|scope| scope.metrics()) {
+            let name = metric
+                .name()
+                .trim_start_matches("http.server.span.")
+                .to_owned();
+            match metric.data() {
+                data::AggregatedMetrics::U64(data::MetricData::Sum(sum)) => {
+                    let total = sum.data_points().map(|point| point.value()).sum::<u64>();
+                    seen.push((name, total as i64));
+                }
+                data::AggregatedMetrics::I64(data::MetricData::Sum(sum)) => {
+                    assert!(!sum.is_monotonic());
+                    let total = sum.data_points().map(|point| point.value()).sum();
+                    seen.push((name, total));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    seen.sort();
+    let expected = [
+        ("dropped", 952),
+        ("emitted", 3_000),
+        ("exported", 0),
+        ("in_queue", 2_048),
+    ];
+    assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
+}

@@ -1,0 +1,303 @@
+//! A whole way from spans to an OTLP receiver, sized for chunk spans.
+//!
+//! [`Pipeline`] is a tracer provider with a batch processor whose losses are counted ([`crate::loss`]), an
+//! OTLP/HTTP exporter, a resource, and a shutdown that flushes within a bound.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer, pipeline::Pipeline};
+//! use tracing_subscriber::prelude::*;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pipeline = Pipeline::builder("shop").endpoint("http://127.0.0.1:4318").build()?;
+//! tracing_subscriber::registry().with(pipeline.layer()).init();
+//!
+//! let layers = (RequestSpanLayer::new(), ChunkSpanLayer::new(pipeline.tracer()));
+//! // .. serve ..
+//! let counts = pipeline.shutdown(Duration::from_secs(5))?;
+//! println!("{} spans lost", counts.dropped());
+//! # let _ = layers;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{fmt, time::Duration};
+
+use http::Uri;
+use opentelemetry::{KeyValue, global, trace::TracerProvider};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkError,
+    propagation::TraceContextPropagator,
+    trace::{Sampler, SdkTracer, SdkTracerProvider, ShouldSample},
+};
+use tracing::Subscriber;
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::loss::{self, BatchOptions, Loss, SpanCounts};
+
+const SCOPE: &str = env!("CARGO_PKG_NAME");
+
+/// A tracer provider, and what is lost on the way out of it.
+///
+/// Dropping it does not shut it down: the layers hold tracers of it. Call [`Pipeline::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    provider: SdkTracerProvider,
+    loss: Loss,
+}
+
+/// Builds a [`Pipeline`].
+#[derive(Debug)]
+pub struct PipelineBuilder {
+    resource: Vec<KeyValue>,
+    service: String,
+    endpoint: Option<String>,
+    sampler: Box<dyn ShouldSample>,
+    batch: BatchOptions,
+}
+
+impl Pipeline {
+    /// A pipeline for the service of this name (`service.name`; `OTEL_RESOURCE_ATTRIBUTES` adds more).
+    pub fn builder(service: impl Into<String>) -> PipelineBuilder {
+        PipelineBuilder {
+            resource: Vec::new(),
+            service: service.into(),
+            endpoint: None,
+            sampler: Box::new(Sampler::ParentBased(Box::new(Sampler::AlwaysOn))),
+            batch: BatchOptions::default(),
+        }
+    }
+
+    /// The tracing layer that turns tracing spans into OpenTelemetry's, in the lean form: see [`lean`].
+    pub fn layer<S>(&self) -> OpenTelemetryLayer<S, SdkTracer>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        lean(self.tracer())
+    }
+
+    /// A tracer, for [`ChunkSpanLayer::new`](crate::ChunkSpanLayer::new).
+    #[must_use]
+    pub fn tracer(&self) -> SdkTracer {
+        self.provider.tracer(SCOPE)
+    }
+
+    /// The provider, to make it the global one or to make other tracers.
+    #[must_use]
+    pub fn provider(&self) -> &SdkTracerProvider {
+        &self.provider
+    }
+
+    /// What was exported and what was lost.
+    #[must_use]
+    pub fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
+    /// Exports what waits and stops, within `within`; gives the final account.
+    ///
+    /// It blocks this thread. Streams must have ended before: spans that end later are lost, and those that end
+    /// after the provider has stopped are not even counted.
+    ///
+    /// # Errors
+    ///
+    /// When the last export failed or did not end in time; [`Pipeline::loss`] still tells what is known.
+    pub fn shutdown(&self, within: Duration) -> Result<SpanCounts, OTelSdkError> {
+        self.provider.shutdown_with_timeout(within)?;
+        Ok(self.loss.counts())
+    }
+}
+
+/// tracing-opentelemetry without what makes every poll dear: context activation and the tracking of idle times.
+///
+/// A request span is entered for each poll of a body, which costs some 210 ns with tracing-opentelemetry's defaults
+/// and some 70 ns so. The layers of this crate need neither. What is lost: `busy_ns` and `idle_ns` of a span, and
+/// `opentelemetry::Context::current()` in a handler, which code that makes spans on the OpenTelemetry API there would
+/// need (it can take `tracing::Span::current().context()` instead). Thread names are left out too, for a stream
+/// changes threads.
+pub fn lean<S, T>(tracer: T) -> OpenTelemetryLayer<S, T>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    T: opentelemetry::trace::Tracer + 'static,
+    T::Span: Send + Sync,
+{
+    OpenTelemetryLayer::new(tracer)
+        .with_context_activation(false)
+        .with_tracked_inactivity(false)
+        .with_threads(false)
+}
+
+impl PipelineBuilder {
+    /// Where the receiver listens, `http://127.0.0.1:4318` say; `/v1/traces` is added when the URL has no path.
+    /// Without it, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and its relatives decide.
+    ///
+    /// `https` needs `opentelemetry-otlp` with its feature `reqwest-rustls` among your own dependencies.
+    #[must_use]
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.endpoint = Some(url.into());
+        self
+    }
+
+    /// More attributes of the resource.
+    #[must_use]
+    pub fn resource(mut self, attributes: impl IntoIterator<Item = KeyValue>) -> Self {
+        self.resource.extend(attributes);
+        self
+    }
+
+    /// Which requests are sampled. Default: all, unless the remote parent says no.
+    #[must_use]
+    pub fn sampler(mut self, sampler: impl ShouldSample + 'static) -> Self {
+        self.sampler = Box::new(sampler);
+        self
+    }
+
+    /// Queue, batch size and delay.
+    #[must_use]
+    pub fn batch(mut self, options: BatchOptions) -> Self {
+        self.batch = options;
+        self
+    }
+
+    /// Builds it with an OTLP/HTTP exporter, and sets the global propagator to W3C trace context.
+    ///
+    /// # Errors
+    ///
+    /// When the endpoint is no `http` or `https` URL, or the exporter cannot be made.
+    pub fn build(self) -> Result<Pipeline, PipelineError> {
+        let mut exporter = SpanExporter::builder().with_http();
+        if let Some(url) = &self.endpoint {
+            exporter = exporter.with_endpoint(traces_endpoint(url)?);
+        }
+        let exporter = exporter.build().map_err(PipelineError::Exporter)?;
+        Ok(self.build_with(exporter))
+    }
+
+    /// Builds it with another exporter, which must not need an async runtime.
+    pub fn build_with(
+        self,
+        exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
+    ) -> Pipeline {
+        let resource = Resource::builder()
+            .with_service_name(self.service)
+            .with_attributes(self.resource)
+            .build();
+        let (processor, loss) = loss::batch(exporter, self.batch);
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_sampler(self.sampler)
+            .with_span_processor(processor)
+            .build();
+        global::set_text_map_propagator(TraceContextPropagator::new());
+        Pipeline { provider, loss }
+    }
+}
+
+/// The URL to post to.
+fn traces_endpoint(url: &str) -> Result<String, PipelineError> {
+    let invalid = || PipelineError::Endpoint(url.to_owned());
+    let uri: Uri = url.parse().map_err(|_| invalid())?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err(invalid());
+    }
+    Ok(match uri.path() {
+        "" | "/" => format!("{}/v1/traces", url.trim_end_matches('/')),
+        _ => url.to_owned(),
+    })
+}
+
+/// Why a [`Pipeline`] could not be built.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PipelineError {
+    /// This endpoint is no `http` or `https` URL.
+    Endpoint(String),
+    /// The exporter could not be made.
+    Exporter(ExporterBuildError),
+}
+
+impl fmt::Display for PipelineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(url) => write!(
+                f,
+                "`{url}` is no URL of an OTLP/HTTP receiver: write it like http://127.0.0.1:4318"
+            ),
+            Self::Exporter(_) => f.write_str("the OTLP exporter could not be made"),
+        }
+    }
+}
+
+impl std::error::Error for PipelineError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Endpoint(_) => None,
+            Self::Exporter(error) => Some(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::Tracer;
+    use opentelemetry_sdk::trace::InMemorySpanExporter;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_gets_the_path_of_traces_unless_it_has_one() {
+        for (given, used) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+            ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
+            ("https://otel.example/x/y", "https://otel.example/x/y"),
+        ] {
+            assert_eq!(traces_endpoint(given).unwrap(), used);
+        }
+    }
+
+    #[test]
+    fn a_bad_endpoint_is_named() {
+        for bad in [
+            "",
+            "4318",
+            "localhost:4318",
+            "ftp://x",
+            "http://",
+            "/v1/traces",
+        ] {
+            let error = Pipeline::builder("x").endpoint(bad).build().unwrap_err();
+            assert!(error.to_string().contains(&format!("`{bad}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn shutdown_flushes_and_gives_the_account() {
+        #[derive(Debug)]
+        struct Keeps(InMemorySpanExporter);
+
+        // the in-memory exporter clears itself on shutdown
+        impl opentelemetry_sdk::trace::SpanExporter for Keeps {
+            async fn export(
+                &self,
+                batch: Vec<opentelemetry_sdk::trace::SpanData>,
+            ) -> opentelemetry_sdk::error::OTelSdkResult {
+                self.0.export(batch).await
+            }
+        }
+
+        let exporter = InMemorySpanExporter::default();
+        let pipeline = Pipeline::builder("x")
+            .resource([KeyValue::new("deployment.environment.name", "test")])
+            .build_with(Keeps(exporter.clone()));
+        for _ in 0..3 {
+            drop(pipeline.tracer().start("span"));
+        }
+        let counts = pipeline.shutdown(Duration::from_secs(5)).unwrap();
+        assert_eq!((counts.emitted, counts.exported), (3, 3));
+        assert_eq!(exporter.get_finished_spans().unwrap().len(), 3);
+        assert!(pipeline.shutdown(Duration::from_secs(1)).is_err());
+    }
+}

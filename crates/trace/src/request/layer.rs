@@ -1,0 +1,123 @@
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::RequestSpan;
+
+/// Opens a tracing span for the request that lives **to the end of its body**.
+///
+/// The span is entered for every poll of the handler and of the body, and when either is dropped, so that the log
+/// lines of a stream, its last words included, keep their request.
+///
+/// Its fields follow OpenTelemetry's conventions for HTTP servers (stable; semantic conventions 1.41):
+///
+/// | when | fields |
+/// |---|---|
+/// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
+/// | at the head | `http.response.status_code` |
+/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code` |
+///
+/// The end is decided by [`tower_stream_body`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
+/// The status is `Error` for a 5xx, a failure of the body and a panic. A client that left is `aborted`, with an
+/// `error.type`, and no error of the server.
+///
+/// `http.route` and `client.address` need the feature `axum`, a layer inside of axum's routing (`Router::layer`), and
+/// a server that tells the peer's address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`.
+///
+/// The span has target `tower_stream_trace` and level INFO. When no subscriber wants it, a request costs one check and a frame
+/// nothing. When the layer is applied twice, the outer one works.
+///
+/// ```
+/// use tower_stream_trace::{RemoteParent, RequestSpanLayer};
+///
+/// let layer = RequestSpanLayer::new()
+///     .remote_parent(RemoteParent::Link)
+///     .scheme("https");
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Debug)]
+pub struct RequestSpanLayer {
+    config: Option<Arc<Config>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) remote: RemoteParent,
+    pub(super) scheme: &'static str,
+    pub(super) query: bool,
+}
+
+/// What to do with the trace context that a request brings (W3C `traceparent`, or whatever the global propagator reads).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RemoteParent {
+    /// It becomes the parent of the request span: the client's trace goes on. With a parent-based sampler the client
+    /// decides whether the request is sampled.
+    #[default]
+    Trust,
+    /// The request span begins a trace of its own and links to the client's: for a server at the edge.
+    Link,
+    /// It is not read.
+    Ignore,
+}
+
+impl Default for RequestSpanLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RequestSpanLayer {
+    /// Trusts the remote parent, records no query string, takes the scheme for `http` where the request says none.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            config: Some(Arc::new(Config {
+                remote: RemoteParent::default(),
+                scheme: "http",
+                query: false,
+            })),
+        }
+    }
+
+    /// A layer that does nothing, of the same type.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { config: None }
+    }
+
+    /// What to do with the trace context that a request brings. Default: [`RemoteParent::Trust`].
+    ///
+    /// It is read with the global propagator (`opentelemetry::global::set_text_map_propagator`), which reads nothing
+    /// until one is set. When the current span is of the same trace already, it stays the parent.
+    #[must_use]
+    pub fn remote_parent(self, remote: RemoteParent) -> Self {
+        self.with(|config| config.remote = remote)
+    }
+
+    /// `url.scheme` of a request that does not say it, as HTTP/1 requests do not. Default: `http`.
+    #[must_use]
+    pub fn scheme(self, scheme: &'static str) -> Self {
+        self.with(|config| config.scheme = scheme)
+    }
+
+    /// Whether `url.query` is recorded. Default: false, for queries hold secrets.
+    #[must_use]
+    pub fn record_query(self, record: bool) -> Self {
+        self.with(|config| config.query = record)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        if let Some(config) = &mut self.config {
+            change(Arc::make_mut(config));
+        }
+        self
+    }
+}
+
+impl<S> Layer<S> for RequestSpanLayer {
+    type Service = RequestSpan<S>;
+
+    fn layer(&self, inner: S) -> RequestSpan<S> {
+        RequestSpan::new(inner, self.config.clone())
+    }
+}

@@ -1,0 +1,217 @@
+//! The request span and what is known of it at the call.
+
+use std::fmt;
+
+use http::{HeaderMap, Method, Request, Uri, Version, header};
+use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
+use tower_stream_body::{RequestId, Scope};
+use tracing::{Span, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::layer::{Config, RemoteParent};
+use crate::parent;
+
+/// Opens the span; `None` when no subscriber wants it.
+pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
+    let span = new(config, request);
+    if span.is_disabled() {
+        return None;
+    }
+    match config.remote {
+        RemoteParent::Trust => {
+            if let Some(remote) = remote(request.headers()).filter(is_news) {
+                // a subscriber without OpenTelemetry has no parent to set
+                let _ = span.set_parent(remote);
+            }
+        }
+        RemoteParent::Link => {
+            if let Some(remote) = remote(request.headers()) {
+                span.add_link(remote.span().span_context().clone());
+            }
+        }
+        RemoteParent::Ignore => {}
+    }
+    Some(span)
+}
+
+fn new<B>(config: &Config, request: &Request<B>) -> Span {
+    // the values are only computed when the span is wanted
+    info_span!(
+        target: "tower_stream_trace",
+        "request",
+        otel.name = %Name::of(request),
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty,
+        http.request.method = method(request.method()),
+        http.request.method_original = original(request.method()),
+        http.route = route(request),
+        http.response.status_code = field::Empty,
+        http.response.body.size = field::Empty,
+        url.path = request.uri().path(),
+        url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
+        url.query = request.uri().query().filter(|_| config.query),
+        network.protocol.version = version(request.version()),
+        server.address = authority(request).as_ref().map(Authority::host),
+        server.port = authority(request).and_then(|authority| authority.port()),
+        client.address = client(request).map(field::display),
+        user_agent.original = text(request.headers(), header::USER_AGENT),
+        error.type = field::Empty,
+        request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
+        stream.outcome = field::Empty,
+        stream.chunks = field::Empty,
+        stream.ttfc_ms = field::Empty,
+    )
+}
+
+/// `{method} {route}`, and the method alone where no route is known.
+struct Name<'a> {
+    method: &'a Method,
+    route: Option<&'a str>,
+}
+
+impl<'a> Name<'a> {
+    fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            route: route(request),
+        }
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match method(self.method) {
+            OTHER => "HTTP",
+            known => known,
+        })?;
+        match self.route {
+            Some(route) => write!(f, " {route}"),
+            None => Ok(()),
+        }
+    }
+}
+
+const OTHER: &str = "_OTHER";
+
+/// The method, or [`OTHER`]: whoever sends a request must not choose how many values an attribute has.
+fn method(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::CONNECT
+        | Method::OPTIONS
+        | Method::TRACE
+        | Method::PATCH => method.as_str(),
+        _ => OTHER,
+    }
+}
+
+fn original(unknown: &Method) -> Option<&str> {
+    (method(unknown) == OTHER).then(|| unknown.as_str())
+}
+
+#[cfg(feature = "axum")]
+fn route<B>(request: &Request<B>) -> Option<&str> {
+    let matched = request.extensions().get::<axum::extract::MatchedPath>();
+    matched.map(axum::extract::MatchedPath::as_str)
+}
+
+#[cfg(not(feature = "axum"))]
+fn route<B>(_: &Request<B>) -> Option<&str> {
+    None
+}
+
+#[cfg(feature = "axum")]
+fn client<B>(request: &Request<B>) -> Option<std::net::IpAddr> {
+    use axum::extract::ConnectInfo;
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<std::net::SocketAddr>>();
+    peer.map(|ConnectInfo(peer)| peer.ip())
+}
+
+#[cfg(not(feature = "axum"))]
+fn client<B>(_: &Request<B>) -> Option<std::net::IpAddr> {
+    None
+}
+
+fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Host and port that the request was sent to: of the URI (HTTP/2, proxies), of `Host` otherwise.
+struct Authority(http::uri::Authority);
+
+impl Authority {
+    /// Without the brackets of an IPv6 address.
+    fn host(&self) -> &str {
+        let host = self.0.host();
+        host.strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host)
+    }
+
+    fn port(&self) -> Option<i64> {
+        self.0.port_u16().map(i64::from)
+    }
+}
+
+fn authority<B>(request: &Request<B>) -> Option<Authority> {
+    let of_uri = |uri: &Uri| uri.authority().cloned();
+    let of_host = || text(request.headers(), header::HOST)?.parse().ok();
+    of_uri(request.uri()).or_else(of_host).map(Authority)
+}
+
+/// The trace context that the request brings, if the global propagator finds a valid one.
+fn remote(headers: &HeaderMap) -> Option<Context> {
+    let headers = Headers(headers);
+    let found = global::get_text_map_propagator(|propagator| {
+        propagator.extract_with_context(&Context::new(), &headers)
+    });
+    parent::has_span(&found).then_some(found)
+}
+
+/// A current span of the same trace is nearer than the client's.
+fn is_news(remote: &Context) -> bool {
+    let trace = |context: &Context| context.span().span_context().trace_id();
+    trace(&parent::current()) != trace(remote)
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(header::HeaderName::as_str).collect()
+    }
+}
+
+/// The span as something to run in.
+pub(super) struct InSpan(pub(super) Span);
+
+impl Scope for InSpan {
+    type Entered<'a> = tracing::span::Entered<'a>;
+
+    #[inline]
+    fn enter(&self) -> Self::Entered<'_> {
+        self.0.enter()
+    }
+}

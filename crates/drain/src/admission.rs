@@ -1,0 +1,244 @@
+//! State and count in one word, so that one instruction admits or refuses.
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::state::{Phase, State};
+
+// One bit a step and none is ever taken back: a step is a `fetch_or`, idempotent and one way.
+const ADVERTISE: u64 = 1 << 61;
+const CLOSE: u64 = 1 << 62;
+const DEAD: u64 = 1 << 63;
+const COUNT: u64 = ADVERTISE - 1;
+
+/// The door: who comes in is counted by the same `fetch_add` that reads the state.
+///
+/// So nobody is admitted under a state that is over, and whoever sees "closed and empty" once can be sure that it stays
+/// so: the load that found zero and every later `enter` are ordered on one word.
+#[derive(Debug)]
+pub(crate) struct Admission(AtomicU64);
+
+/// What [`Admission::enter`] and [`Admission::leave`] found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word(u64);
+
+impl Word {
+    pub(crate) fn state(self) -> State {
+        if self.0 & DEAD != 0 {
+            State::Dead
+        } else if self.0 & CLOSE != 0 {
+            State::Draining(Phase::Close)
+        } else if self.0 & ADVERTISE != 0 {
+            State::Draining(Phase::Advertise)
+        } else {
+            State::Active
+        }
+    }
+
+    pub(crate) fn count(self) -> u64 {
+        self.0 & COUNT
+    }
+}
+
+impl Admission {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Admits and counts, or refuses; says under which state.
+    ///
+    /// One that meets the closing itself is counted for an instant and leaves again: that word may be the one in
+    /// which the last one leaves.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<State, Option<Word>> {
+        // closed is for ever, so what the load says is final and the count is left alone
+        if self.load().state().is_refusing() {
+            return Err(None);
+        }
+        let state = self.hold().state();
+        if state.is_refusing() {
+            return Err(Some(self.leave()));
+        }
+        Ok(state)
+    }
+
+    /// Counts one more whatever the state; the word before.
+    #[inline]
+    pub(crate) fn hold(&self) -> Word {
+        Word(self.0.fetch_add(1, Ordering::AcqRel))
+    }
+
+    /// Counts one less. The word *after* it: count 0 says that the last one left.
+    #[inline]
+    pub(crate) fn leave(&self) -> Word {
+        Word(self.0.fetch_sub(1, Ordering::AcqRel) - 1)
+    }
+
+    /// Goes on to `state`, if it is not there already; the word before.
+    pub(crate) fn advance(&self, state: State) -> Word {
+        let bits = match state {
+            State::Active => 0,
+            State::Draining(Phase::Advertise) => ADVERTISE,
+            State::Draining(Phase::Close) => ADVERTISE | CLOSE,
+            State::Dead => ADVERTISE | CLOSE | DEAD,
+        };
+        Word(self.0.fetch_or(bits, Ordering::AcqRel))
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> Word {
+        Word(self.0.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_never_taken_back() {
+        let door = Admission::new();
+        assert_eq!(door.enter().ok(), Some(State::Active));
+        let steps = [
+            State::Draining(Phase::Advertise),
+            State::Draining(Phase::Close),
+            State::Dead,
+        ];
+        for state in steps {
+            assert!(door.advance(state).state() < state);
+            assert_eq!(door.load().state(), state);
+            for earlier in steps.into_iter().filter(|s| *s <= state) {
+                assert_eq!(door.advance(earlier).state(), state);
+                assert_eq!(door.load().state(), state);
+            }
+            assert_eq!(door.load().count(), 1);
+        }
+        assert_eq!(door.leave().count(), 0);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize},
+        },
+        thread,
+    };
+
+    const CLOSED: State = State::Draining(Phase::Close);
+
+    #[derive(Default)]
+    struct Rig {
+        door: Admission,
+        gone: AtomicBool,
+        woken: AtomicBool,
+    }
+
+    impl Default for Admission {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
+    impl Rig {
+        fn left(&self, word: Word) {
+            if word.count() == 0 && word.state().is_refusing() {
+                self.woken.store(true, Ordering::SeqCst);
+            }
+        }
+
+        /// One request: in, its work, out. True when it was admitted.
+        fn request(&self) -> bool {
+            match self.door.enter() {
+                Ok(_) => {
+                    assert!(
+                        !self.gone.load(Ordering::SeqCst),
+                        "in, while the drain was found closed and empty"
+                    );
+                    self.left(self.door.leave());
+                    true
+                }
+                Err(word) => {
+                    word.into_iter().for_each(|word| self.left(word));
+                    false
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn loom_closed_and_empty_is_for_ever() {
+        loom::model(|| {
+            let rig = Arc::new(Rig::default());
+            let requests: Vec<_> = (0..2)
+                .map(|_| {
+                    let rig = rig.clone();
+                    thread::spawn(move || rig.request())
+                })
+                .collect();
+
+            rig.door.advance(CLOSED);
+            let empty = rig.door.load().count() == 0;
+            if empty {
+                rig.gone.store(true, Ordering::SeqCst);
+            }
+
+            requests.into_iter().for_each(|request| {
+                request.join().unwrap();
+            });
+            assert_eq!(rig.door.load().count(), 0, "the count does not balance");
+            assert!(
+                empty || rig.woken.load(Ordering::SeqCst),
+                "nobody woke the drain"
+            );
+        });
+    }
+
+    #[test]
+    fn loom_a_request_after_the_close_is_refused_and_one_before_it_is_not() {
+        loom::model(|| {
+            let rig = Arc::new(Rig::default());
+            let before = rig.request();
+            let racing = {
+                let rig = rig.clone();
+                thread::spawn(move || rig.request())
+            };
+            rig.door.advance(CLOSED);
+            let after = rig.request();
+            racing.join().unwrap();
+            assert!(before && !after);
+            assert_eq!(rig.door.load().count(), 0);
+        });
+    }
+
+    /// Each admitted request ended in time or is in the count at death: one of the two.
+    #[test]
+    fn loom_the_count_at_death_is_who_was_cut() {
+        loom::model(|| {
+            let door = Arc::new(Admission::new());
+            let in_time = Arc::new(AtomicUsize::new(0));
+            let admitted: usize = (0..2).filter(|_| door.enter().is_ok()).count();
+            let leaving: Vec<_> = (0..admitted)
+                .map(|_| {
+                    let (door, in_time) = (door.clone(), in_time.clone());
+                    thread::spawn(move || {
+                        if door.leave().state() != State::Dead {
+                            in_time.fetch_add(1, Ordering::SeqCst);
+                        }
+                    })
+                })
+                .collect();
+            door.advance(CLOSED);
+            let cut = door.advance(State::Dead).count() as usize;
+            leaving
+                .into_iter()
+                .for_each(|thread| thread.join().unwrap());
+            assert_eq!(in_time.load(Ordering::SeqCst) + cut, admitted);
+        });
+    }
+}

@@ -1,0 +1,285 @@
+//! The body that a drain can end.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_stream_body::{
+    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, StreamError, StreamKind,
+};
+
+use super::{Policy, layer::Ending, streams::Registration, words};
+use crate::drain::Shared;
+
+pin_project! {
+    /// The body inside, until the drain ends it.
+    pub struct FarewellBody<B> {
+        // `None` once it is over: ended by the drain, by itself with `None` or trailers, or failed
+        #[pin]
+        inner: Option<B>,
+        control: Option<Control>,
+    }
+}
+
+struct Control {
+    shared: Arc<Shared>,
+    fault: Fault,
+    policy: Policy,
+    kind: StreamKind,
+    hold: Option<RecordHold>,
+    /// trailers that wait for the last of what was held
+    trailers: Option<HeaderMap>,
+    registration: Option<Registration>,
+    /// the waker that the registration has
+    waker: Option<Waker>,
+}
+
+/// Whether the drain ends a stream, and how strictly.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    None,
+    AtBoundary,
+    Now,
+}
+
+impl<B: Body> FarewellBody<B> {
+    /// A body that no drain ends.
+    pub(super) fn plain(inner: B) -> Self {
+        Self {
+            inner: Some(inner),
+            control: None,
+        }
+    }
+
+    pub(super) fn new(inner: B, ending: Ending, status: StatusCode, headers: &HeaderMap) -> Self {
+        let delivery = Delivery::new(&ending.method, status, headers, &inner);
+        if delivery.is_bodiless() || delivery.declared_length() == Some(0) || inner.is_end_stream()
+        {
+            return Self::plain(inner);
+        }
+        // not one byte may be added to a declared length, nor to a part of something
+        let kind = match delivery.declared_length() {
+            None if status != StatusCode::PARTIAL_CONTENT => StreamKind::of(headers),
+            _ => StreamKind::Other,
+        };
+        let hold = kind.records();
+        let hold = hold.map(|format| RecordHold::new(format, RecordHold::DEFAULT_CAP));
+        // one that runs to the deadline registers when it first has to wait, which many never do
+        let registration = (ending.policy == Policy::EndEarly)
+            .then(|| Registration::new(Arc::clone(&ending.shared), ending.policy));
+        Self {
+            inner: Some(inner),
+            control: Some(Control {
+                shared: ending.shared,
+                fault: ending.fault,
+                policy: ending.policy,
+                kind,
+                hold,
+                trailers: None,
+                registration,
+                waker: None,
+            }),
+        }
+    }
+}
+
+impl Control {
+    #[inline]
+    fn call(&self) -> Call {
+        if self.shared.streams.are_over() {
+            return Call::Now;
+        }
+        match (self.policy, &self.registration) {
+            (Policy::EndEarly, Some(stream)) if stream.ends_early() => Call::AtBoundary,
+            _ => Call::None,
+        }
+    }
+
+    /// Whether another record, or none, may follow what was given out.
+    fn is_clean(&self) -> bool {
+        self.hold.as_ref().is_none_or(RecordHold::is_clean)
+    }
+
+    /// The stream waits: the drain has to know whom to wake. True when it ended in between.
+    fn wait(&mut self, waker: &Waker) -> bool {
+        if self
+            .waker
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            return false;
+        }
+        let registration = self
+            .registration
+            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), self.policy));
+        registration.wake_with(waker);
+        self.waker = Some(waker.clone());
+        self.call() != Call::None
+    }
+
+    /// Ends the stream. The fault is recorded before anything is dropped.
+    #[cold]
+    fn end(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        let clean = self.is_clean();
+        let message = "the server is shutting down";
+        let cause = Cause::new(FaultKind::Drain, message);
+        self.fault.record(cause.clone());
+        self.shared.count_farewell();
+        self.registration = None;
+        if let Some(hold) = &mut self.hold {
+            hold.discard();
+        }
+        self.trailers = None;
+        let retry = self.shared.settings.retry_after();
+        let farewell = words::farewell(self.kind, retry).filter(|_| clean);
+        farewell.ok_or_else(|| StreamError::from(cause).into())
+    }
+}
+
+impl<B> Body for FarewellBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(control) = this.control else {
+            return match this.inner.as_pin_mut() {
+                Some(inner) => inner.poll_frame(cx).map_err(Into::into),
+                None => Poll::Ready(None),
+            };
+        };
+        if let Some(trailers) = control.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        loop {
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+                return Poll::Ready(None);
+            };
+            let called = control.call();
+            let now = called == Call::Now || called == Call::AtBoundary && control.is_clean();
+            // a stream that has just ended by itself is complete, whoever polls it again
+            if now && !inner.is_end_stream() {
+                let farewell = control.end();
+                this.inner.set(None);
+                return Poll::Ready(Some(farewell));
+            }
+            match inner.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let Some(hold) = &mut control.hold else {
+                        if frame.is_trailers() {
+                            this.inner.set(None);
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
+                    };
+                    match frame.into_data() {
+                        Ok(data) => {
+                            if let Some(ready) = hold.push(data) {
+                                return Poll::Ready(Some(Ok(Frame::data(ready))));
+                            }
+                        }
+                        Err(frame) => {
+                            this.inner.set(None);
+                            return Poll::Ready(Some(Ok(control.after_hold(frame))));
+                        }
+                    }
+                }
+                Poll::Ready(None) => {
+                    let rest = control.hold.as_mut().and_then(RecordHold::finish);
+                    this.inner.set(None);
+                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let error = error.into();
+                    control.fail(&*error);
+                    this.inner.set(None);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Pending => {
+                    if !control.wait(cx.waker()) {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        let held = self.control.as_ref().is_some_and(Control::has_more);
+        !held && self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        let Some(inner) = &self.inner else {
+            return SizeHint::default();
+        };
+        let mut hint = inner.size_hint();
+        if let Some(Control {
+            hold: Some(hold), ..
+        }) = &self.control
+        {
+            // a farewell may come on top, or instead of the rest
+            let lower = hint.lower() + hold.held() as u64;
+            hint = SizeHint::default();
+            hint.set_lower(lower);
+        }
+        hint
+    }
+}
+
+impl Control {
+    #[cold]
+    fn fail(&mut self, error: &(dyn std::error::Error + 'static)) {
+        if self.fault.cause().is_none() {
+            self.fault.record(Cause::of(error));
+        }
+        if let Some(hold) = &mut self.hold {
+            hold.discard();
+        }
+    }
+
+    /// Trailers end a stream: what is held goes first.
+    fn after_hold(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match (
+            self.hold.as_mut().and_then(RecordHold::finish),
+            frame.into_trailers(),
+        ) {
+            (Some(rest), Ok(trailers)) => {
+                self.trailers = Some(trailers);
+                Frame::data(rest)
+            }
+            (None, Ok(trailers)) => Frame::trailers(trailers),
+            // no third kind of frame exists in http-body 1
+            (_, Err(frame)) => frame,
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.trailers.is_some() || self.hold.as_ref().is_some_and(|hold| hold.held() > 0)
+    }
+}
+
+impl<B> fmt::Debug for FarewellBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FarewellBody")
+            .field("kind", &self.control.as_ref().map(|control| control.kind))
+            .field("ended", &self.inner.is_none())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! The layer that ends streams.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_stream_body::{BoxError, Fault};
+
+use super::{FarewellBody, Policy};
+use crate::{Drain, drain::Shared};
+
+/// Ends streams when the drain says so, with a farewell that their clients can read.
+///
+/// From [`Drain::farewell`]. Put it inside of the error writer, if there is one, and inside of a compression; one a route
+/// with another [`policy`](Self::policy) overrules one further out.
+///
+/// | stream | its farewell |
+/// |---|---|
+/// | `text/event-stream` | `event: drain` with `data:` and `retry:`, no `id:` |
+/// | JSON lines, JSON text sequences | one object, `{"drain":{..}}` |
+/// | gRPC, gRPC-Web | trailers with `grpc-status: 14` (UNAVAILABLE) |
+/// | anything else, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_body::StreamError): an error writer outside tells the client, or else the truncation does |
+///
+/// Only whole events and lines are let through, so that a farewell never follows half of one; a record over 64 KiB is
+/// let through open, and if the deadline finds it so, the body fails. Whatever the ending, the
+/// [`Fault`] of the request is recorded as [`FaultKind::Drain`](tower_stream_body::FaultKind::Drain) before the body
+/// inside is dropped.
+#[derive(Clone)]
+pub struct FarewellLayer {
+    shared: Option<Arc<Shared>>,
+    policy: Policy,
+}
+
+impl FarewellLayer {
+    pub(crate) fn new(drain: &Drain, policy: Policy) -> Self {
+        Self {
+            shared: Some(Arc::clone(&drain.shared)),
+            policy,
+        }
+    }
+
+    /// When streams are ended. [`Policy::RunToDeadline`].
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// A layer of the same type that does nothing.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self {
+            shared: None,
+            policy: Policy::RunToDeadline,
+        }
+    }
+}
+
+impl<S> Layer<S> for FarewellLayer {
+    type Service = Farewell<S>;
+
+    fn layer(&self, inner: S) -> Farewell<S> {
+        Farewell {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for FarewellLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FarewellLayer")
+            .field("drain", &self.shared)
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+/// Ends streams; see [`FarewellLayer`].
+#[derive(Clone, Debug)]
+pub struct Farewell<S> {
+    inner: S,
+    layer: FarewellLayer,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Farewell<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<FarewellBody<ResBody>>;
+    type Error = S::Error;
+    type Future = FarewellFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> FarewellFuture<S::Future> {
+        let ending = self.layer.shared.as_ref().map(|shared| Ending {
+            shared: Arc::clone(shared),
+            policy: self.layer.policy,
+            fault: Fault::of(request.extensions_mut()),
+            method: request.method().clone(),
+        });
+        FarewellFuture {
+            future: self.inner.call(request),
+            ending,
+        }
+    }
+}
+
+/// What ends a response, once it is there.
+pub(super) struct Ending {
+    pub(super) shared: Arc<Shared>,
+    pub(super) policy: Policy,
+    pub(super) fault: Fault,
+    pub(super) method: Method,
+}
+
+/// In response extensions: a layer of this drain inside ends the stream.
+#[derive(Clone)]
+struct Ended(Arc<Shared>);
+
+impl Ending {
+    fn apply<B>(mut self, response: Response<B>) -> Response<FarewellBody<B>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = response.into_parts();
+        let known = parts.extensions.get::<Ended>();
+        if known.is_some_and(|known| Arc::ptr_eq(&known.0, &self.shared)) {
+            return Response::from_parts(parts, FarewellBody::plain(body));
+        }
+        self.fault.join(&mut parts.extensions);
+        if let Some(policy) = parts.extensions.get::<Policy>() {
+            self.policy = *policy;
+        }
+        parts.extensions.insert(Ended(Arc::clone(&self.shared)));
+        let body = FarewellBody::new(body, self, parts.status, &parts.headers);
+        Response::from_parts(parts, body)
+    }
+}
+
+pin_project! {
+    /// Resolves to the response, whose body may be ended by the drain.
+    pub struct FarewellFuture<F> {
+        #[pin]
+        future: F,
+        ending: Option<Ending>,
+    }
+}
+
+impl<F, B, E> Future for FarewellFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<FarewellBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        Poll::Ready(Ok(match this.ending.take() {
+            Some(ending) => ending.apply(response),
+            None => response.map(FarewellBody::plain),
+        }))
+    }
+}
+
+impl<F> fmt::Debug for FarewellFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FarewellFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,27 @@
+//! Ending streams: the layer, the farewells, and who is to be woken.
+
+mod body;
+mod layer;
+mod streams;
+mod words;
+
+pub(crate) use self::streams::Streams;
+pub use self::{
+    body::FarewellBody,
+    layer::{Farewell, FarewellFuture, FarewellLayer},
+};
+
+/// When a drain ends the streams of a route.
+///
+/// A handler may choose for one response by putting it into the response extensions, which overrules the layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// At the deadline, if it has not ended by itself.
+    #[default]
+    RunToDeadline,
+    /// From the close on, between two records, each stream at its own moment within
+    /// [`early_end_window`](crate::Builder::early_end_window): for streams that a client can resume, such as
+    /// server-sent events with `Last-Event-ID`. What has not ended by then ends at the deadline.
+    EndEarly,
+}

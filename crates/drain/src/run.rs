@@ -1,0 +1,129 @@
+//! The drain itself: phase after phase, against the clock.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    State,
+    drain::{Shared, Step},
+    state::Phase,
+};
+
+/// Runs the drain that began at `started`, as a task or, outside of a runtime, as a thread.
+pub(crate) fn spawn(shared: Arc<Shared>, started: Instant) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(run(shared, started));
+        return;
+    }
+    let alone = move || -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        runtime.block_on(run(shared, started));
+        Ok(())
+    };
+    let thread = std::thread::Builder::new().name("drain".to_owned());
+    let spawned = thread.spawn(move || {
+        if let Err(error) = alone() {
+            tracing::error!(%error, "the drain cannot run: no runtime");
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, "the drain cannot run: no thread");
+    }
+}
+
+async fn run(shared: Arc<Shared>, started: Instant) {
+    let settings = &shared.settings;
+    let mut deadline = shared.deadline.subscribe();
+    let close = started + settings.advertise;
+
+    reach(&mut deadline, close - settings.handover()).await;
+    shared.step(Step::Handover);
+    reach(&mut deadline, close).await;
+    shared.advance(State::Draining(Phase::Close));
+
+    let in_time = tokio::select! {
+        biased;
+        () = shared.finished() => true,
+        () = passed(&mut deadline) => false,
+        never = end_early(&shared) => match never {},
+    };
+    if !in_time {
+        shared.streams.end_all();
+        tokio::select! {
+            biased;
+            () = shared.finished() => {}
+            () = settle(&shared) => {}
+        }
+    }
+    shared.advance(State::Dead);
+}
+
+/// Waits for `at`, or for the deadline if that is sooner.
+async fn reach(deadline: &mut watch::Receiver<Option<Instant>>, at: Instant) {
+    loop {
+        let due = deadline
+            .borrow_and_update()
+            .map_or(at, |deadline| deadline.min(at));
+        tokio::select! {
+            () = sleep_until(due) => return,
+            // the sender lives in the drain, which is running
+            _ = deadline.changed() => {}
+        }
+    }
+}
+
+async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
+    let known = *deadline.borrow();
+    // nobody sets it later than it was, so the one that is known bounds it
+    if let Some(known) = known {
+        reach(deadline, known).await;
+    }
+}
+
+/// How finely the ends are spread: well below what a client could notice as a herd.
+const EARLY_TICK: Duration = Duration::from_millis(20);
+
+/// Ends the streams that may end early, each by its own lot. Goes on until the drain is over: a stream may still begin.
+async fn end_early(shared: &Shared) -> Infallible {
+    let begun = Instant::now();
+    let left = shared.deadline.borrow().map(|deadline| deadline - begun);
+    let window = left.map_or(shared.settings.early_end_window, |left| {
+        left.min(shared.settings.early_end_window)
+    });
+    loop {
+        sleep(EARLY_TICK).await;
+        let part = match window.is_zero() {
+            true => 1.0,
+            false => (begun.elapsed().as_secs_f64() / window.as_secs_f64()).min(1.0),
+        };
+        shared.streams.end_early(part);
+    }
+}
+
+/// Farewells leave within one poll of their connection, so this many quiet ticks say that whoever reads has its own.
+/// Ticks, not time: on a machine that is out of breath they are late together with the streams.
+const QUIET_TICKS: u32 = 5;
+const SETTLE_TICK: Duration = Duration::from_millis(5);
+
+async fn settle(shared: &Shared) {
+    let mut at_most = pin!(sleep(shared.settings.settle));
+    let mut seen = shared.farewelled();
+    let mut quiet = 0;
+    while quiet < QUIET_TICKS {
+        tokio::select! {
+            biased;
+            () = at_most.as_mut() => return,
+            () = sleep(SETTLE_TICK) => {}
+        }
+        let now = shared.farewelled();
+        quiet = if now == seen { quiet + 1 } else { 0 };
+        seen = now;
+    }
+}

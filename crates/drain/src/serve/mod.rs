@@ -1,0 +1,228 @@
+//! A server that can be drained to the last connection.
+
+mod connection;
+mod linger;
+mod listener;
+mod signals;
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tower_service::Service;
+use tower_stream_body::BoxError;
+
+use self::connection::Limits;
+pub use self::{connection::PeerAddr, listener::Listener};
+use crate::{
+    Drain, Report,
+    drain::{Shared, Step},
+};
+
+impl Drain {
+    /// Serves `app` over HTTP/1 and cleartext HTTP/2 until the drain is dead.
+    ///
+    /// It owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, end a
+    /// connection that got too old, and cut a reader that stalls. Upgrades and extended CONNECT (RFC 8441) work. Each
+    /// request carries its peer's address as [`PeerAddr`] in its extensions.
+    ///
+    /// SIGTERM and SIGINT start the drain and a second of them ends it at once, unless
+    /// [`without_signals`](Serve::without_signals).
+    ///
+    /// A little before the close (250 ms, at most a quarter of advertise) it stops to accept, after it has taken in who
+    /// had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. Several servers may
+    /// share one drain, which is dead when all of them are done.
+    ///
+    /// # Errors
+    ///
+    /// When the signals cannot be listened to. A connection that fails, or one that cannot be accepted, is no error: it
+    /// is logged.
+    pub fn serve<L, S>(&self, listener: L, app: S) -> Serve<L, S> {
+        Serve {
+            drain: self.clone(),
+            listener,
+            app,
+            signals: true,
+            limits: Limits::default(),
+        }
+    }
+
+    /// Starts to listen for SIGTERM and SIGINT now, for a program that has work to do before it
+    /// [`serve`](Self::serve)s. The first starts the drain, the second ends it at once.
+    ///
+    /// # Errors
+    ///
+    /// When a handler cannot be installed.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn listen_for_signals(&self) -> io::Result<()> {
+        signals::listen(self)
+    }
+}
+
+/// A server, to be awaited; from [`Drain::serve`].
+#[must_use = "a server does nothing until it is awaited"]
+pub struct Serve<L, S> {
+    drain: Drain,
+    listener: L,
+    app: S,
+    signals: bool,
+    limits: Limits,
+}
+
+impl<L, S> Serve<L, S> {
+    /// Leaves SIGTERM and SIGINT alone.
+    pub fn without_signals(mut self) -> Self {
+        self.signals = false;
+        self
+    }
+
+    /// Closes each connection at about this age, each at another one within 10 %, so that clients spread over new
+    /// servers. HTTP/2 is told by GOAWAY, HTTP/1 by `Connection: close` on its next response: no request is lost.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.limits.age = Some(age);
+        self
+    }
+
+    /// Closes each connection after about this many requests, 10 % more or less.
+    pub fn max_requests(mut self, requests: u64) -> Self {
+        self.limits.requests = Some(requests);
+        self
+    }
+
+    /// Closes an HTTP/1 connection whose next request head is not complete after this time, idle time included. Without
+    /// it, none is, as with `axum::serve`.
+    pub fn header_read_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.header_read_timeout = Some(timeout);
+        self
+    }
+}
+
+impl<L, S, B> IntoFuture for Serve<L, S>
+where
+    L: Listener,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = io::Result<Report>;
+    type IntoFuture = Pin<Box<dyn Future<Output = io::Result<Report>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            if self.signals {
+                signals::listen(&self.drain)?;
+            }
+            if let Some(warning) = self.drain.over_budget() {
+                tracing::warn!("{warning}");
+            }
+            Ok(self.run().await)
+        })
+    }
+}
+
+/// Counts an accept loop among those that the drain waits for.
+struct Serving<'a>(&'a Shared);
+
+impl<'a> Serving<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.servers.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.servers.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
+
+impl<L, S, B> Serve<L, S>
+where
+    L: Listener,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    async fn run(self) -> Report {
+        let shared = Arc::clone(&self.drain.shared);
+        let serving = Serving::begin(&shared);
+        let mut steps = shared.steps.subscribe();
+        let mut connections = JoinSet::new();
+        let mut accepted = 0;
+        let mut listener = self.listener;
+        let connection = |(io, peer), app| {
+            connection::serve(io, peer, app, self.limits, shared.steps.subscribe())
+        };
+        loop {
+            tokio::select! {
+                biased;
+                () = reached(&mut steps, Step::Handover) => break,
+                incoming = listener.accept() => {
+                    accepted += 1;
+                    connections.spawn(connection(incoming, self.app.clone()));
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        for incoming in listener.close() {
+            accepted += 1;
+            connections.spawn(connection(incoming, self.app.clone()));
+        }
+        let all_done = async { while connections.join_next().await.is_some() {} };
+        let in_time = tokio::select! {
+            biased;
+            () = all_done => true,
+            () = reached(&mut steps, Step::Dead) => false,
+        };
+        let connections_cut = connections.len() as u64;
+        connections.shutdown().await;
+        drop(serving);
+        if in_time {
+            // requests of another server, or tokens, may still hold the drain
+            reached(&mut steps, Step::Dead).await;
+        }
+        let report = Report {
+            stats: self.drain.stats(),
+            connections: accepted,
+            connections_cut,
+            took: shared
+                .started_at
+                .get()
+                .map_or(Duration::ZERO, Instant::elapsed),
+        };
+        tracing::info!("{report}");
+        report
+    }
+}
+
+/// Waits until the drain has come this far. Never fails: the drain is alive as long as its server.
+async fn reached(steps: &mut watch::Receiver<Step>, step: Step) {
+    let _ = steps.wait_for(|now| *now >= step).await;
+}
+
+impl<L, S> fmt::Debug for Serve<L, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("drain", &self.drain)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,113 @@
+//! The service of [`DrainLayer`](crate::DrainLayer).
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    DrainBody, DrainFuture,
+    body::Guard,
+    close::{Closing, is_connect},
+    drain::Shared,
+    link::Link,
+    refusal,
+    token::Ticket,
+};
+
+/// Admits, counts and closes; see [`DrainLayer`](crate::DrainLayer).
+#[derive(Clone)]
+pub struct DrainService<S> {
+    inner: S,
+    shared: Option<Arc<Shared>>,
+}
+
+impl<S> DrainService<S> {
+    pub(crate) fn new(inner: S, shared: Option<Arc<Shared>>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for DrainService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ReqBody: Body,
+{
+    type Response = Response<DrainBody<ResBody>>;
+    type Error = S::Error;
+    type Future = DrainFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> DrainFuture<S::Future> {
+        let Some(shared) = &self.shared else {
+            return DrainFuture::uncounted(self.inner.call(request));
+        };
+        if Ticket::counted(request.extensions(), shared) {
+            return DrainFuture::uncounted(self.inner.call(request));
+        }
+        let guard = match Guard::enter(shared) {
+            Ok(guard) => guard,
+            Err(word) => {
+                let exempt;
+                (exempt, request) = is_exempt(shared, request);
+                if !exempt {
+                    shared.refuse(word);
+                    return refused(shared, &request);
+                }
+                let guard = Guard::hold(shared);
+                if let Some(word) = word {
+                    shared.left(word);
+                }
+                guard
+            }
+        };
+        Ticket::issue(request.extensions_mut(), shared);
+        let closing = Closing::of(request.version());
+        let connect = is_connect(request.method());
+        DrainFuture::counted(self.inner.call(request), guard, closing, connect)
+    }
+}
+
+#[cold]
+fn is_exempt<B>(shared: &Shared, request: Request<B>) -> (bool, Request<B>) {
+    let settings = &shared.settings;
+    let path = request.uri().path();
+    let listed = settings.paths.iter().any(|exempt| exempt == path);
+    let Some(rule) = settings.exempt.as_ref().filter(|_| !listed) else {
+        return (listed, request);
+    };
+    let (parts, body) = request.into_parts();
+    let exempt = rule(&parts);
+    (exempt, Request::from_parts(parts, body))
+}
+
+#[cold]
+fn refused<F, B: Body>(shared: &Shared, request: &Request<B>) -> DrainFuture<F> {
+    if !request.body().is_end_stream()
+        && let Some(link) = Link::of(request.extensions())
+    {
+        link.linger();
+    }
+    let (response, reset) =
+        refusal::answer(&shared.settings, request.version(), request.extensions());
+    DrainFuture::refused(response, reset)
+}
+
+impl<S: fmt::Debug> fmt::Debug for DrainService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainService")
+            .field("inner", &self.inner)
+            .field("drain", &self.shared)
+            .finish()
+    }
+}

@@ -1,0 +1,184 @@
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
+
+use super::*;
+use crate::{BuildError, DrainToken, Phase, State};
+
+const ADVERTISE: State = State::Draining(Phase::Advertise);
+const CLOSE: State = State::Draining(Phase::Close);
+
+#[tokio::test(start_paused = true)]
+async fn it_goes_through_its_states_by_the_clock() {
+    let drain = drain();
+    let hold = DrainToken::new(&drain);
+    let mut seen = vec![(drain.state(), 0)];
+    let start = Instant::now();
+    drain.start();
+    let mut states = drain.watch();
+    while let Some(state) = states.next().await {
+        seen.push((state, start.elapsed().as_millis()));
+    }
+    // settle: 25 ms without a farewell
+    assert_eq!(
+        seen,
+        [
+            (State::Active, 0),
+            (ADVERTISE, 0),
+            (CLOSE, 1000),
+            (State::Dead, 5025)
+        ]
+    );
+    drop(hold);
+    assert_eq!(drain.stats().cut, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nothing_in_flight_it_is_dead_at_the_close_and_not_before() {
+    let drain = drain();
+    let start = Instant::now();
+    drain.start();
+    drain.dead().await;
+    assert_eq!(start.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_one_to_leave_ends_it() {
+    let drain = drain();
+    let holds = [DrainToken::new(&drain), DrainToken::new(&drain)];
+    let start = Instant::now();
+    drain.start();
+    for (n, hold) in (2..).zip(holds) {
+        tokio::spawn(async move {
+            sleep(n * SECOND).await;
+            drop(hold);
+        });
+    }
+    drain.dead().await;
+    assert_eq!(start.elapsed(), 3 * SECOND);
+    assert_eq!(drain.stats().cut, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_start_may_only_shorten() {
+    let drain = drain();
+    let hold = DrainToken::new(&drain);
+    let start = Instant::now();
+    drain.start();
+    sleep(SECOND).await;
+    drain.start_within(100 * SECOND);
+    drain.start();
+    assert_eq!(drain.deadline(), Some(start + 5 * SECOND));
+    drain.start_within(SECOND);
+    assert_eq!(drain.deadline(), Some(start + 2 * SECOND));
+    drain.dead().await;
+    assert_eq!(start.elapsed(), 2 * SECOND + 25 * MS);
+    drop(hold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ended_now_it_skips_what_is_left_of_every_phase() {
+    let drain = drain();
+    let hold = DrainToken::new(&drain);
+    let start = Instant::now();
+    drain.start();
+    sleep(100 * MS).await;
+    drain.start_within(Duration::ZERO);
+    drain.dead().await;
+    assert_eq!(start.elapsed(), 125 * MS);
+    drop(hold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_waits_in_any_state() {
+    let drain = drain();
+    drain.idle().await;
+    let hold = DrainToken::new(&drain);
+    assert_eq!(drain.in_flight(), 1);
+    let start = Instant::now();
+    tokio::spawn(async move {
+        sleep(SECOND).await;
+        drop(hold);
+    });
+    drain.idle().await;
+    assert_eq!((start.elapsed(), drain.in_flight()), (SECOND, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_drains_of_one_process_have_nothing_in_common() {
+    let (one, two) = (drain(), drain());
+    let _hold = DrainToken::new(&one);
+    two.start();
+    two.dead().await;
+    assert_eq!((one.state(), one.in_flight()), (State::Active, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_runs_on_without_its_handles() {
+    let drain = drain();
+    let draining = drain.draining();
+    let states = drain.watch();
+    drain.start();
+    drop(drain);
+    let states: Vec<_> = states.collect().await;
+    assert_eq!(states.last(), Some(&State::Dead));
+    assert_eq!(draining.state(), State::Dead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn states_end_when_an_active_drain_is_gone() {
+    let drain = drain();
+    let states = drain.watch();
+    drop(drain);
+    assert_eq!(states.collect::<Vec<_>>().await, [State::Active]);
+}
+
+/// Real time: a thread of its own has its own clock.
+#[test]
+fn it_can_be_started_outside_of_a_runtime() {
+    let drain = Drain::builder().advertise(MS).deadline(SECOND).build();
+    drain.start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(drain.dead());
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let reach = Drain::builder()
+        .advertise(SECOND)
+        .deadline(SECOND)
+        .try_build();
+    let error = reach.unwrap_err();
+    assert!(matches!(error, BuildError::AdvertiseReachesDeadline { .. }));
+    assert!(error.to_string().contains("1s"), "{error}");
+    let (from, to) = (2 * SECOND, SECOND);
+    let error = Drain::builder()
+        .retry_after(from..=to)
+        .try_build()
+        .unwrap_err();
+    assert_eq!(error, BuildError::EmptyRetryAfter);
+}
+
+#[test]
+#[should_panic(expected = "has to be shorter than the deadline")]
+fn build_panics_with_the_reason() {
+    let _ = Drain::builder().advertise(SECOND).deadline(SECOND).build();
+}
+
+#[test]
+fn the_budget_is_checked_with_five_seconds_in_reserve() {
+    let with = |grace| {
+        let drain = Drain::builder()
+            .deadline(20 * SECOND)
+            .grace_period(grace)
+            .build();
+        drain.over_budget()
+    };
+    assert_eq!(with(25 * SECOND + 250 * MS), None);
+    let warning = with(25 * SECOND).unwrap().to_string();
+    assert!(
+        warning.contains("25.25s") && warning.contains("terminationGrace"),
+        "{warning}"
+    );
+}

@@ -1,0 +1,226 @@
+//! What a request carries of its drain: a handle to look at, and a hold to take.
+
+use std::{fmt, sync::Arc};
+
+use http::Extensions;
+use tokio::time::Instant;
+
+use crate::{Drain, State, drain::Shared};
+
+/// Puts each request of a drain in relation to it. Extensions get cloned, so this holds nothing.
+#[derive(Clone)]
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    /// of a drain whose layer is outside
+    outer: Option<Arc<Ticket>>,
+}
+
+impl Ticket {
+    /// Whether a layer of this drain has counted the request already.
+    pub(crate) fn counted(extensions: &Extensions, shared: &Arc<Shared>) -> bool {
+        let mut next = extensions.get::<Self>();
+        while let Some(ticket) = next {
+            if Arc::ptr_eq(&ticket.shared, shared) {
+                return true;
+            }
+            next = ticket.outer.as_deref();
+        }
+        false
+    }
+
+    pub(crate) fn issue(extensions: &mut Extensions, shared: &Arc<Shared>) {
+        let ticket = Self {
+            shared: Arc::clone(shared),
+            outer: None,
+        };
+        if let Some(outer) = extensions.insert(ticket)
+            && let Some(ticket) = extensions.get_mut::<Self>()
+        {
+            ticket.outer = Some(Arc::new(outer));
+        }
+    }
+}
+
+/// Lets a handler see its drain, to stop early. An extractor (feature `axum`).
+///
+/// ```
+/// use tower_stream_drain::{Drain, Draining};
+///
+/// async fn crunch(draining: Draining) -> String {
+///     let mut done = 0;
+///     while done < 1_000 && !draining.is_draining() {
+///         done += 1;
+///     }
+///     format!("did {done}, ask again for the rest")
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # let drain = Drain::builder().build();
+/// # assert_eq!(crunch(drain.draining()).await, "did 1000, ask again for the rest");
+/// # drain.start();
+/// # assert_eq!(crunch(drain.draining()).await, "did 0, ask again for the rest");
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Draining {
+    shared: Arc<Shared>,
+}
+
+impl Draining {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// That of the innermost [`DrainLayer`](crate::DrainLayer) that a request with these extensions went through.
+    #[must_use]
+    pub fn of(request: &Extensions) -> Option<Self> {
+        let ticket = request.get::<Ticket>()?;
+        Some(Self::new(Arc::clone(&ticket.shared)))
+    }
+
+    /// Whether the drain was started.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.state().is_draining()
+    }
+
+    /// Where the drain stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    /// When what is in flight will be cut; `None` before the start. It may still come sooner.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        *self.shared.deadline.borrow()
+    }
+
+    /// Waits until the drain is started; at once if it was.
+    pub async fn started(&self) {
+        self.shared.started().await;
+    }
+}
+
+impl fmt::Debug for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draining")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Holds the drain for what outlives its request: a websocket, a CONNECT tunnel, a job in the background.
+///
+/// A request is counted until its response body is dropped, which for an upgrade is at the 101. Take the token **in the
+/// handler** and move it into the task that owns the connection; the drain waits until it is dropped. An extractor
+/// (feature `axum`).
+///
+/// ```
+/// # use tower_stream_drain::{Drain, DrainToken};
+/// # async fn talk(_upgraded: ()) {}
+/// async fn websocket(token: DrainToken, upgraded: ()) {
+///     tokio::spawn(async move {
+///         let draining = token.draining();
+///         tokio::select! {
+///             () = talk(upgraded) => {}
+///             // say goodbye, do not be cut
+///             () = draining.started() => {}
+///         }
+///         drop(token);
+///     });
+/// }
+/// ```
+#[must_use = "the drain waits only as long as the token is held"]
+pub struct DrainToken {
+    shared: Arc<Shared>,
+}
+
+impl DrainToken {
+    /// Takes the hold for a request with these extensions; `None` when it went through no
+    /// [`DrainLayer`](crate::DrainLayer).
+    pub fn of(request: &Extensions) -> Option<Self> {
+        let ticket = request.get::<Ticket>()?;
+        Some(Self::take(&ticket.shared))
+    }
+
+    /// A hold for something that is no request.
+    pub fn new(drain: &Drain) -> Self {
+        Self::take(&drain.shared)
+    }
+
+    fn take(shared: &Arc<Shared>) -> Self {
+        // never refused: the request that asks for it was admitted and is still counted
+        shared.door.hold();
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// The drain that is held.
+    #[must_use]
+    pub fn draining(&self) -> Draining {
+        Draining::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for DrainToken {
+    fn drop(&mut self) {
+        self.shared.left(self.shared.door.leave());
+    }
+}
+
+impl fmt::Debug for DrainToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainToken").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "axum")]
+mod extract {
+    use super::{DrainToken, Draining};
+    use axum_core::{
+        extract::FromRequestParts,
+        response::{IntoResponse, Response},
+    };
+    use http::{StatusCode, request::Parts};
+    use std::fmt;
+
+    /// The rejection when a request went through no [`DrainLayer`](crate::DrainLayer).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct MissingDrain;
+
+    impl fmt::Display for MissingDrain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("this request has no drain: add DrainLayer outside of this handler")
+        }
+    }
+
+    impl std::error::Error for MissingDrain {}
+
+    impl IntoResponse for MissingDrain {
+        fn into_response(self) -> Response {
+            (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
+        }
+    }
+
+    impl<S: Sync> FromRequestParts<S> for Draining {
+        type Rejection = MissingDrain;
+
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingDrain> {
+            Self::of(&parts.extensions).ok_or(MissingDrain)
+        }
+    }
+
+    impl<S: Sync> FromRequestParts<S> for DrainToken {
+        type Rejection = MissingDrain;
+
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingDrain> {
+            Self::of(&parts.extensions).ok_or(MissingDrain)
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+pub use extract::MissingDrain;

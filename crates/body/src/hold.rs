@@ -51,7 +51,12 @@ impl RecordHold {
         if chunk.is_empty() {
             return Some(chunk);
         }
-        let (whole, rest) = match self.scanner.last_boundary(&chunk) {
+        let boundary = self.scanner.last_boundary(&chunk);
+        if boundary == Some(chunk.len()) && self.held.is_empty() {
+            self.open = false;
+            return Some(chunk);
+        }
+        let (whole, rest) = match boundary {
             Some(at) => {
                 self.open = false;
                 let rest = chunk.split_off(at);

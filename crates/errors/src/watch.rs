@@ -62,6 +62,36 @@ enum Phase {
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
+/// What a poll of the inner body gave, in few bytes: a `Frame` has over 100, and is copied on its way out of
+/// `catch_unwind`, which took as long as all the rest.
+enum Step {
+    Pending,
+    Data(Bytes),
+    /// Trailers, or a frame of a kind not known here.
+    Stashed,
+    End,
+    Error(BoxError),
+}
+
+#[inline]
+fn step<E: Into<BoxError>>(
+    polled: Poll<Option<Result<Frame<Bytes>, E>>>,
+    stash: &mut Option<Frame<Bytes>>,
+) -> Step {
+    match polled {
+        Poll::Pending => Step::Pending,
+        Poll::Ready(None) => Step::End,
+        Poll::Ready(Some(Err(error))) => Step::Error(error.into()),
+        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+            Ok(data) => Step::Data(data),
+            Err(frame) => {
+                *stash = Some(frame);
+                Step::Stashed
+            }
+        },
+    }
+}
+
 impl Watch {
     pub(crate) fn new(case: Case, parts: &Parts, delivery: Delivery) -> Self {
         let stream = StreamKind::of(&parts.headers);
@@ -151,20 +181,22 @@ impl Watch {
             return Poll::Ready(None);
         }
         loop {
-            match catch(|| body.as_mut().poll_frame(cx)) {
-                // The data is taken out and framed again: copying a `Frame`, over 100 bytes, costs more.
-                Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_data() {
-                    Ok(data) => {
-                        if let Some(data) = self.data(data) {
-                            return Poll::Ready(Some(Ok(Frame::data(data))));
-                        }
+            let stash = &mut self.stash;
+            match catch(|| step(body.as_mut().poll_frame(cx), stash)) {
+                Ok(Step::Pending) => return Poll::Pending,
+                Ok(Step::Data(data)) => {
+                    if let Some(data) = self.data(data) {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
-                    Err(frame) => return Poll::Ready(Some(Ok(self.trailers(frame)))),
-                },
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(None)) => return Poll::Ready(self.end().map(Ok)),
-                Ok(Poll::Ready(Some(Err(error)))) => {
-                    self.failed(Cause::of(&*error.into()));
+                }
+                Ok(Step::Stashed) => {
+                    // no record goes on behind trailers
+                    let frame = self.finish_record().or_else(|| self.stash.take());
+                    return Poll::Ready(frame.map(Ok));
+                }
+                Ok(Step::End) => return Poll::Ready(self.end().map(Ok)),
+                Ok(Step::Error(error)) => {
+                    self.failed(Cause::of(&*error));
                     return Poll::Ready(None);
                 }
                 Err(payload) => {
@@ -186,17 +218,6 @@ impl Watch {
                 messages.push(&data);
                 Some(data)
             }
-        }
-    }
-
-    fn trailers(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        // no record goes on behind trailers
-        match self.finish_record() {
-            Some(held) => {
-                self.stash = Some(frame);
-                held
-            }
-            None => frame,
         }
     }
 

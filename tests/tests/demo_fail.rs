@@ -114,3 +114,117 @@ async fn a_failure_is_no_business_of_its_h2_neighbours() -> Outcome {
     );
     Ok(())
 }
+
+/// What a client has of a failure, as the documentation of `tower-stream-errors` names it.
+fn ending(response: &Response, status: u16, kind: &str) -> &'static str {
+    let text = response.text();
+    let message = match kind {
+        "timeout" => "the response took too long",
+        _ => "the response failed on the server",
+    };
+    let told =
+        format!(r#"{{"error":{{"kind":"{kind}","message":"{message}","status":{status}}}}}"#);
+    let mut from_behind = text.trim_end().lines().rev();
+    let last = from_behind.next().unwrap_or_default();
+    let second_last = from_behind.next();
+    let closed = response.head.version == http::Version::HTTP_10 && response.end == End::Closed;
+    let whole = response.end.is_whole() || closed;
+    if response.status() != 200 {
+        let problem = response.json();
+        let expected = (&problem["status"], &problem["kind"]) == (&status.into(), &kind.into());
+        return if expected && whole { "head" } else { "other" };
+    }
+    let sse = second_last == Some("event: error") && last == format!("data: {told}");
+    match &response.end {
+        _ if whole && (sse || last == told) => "record",
+        End::Truncated | End::Reset(h2::Reason::INTERNAL_ERROR) => "cut",
+        _ if closed => "silent",
+        end if end.is_whole() => "whole",
+        _ => "other",
+    }
+}
+
+#[tokio::test]
+async fn each_failure_ends_as_documented() -> Outcome {
+    let server = impatient().await?;
+    let mut cases = Vec::new();
+    for how in HOW {
+        for format in FORMAT {
+            for length in [0, 1] {
+                cases.extend(Protocol::ALL.map(|protocol| (how, format, length, protocol)));
+            }
+        }
+    }
+    let cases = cases
+        .into_iter()
+        .map(async |(how, format, length, protocol)| {
+            let (status, kind) = match how {
+                "hang" => (504, "timeout"),
+                "error-body" | "error-first" => (500, "_OTHER"),
+                _ => (500, "panic"),
+            };
+            let records = matches!(format, "sse" | "ndjson");
+            let expected = match how {
+                "panic-handler" | "error-first" => "head",
+                "panic-drop" if length == 0 && protocol == Protocol::Http10 => "silent",
+                "panic-drop" => "whole",
+                _ if length == 1 => "cut",
+                _ if records => "record",
+                _ if protocol == Protocol::Http10 => "silent",
+                _ => "cut",
+            };
+            let rest = format!("format={format}&length={length}");
+            let response = fail(&server, protocol, how, &rest).await;
+            let case = format!("{how} {rest} {protocol:?}");
+            let response = response.unwrap_or_else(|end| panic!("{case}: no head: {end}"));
+            assert!(
+                !response.text().contains("asked to"),
+                "{case}: {response:?}"
+            );
+            assert_eq!(
+                ending(&response, status, kind),
+                expected,
+                "{case}: {response:?}"
+            );
+        });
+    join_all(cases).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failure_at_once_still_gets_a_status() -> Outcome {
+    let server = impatient().await?;
+    for how in ["panic-body", "error-body"] {
+        let target = format!("/fail?how={how}&after=0&interval_ms=0");
+        for protocol in Protocol::ALL {
+            let request = Request::get(&target);
+            let response = protocol.send(server.public_addr(), &request).await?;
+            assert_eq!(response.status(), 500, "{how} {protocol:?}");
+            let html = request.header("accept", "text/html");
+            let page = protocol.send(server.public_addr(), &html).await?;
+            assert!(page.text().starts_with("<!doctype html>"), "{page:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chat_that_stalls_ends_in_the_form_of_its_clients() -> Outcome {
+    let server = impatient().await?;
+    let chat = r#"{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+    let request = Request::post("/v1/chat/completions?interval_ms=60000", chat)
+        .header("content-type", "application/json");
+    for protocol in Protocol::ALL {
+        let response = protocol.send(server.public_addr(), &request).await?;
+        let text = response.text();
+        let last = text.trim_end().lines().last().unwrap_or_default();
+        let error = last.strip_prefix("data: ").unwrap_or_default();
+        let error: serde_json::Value = serde_json::from_str(error)?;
+        assert_eq!(error["error"]["code"], "timeout", "{protocol:?}: {text}");
+        assert!(
+            !text.contains("[DONE]") && !text.contains("event:"),
+            "{text}"
+        );
+    }
+    Ok(())
+}

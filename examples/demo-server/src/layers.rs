@@ -2,9 +2,9 @@
 
 use axum::Router;
 use tower::ServiceBuilder;
-use tower_http::timeout::ResponseBodyTimeoutLayer;
+use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
 
-use crate::State;
+use crate::{State, failures::Failures};
 
 /// Puts every layer around `routes`.
 ///
@@ -16,7 +16,9 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
             .layer(state.metrics.layer())
+            // A response that fails is ended in its own format.
+            .layer(ErrorWriterLayer::new().writer(Failures))
             // A stream that gives no frame for this long fails.
-            .layer(ResponseBodyTimeoutLayer::new(state.args.idle_timeout)),
+            .layer(IdleTimeoutLayer::new(state.args.idle_timeout)),
     )
 }

@@ -22,6 +22,7 @@
 mod admin;
 mod args;
 mod chat;
+mod failures;
 mod layers;
 pub mod log;
 mod metrics;

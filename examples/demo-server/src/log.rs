@@ -2,16 +2,19 @@
 
 use std::io;
 
+use tower_stream_errors::PanicHook;
 use tracing_subscriber::EnvFilter;
 
 use crate::LogFormat;
 
-/// Installs the process's subscriber. `RUST_LOG` filters; without it, `info`.
+/// Installs the process's subscriber, and a panic hook that lets the log name the place of a panic that a layer caught.
+/// `RUST_LOG` filters; without it, `info`.
 ///
 /// # Errors
 ///
 /// When `RUST_LOG` cannot be read as a filter, or a subscriber is already installed.
 pub fn install(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    PanicHook::new().install();
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) => {
             EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text}: {error}"))?

@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::sync::mpsc;
+use tower_stream_errors::{ChannelBody, channel};
 
 use super::{events, lines, payload};
 use crate::{problem::Problem, query::Query, records::Pace};
@@ -39,7 +39,7 @@ enum How {
     PanicDrop,
     /// The body gives `Err`.
     ErrorBody,
-    /// The task that feeds the body through a channel panics; the body only sees the channel close.
+    /// The task that feeds the body through a channel panics.
     ProducerPanic,
     /// The body stays pending for ever.
     Hang,
@@ -89,7 +89,7 @@ pub(crate) async fn fail(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
 
     let body = match how {
         How::PanicHandler => panic!("asked to panic in the handler"),
-        How::ProducerPanic => Body::new(Produced(spawn_producer(plan, interval))),
+        How::ProducerPanic => Body::new(spawn_producer(plan, interval)),
         _ => Body::new(Failing {
             plan,
             pace: Pace::new(interval),
@@ -194,26 +194,11 @@ impl Drop for Failing {
     }
 }
 
-/// A body fed by a task, as handlers often write it: the channel closing is taken for the end.
-#[derive(Debug)]
-struct Produced(mpsc::Receiver<Bytes>);
-
-impl http_body::Body for Produced {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.0
-            .poll_recv(cx)
-            .map(|record| record.map(|record| Ok(Frame::data(record))))
-    }
-}
-
-fn spawn_producer(plan: Plan, interval: Duration) -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(1);
+/// A body fed by a task.
+///
+/// Through an ordinary channel the panic would look like the end; here the sender has to say that it has finished.
+fn spawn_producer(plan: Plan, interval: Duration) -> ChannelBody {
+    let (mut sender, body) = channel(1);
     tokio::spawn(async move {
         let mut pace = Pace::new(interval);
         for n in 0..plan.after {
@@ -225,7 +210,7 @@ fn spawn_producer(plan: Plan, interval: Duration) -> mpsc::Receiver<Bytes> {
         std::future::poll_fn(|cx| pace.poll(cx)).await;
         panic!("asked to panic in the producer task");
     });
-    receiver
+    body
 }
 
 #[cfg(test)]

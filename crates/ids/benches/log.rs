@@ -1,0 +1,112 @@
+//! A log line with `request_id` and `sequence_id`, beside the line of the stock format without them.
+//!
+//! `cargo bench -p tower-stream-ids --bench log`
+#![allow(missing_docs, clippy::print_stdout)]
+
+#[path = "../../digest/benches/compare/mod.rs"]
+mod compare;
+
+use std::io;
+
+use compare::Contest;
+use criterion::{Criterion, criterion_group};
+use tower_stream_ids::{RequestScope, Sequence, log};
+use tracing::Dispatch;
+use tracing_subscriber::{fmt, layer::SubscriberExt};
+
+fn line() {
+    tracing::info!(rows = 3, table = "orders", "exported a part");
+}
+
+fn in_dispatch(dispatch: &Dispatch, ids: Option<&RequestScope>) {
+    tracing::dispatcher::with_default(dispatch, || match ids {
+        Some(ids) => ids.run(line),
+        None => line(),
+    });
+}
+
+struct Subscribers {
+    stock_json: Dispatch,
+    stock_text: Dispatch,
+    json: Dispatch,
+    text: Dispatch,
+    ids: RequestScope,
+}
+
+fn subscribers() -> Subscribers {
+    let registry = tracing_subscriber::registry;
+    let layer = || fmt::layer().with_ansi(false).with_writer(io::sink);
+    let text = || {
+        layer()
+            .event_format(log::text())
+            .fmt_fields(log::TextFields)
+    };
+    Subscribers {
+        stock_json: registry().with(layer().json().flatten_event(true)).into(),
+        stock_text: registry().with(layer()).into(),
+        json: registry()
+            .with(log::RequestLog::new())
+            .with(layer().json().event_format(log::json()))
+            .into(),
+        text: registry().with(log::RequestLog::new()).with(text()).into(),
+        ids: RequestScope::new(
+            "7d444840-9dc0-11d1-b245-5ffdce74fad2"
+                .parse()
+                .expect("a valid id"),
+            Sequence::new(),
+        ),
+    }
+}
+
+fn benches(c: &mut Criterion) {
+    let s = subscribers();
+    let mut group = c.benchmark_group("log");
+    group.bench_function("stock json, no ids", |b| {
+        b.iter(|| in_dispatch(&s.stock_json, None))
+    });
+    group.bench_function("ours json, ids", |b| {
+        b.iter(|| in_dispatch(&s.json, Some(&s.ids)))
+    });
+    group.bench_function("stock text, no ids", |b| {
+        b.iter(|| in_dispatch(&s.stock_text, None))
+    });
+    group.bench_function("ours text, ids", |b| {
+        b.iter(|| in_dispatch(&s.text, Some(&s.ids)))
+    });
+    group.finish();
+}
+
+fn ratios() {
+    let s = subscribers();
+    let best = Contest::new(2_000)
+        .entry(|| in_dispatch(&s.stock_json, None))
+        .entry(|| in_dispatch(&s.json, Some(&s.ids)))
+        .entry(|| in_dispatch(&s.stock_text, None))
+        .entry(|| in_dispatch(&s.text, Some(&s.ids)))
+        .seconds();
+    println!("\nns a log line, best of interleaved rounds; stock lines carry no ids");
+    println!(
+        "{:>6} {:>7} {:>7} {:>14}",
+        "format", "stock", "ours", "ours / stock"
+    );
+    for (name, stock, ours) in [("json", 0, 1), ("text", 2, 3)] {
+        println!(
+            "{name:>6} {:>7.0} {:>7.0} {:>13.2}x",
+            best[stock] * 1e9,
+            best[ours] * 1e9,
+            best[ours] / best[stock]
+        );
+    }
+}
+
+criterion_group!(groups, benches);
+
+fn main() {
+    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    let measure = std::env::args().any(|arg| arg == "--bench");
+    groups();
+    Criterion::default().configure_from_args().final_summary();
+    if measure {
+        ratios();
+    }
+}

@@ -1,0 +1,140 @@
+//! What `RequestIdLayer` adds to a request, beside tower-http's `SetRequestId` and `PropagateRequestId`.
+//!
+//! `cargo bench -p tower-stream-ids --bench request_id`
+//!
+//! Both make UUIDs with the same `uuid` crate, and cargo builds that once: with our feature `fast-rng`, tower-http's
+//! ids come from the fast generator too. `--no-default-features` shows both without it.
+#![allow(missing_docs, clippy::print_stdout)]
+
+#[path = "../../digest/benches/compare/mod.rs"]
+mod compare;
+
+use std::{
+    convert::Infallible,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use compare::Contest;
+use criterion::{Criterion, criterion_group};
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body::Body;
+use http_body_util::Full;
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_stream_ids::{MakeUuidV7, RequestIdLayer, SequenceLayer};
+
+const ID: HeaderName = HeaderName::from_static("x-request-id");
+
+fn request(id: bool) -> Request<()> {
+    let mut request = Request::new(());
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    if id {
+        let id = HeaderValue::from_static("7d444840-9dc0-11d1-b245-5ffdce74fad2");
+        headers.insert(ID, id);
+    }
+    request
+}
+
+async fn handler<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// One request: the call, the head, the frames, the drops.
+fn serve<S, B>(service: &mut S, request: Request<()>)
+where
+    S: Service<Request<()>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut cx) else {
+        unreachable!("the handler is always ready");
+    };
+    let mut body = pin!(response.into_body());
+    while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
+}
+
+macro_rules! services {
+    ($bare:ident, $peer:ident, $v4:ident, $v7:ident, $both:ident) => {
+        let mut $bare = service_fn(handler);
+        let mut $peer = ServiceBuilder::new()
+            .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+            .layer(PropagateRequestIdLayer::x_request_id())
+            .service(service_fn(handler));
+        let mut $v4 = ServiceBuilder::new()
+            .layer(RequestIdLayer::new())
+            .service(service_fn(handler));
+        let mut $v7 = ServiceBuilder::new()
+            .layer(RequestIdLayer::new().make(MakeUuidV7))
+            .service(service_fn(handler));
+        let mut $both = ServiceBuilder::new()
+            .layer(RequestIdLayer::new())
+            .layer(SequenceLayer::new())
+            .service(service_fn(handler));
+    };
+}
+
+fn benches(c: &mut Criterion) {
+    services!(bare, peer, v4, v7, both);
+    for (name, id) in [("inbound", true), ("generated", false)] {
+        let mut group = c.benchmark_group(format!("request_id/{name}"));
+        group.bench_function("bare", |b| b.iter(|| serve(&mut bare, request(id))));
+        group.bench_function("tower-http", |b| b.iter(|| serve(&mut peer, request(id))));
+        group.bench_function("ours", |b| b.iter(|| serve(&mut v4, request(id))));
+        group.bench_function("ours, v7", |b| b.iter(|| serve(&mut v7, request(id))));
+        group.bench_function("ours, and sequence", |b| {
+            b.iter(|| serve(&mut both, request(id)));
+        });
+        group.finish();
+    }
+}
+
+fn ratios() {
+    println!("\nns a request over the bare service, best of interleaved rounds");
+    println!(
+        "{:>10} {:>6} {:>11} {:>6} {:>8} {:>14} {:>18}",
+        "id", "bare", "tower-http", "ours", "ours, v7", "ours+sequence", "ours / tower-http"
+    );
+    for (name, id) in [("inbound", true), ("generated", false)] {
+        services!(bare, peer, v4, v7, both);
+        let best = Contest::new(2_000)
+            .entry(|| serve(&mut bare, request(id)))
+            .entry(|| serve(&mut peer, request(id)))
+            .entry(|| serve(&mut v4, request(id)))
+            .entry(|| serve(&mut v7, request(id)))
+            .entry(|| serve(&mut both, request(id)))
+            .seconds();
+        let over = |i: usize| (best[i] - best[0]) * 1e9;
+        println!(
+            "{name:>10} {:>6.0} {:>11.0} {:>6.0} {:>8.0} {:>14.0} {:>17.2}x",
+            best[0] * 1e9,
+            over(1),
+            over(2),
+            over(3),
+            over(4),
+            over(2) / over(1)
+        );
+    }
+}
+
+criterion_group!(groups, benches);
+
+fn main() {
+    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    let measure = std::env::args().any(|arg| arg == "--bench");
+    groups();
+    Criterion::default().configure_from_args().final_summary();
+    if measure {
+        ratios();
+    }
+}

@@ -1,0 +1,194 @@
+//! Configuration of the request id.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{HeaderName, request::Parts};
+use tower_layer::Layer;
+
+use crate::{MakeRequestId, MakeUuidV4, service::RequestIdService};
+
+/// The header that an id travels in unless another is named.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Gives every request an id and a sequence, and keeps both at hand while it is served.
+///
+/// For each request, in `Service::call`:
+///
+/// * the id is the first valid one that a trusted client sent in the header (`x-request-id`), or a new one. Valid is
+///   what [`RequestId`](crate::RequestId) accepts: 1 to 128 of `[A-Za-z0-9._+/=@-]`;
+/// * it stands in the request header, exactly once, so that a proxy inside forwards it; it and a fresh
+///   [`Sequence`](crate::Sequence) stand in the request extensions, where the extractors and the other layers find
+///   them. A second `RequestIdLayer` inside keeps those of the first;
+/// * a [`RequestScope`](crate::RequestScope) is entered for the call, and for every poll and the drop of the future
+///   and of the body.
+///
+/// The response carries the header exactly once: what the handler or an upstream set is replaced, so that the client
+/// always has the id of the log lines. That holds for whatever is answered inside of this layer, so put it outermost,
+/// outside of what turns errors into responses. An `Err` of the inner service passes; there is no head to write to.
+///
+/// ```
+/// use axum::{Router, body::Body, routing::get};
+/// use tower::ServiceExt;
+/// use tower_stream_ids::{RequestId, RequestIdLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let app = Router::new()
+///     .route("/", get(|id: RequestId| async move { id.to_string() }))
+///     .layer(RequestIdLayer::new());
+/// let request = http::Request::get("/").header("x-request-id", "order-17");
+/// let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+/// assert_eq!(response.headers()["x-request-id"], "order-17");
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RequestIdLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) enabled: bool,
+    pub(crate) header: HeaderName,
+    pub(crate) trust: Trust,
+    pub(crate) make: Arc<dyn MakeRequestId>,
+    pub(crate) replaced: Arc<AtomicU64>,
+}
+
+/// Whose ids are taken over.
+#[derive(Clone, Default)]
+pub enum Trust {
+    /// Everybody's, as long as they are valid.
+    #[default]
+    Always,
+    /// Nobody's: every request gets a new id.
+    Never,
+    /// Those of requests for which this is true, after looking at a peer address in the extensions, say.
+    When(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
+}
+
+impl Trust {
+    /// [`Trust::When`], of a closure. It runs in `Service::call` and must not block.
+    ///
+    /// ```
+    /// use tower_stream_ids::{RequestIdLayer, Trust};
+    ///
+    /// let from_the_gateway = Trust::when(|head| head.headers.contains_key("x-gateway"));
+    /// let layer = RequestIdLayer::new().trust(from_the_gateway);
+    /// # let _ = layer;
+    /// ```
+    pub fn when(trusted: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        Self::When(Arc::new(trusted))
+    }
+
+    pub(crate) fn trusts(&self, head: &Parts) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::When(trusted) => trusted(head),
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "Always",
+            Self::Never => "Never",
+            Self::When(_) => "When(..)",
+        })
+    }
+}
+
+impl RequestIdLayer {
+    /// Takes ids from `x-request-id`, trusts everybody, makes random UUIDs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            config: Arc::new(Config {
+                enabled: true,
+                header: X_REQUEST_ID,
+                trust: Trust::Always,
+                make: Arc::new(MakeUuidV4),
+                replaced: Arc::default(),
+            }),
+        }
+    }
+
+    /// A layer that does nothing, for a stack whose type must not change.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::new().enabled(false)
+    }
+
+    /// Whether the layer does anything.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config_mut().enabled = enabled;
+        self
+    }
+
+    /// The header that carries the id, in requests and responses.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName) -> Self {
+        self.config_mut().header = name;
+        self
+    }
+
+    /// Whose ids are taken over.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.config_mut().trust = trust;
+        self
+    }
+
+    /// Where new ids come from.
+    #[must_use]
+    pub fn make(mut self, make: impl MakeRequestId) -> Self {
+        self.config_mut().make = Arc::new(make);
+        self
+    }
+
+    /// How many requests had an id of a trusted client replaced because it was not valid. All clones of this layer
+    /// and its services count together. Each is also one `debug` event with target `tower_stream_ids`, which says
+    /// what was wrong and does not repeat the id.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        self.config.replaced.load(Ordering::Relaxed)
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
+    }
+}
+
+impl Default for RequestIdLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for RequestIdLayer {
+    type Service = RequestIdService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequestIdService::new(inner, Arc::clone(&self.config))
+    }
+}
+
+impl fmt::Debug for RequestIdLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestIdLayer")
+            .field("enabled", &self.config.enabled)
+            .field("header", &self.config.header)
+            .field("trust", &self.config.trust)
+            .field("replaced", &self.replaced())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,279 @@
+//! Numbers on the chunks and records of a stream.
+
+mod body;
+mod json;
+mod sse;
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_stream_body::{RequestId, Sequence, StreamKind, bytes_changed};
+
+pub use self::body::SequenceBody;
+use self::{body::Stamp, json::JsonStamper, sse::SseStamper};
+
+/// What the `id:` line of a server-sent event says. A client that reconnects sends it back as `Last-Event-ID`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventId {
+    /// The number of the event in its stream: 1, 2, 3 ..
+    Number,
+    /// `<request_id>-<number>`, which names the stream too. Without a request id, the number alone.
+    RequestAndNumber,
+}
+
+/// Numbers the chunks of every response body, and stamps the records of those that have records.
+///
+/// * Each data frame draws the next number of the request's [`Sequence`], unless a layer inside of this one numbers
+///   chunks already. Other layers read it with [`Sequence::last`].
+/// * **Server-sent events** get an `id:` line, each that has none, with the number of the event: 1 for the first that
+///   a client will see, then 2, 3 .. without gaps, whatever else the request numbers. A block without a `data` line
+///   (a comment, a `retry:` alone) is no event. The line goes before the blank line that ends the event.
+/// * **JSON lines** and JSON text sequences, with [`SequenceLayer::json_lines`]: each object gets a first member
+///   `sequence_id`, a number drawn for it from the [`Sequence`]; with one record a frame it is the number of the
+///   chunk, and one order with the log lines of the request. What is no object is left alone. An object that has such
+///   a member of its own then has two, of which most parsers take the last, its own.
+///
+/// Nothing is held back, split or joined: a frame goes out as soon as it came, with what belongs into it. Frames into
+/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go,
+/// for they speak of other bytes. A partial response (206), an encoded one and every other content type pass.
+///
+/// Needs no other layer. Without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins a [`Sequence`] itself.
+///
+/// ```
+/// use axum::{Router, body::Body, response::sse::{Event, Sse}, routing::get};
+/// use futures_util::stream;
+/// use http_body_util::BodyExt;
+/// use tower::ServiceExt;
+/// use tower_stream_ids::SequenceLayer;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// async fn events() -> Sse<impl stream::Stream<Item = Result<Event, axum::Error>>> {
+///     Sse::new(stream::iter(["a", "b"].map(|data| Ok(Event::default().data(data)))))
+/// }
+/// let app = Router::new().route("/", get(events)).layer(SequenceLayer::new());
+/// let response = app.oneshot(http::Request::new(Body::empty())).await.unwrap();
+/// let body = response.into_body().collect().await.unwrap().to_bytes();
+/// assert_eq!(body, "data: a\nid: 1\n\ndata: b\nid: 2\n\n");
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct SequenceLayer {
+    config: Config,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Config {
+    enabled: bool,
+    event_id: Option<EventId>,
+    json_lines: bool,
+}
+
+impl SequenceLayer {
+    /// Numbers chunks and server-sent events.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            config: Config {
+                enabled: true,
+                event_id: Some(EventId::Number),
+                json_lines: false,
+            },
+        }
+    }
+
+    /// A layer that does nothing, for a stack whose type must not change.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::new().enabled(false)
+    }
+
+    /// Whether the layer does anything.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
+    }
+
+    /// What the `id:` lines of server-sent events say; `None` to write none.
+    #[must_use]
+    pub fn event_id(mut self, event_id: impl Into<Option<EventId>>) -> Self {
+        self.config.event_id = event_id.into();
+        self
+    }
+
+    /// Whether each object of a JSON lines stream gets a `sequence_id`.
+    #[must_use]
+    pub fn json_lines(mut self, stamp: bool) -> Self {
+        self.config.json_lines = stamp;
+        self
+    }
+}
+
+impl Default for SequenceLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for SequenceLayer {
+    type Service = SequenceService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SequenceService {
+            inner,
+            config: self.config,
+        }
+    }
+}
+
+/// Numbers chunks and records; see [`SequenceLayer`].
+#[derive(Clone, Debug)]
+pub struct SequenceService<S> {
+    inner: S,
+    config: Config,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SequenceService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+{
+    type Response = Response<SequenceBody<ResBody>>;
+    type Error = S::Error;
+    type Future = SequenceFuture<S::Future>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let work = self.config.enabled.then(|| {
+            let extensions = request.extensions_mut();
+            Work {
+                config: self.config,
+                sequence: extensions.get_or_insert_with(Sequence::new).clone(),
+                request_id: extensions.get::<RequestId>().cloned(),
+                head_only: request.method() == Method::HEAD,
+            }
+        });
+        SequenceFuture {
+            inner: self.inner.call(request),
+            work,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Work {
+    config: Config,
+    sequence: Sequence,
+    request_id: Option<RequestId>,
+    head_only: bool,
+}
+
+impl Work {
+    fn begin<B: Body<Data = Bytes>>(self, mut response: Response<B>) -> Response<SequenceBody<B>> {
+        let stamp = self.stamp(&response);
+        if !matches!(stamp, Stamp::Nothing) {
+            bytes_changed(response.headers_mut());
+        }
+        let draws = self.sequence.claim_chunks();
+        response
+            .map(|body| SequenceBody::new(body, stamp, Some(Numbers::new(self.sequence, draws))))
+    }
+
+    fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {
+        // the answer to HEAD has the headers of the one to GET, though its body may be gone already
+        let ended = response.body().is_end_stream() && !self.head_only;
+        if ended || response.status() == StatusCode::PARTIAL_CONTENT {
+            return Stamp::Nothing;
+        }
+        match (StreamKind::of(response.headers()), self.config.event_id) {
+            (StreamKind::Sse, Some(event_id)) => {
+                let name = match event_id {
+                    EventId::Number => None,
+                    EventId::RequestAndNumber => self.request_id.clone(),
+                };
+                Stamp::Sse(SseStamper::new(name))
+            }
+            (StreamKind::JsonLines, _) if self.config.json_lines => {
+                Stamp::Json(JsonStamper::lines())
+            }
+            (StreamKind::JsonSeq, _) if self.config.json_lines => {
+                Stamp::Json(JsonStamper::text_sequence())
+            }
+            _ => Stamp::Nothing,
+        }
+    }
+}
+
+/// The numbers of one body's chunks.
+#[derive(Debug)]
+struct Numbers {
+    sequence: Sequence,
+    /// this layer numbers the chunks; otherwise one inside has done it
+    draws: bool,
+}
+
+impl Numbers {
+    fn new(sequence: Sequence, draws: bool) -> Self {
+        Self { sequence, draws }
+    }
+
+    fn draw(&self) -> u64 {
+        if self.draws {
+            self.sequence.next()
+        } else {
+            self.sequence.last()
+        }
+    }
+}
+
+pin_project! {
+    /// The response of a [`SequenceService`].
+    pub struct SequenceFuture<F> {
+        #[pin]
+        inner: F,
+        work: Option<Work>,
+    }
+}
+
+impl<F, ResBody, E> Future for SequenceFuture<F>
+where
+    F: Future<Output = Result<Response<ResBody>, E>>,
+    ResBody: Body<Data = Bytes>,
+{
+    type Output = Result<Response<SequenceBody<ResBody>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(match this.work.take() {
+            Some(work) => work.begin(response),
+            None => response.map(|body| SequenceBody::new(body, Stamp::Nothing, None)),
+        }))
+    }
+}
+
+impl<F> fmt::Debug for SequenceFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SequenceFuture")
+            .field("work", &self.work)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -45,10 +45,10 @@ fn subscribers() -> Subscribers {
         stock_json: registry().with(layer().json().flatten_event(true)).into(),
         stock_text: registry().with(layer()).into(),
         json: registry()
-            .with(log::RequestLog::new())
             .with(layer().json().event_format(log::json()))
+            .with(log::RequestLog::new())
             .into(),
-        text: registry().with(log::RequestLog::new()).with(text()).into(),
+        text: registry().with(text()).with(log::RequestLog::new()).into(),
         ids: RequestScope::new(
             "7d444840-9dc0-11d1-b245-5ffdce74fad2"
                 .parse()

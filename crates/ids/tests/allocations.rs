@@ -1,0 +1,74 @@
+//! What the layers allocate a frame: nothing where nothing is written.
+//!
+//! A file of its own, with one test: the allocator counts what the whole process does.
+
+use std::{
+    alloc::System,
+    collections::VecDeque,
+    convert::Infallible,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body::{Body, Frame};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tower::{Service, ServiceBuilder, service_fn};
+use tower_stream_ids::{RequestIdLayer, SequenceLayer};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const FRAMES: usize = 1000;
+
+struct Frames(VecDeque<Bytes>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
+    }
+}
+
+/// Allocations while the frames of one body pass through both layers, and how many bytes came out.
+fn allocations(content_type: &'static str, chunk: &'static str) -> (usize, usize) {
+    let mut service = ServiceBuilder::new()
+        .layer(RequestIdLayer::new())
+        .layer(SequenceLayer::new())
+        .service(service_fn(|_: Request<()>| async {
+            let frames = std::iter::repeat_n(Bytes::from_static(chunk.as_bytes()), FRAMES);
+            let response = Response::builder().header(header::CONTENT_TYPE, content_type);
+            Ok::<_, Infallible>(response.body(Frames(frames.collect())).unwrap())
+        }));
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(Ok(response)) = pin!(service.call(Request::new(()))).poll(&mut cx) else {
+        panic!("the handler is ready");
+    };
+    let mut body = pin!(response.into_body());
+    let mut bytes = 0;
+    let region = Region::new(ALLOCATOR);
+    while let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) {
+        bytes += frame.into_data().unwrap().len();
+    }
+    let change = region.change();
+    (change.allocations + change.reallocations, bytes)
+}
+
+#[test]
+fn a_frame_that_passes_allocates_nothing_and_a_stamped_one_little() {
+    let event = "data: hello\n\n";
+    assert_eq!(allocations("text/plain", event), (0, event.len() * FRAMES));
+    assert_eq!(allocations("application/jsonl", "{}\n"), (0, 3 * FRAMES));
+    assert_eq!(allocations("text/event-stream", ": comment\n\n").0, 0);
+    // the buffer, and the reference count that lets it be shared
+    let (stamped, bytes) = allocations("text/event-stream", event);
+    assert!((FRAMES..=2 * FRAMES).contains(&stamped), "{stamped}");
+    let ids: usize = (1..=FRAMES).map(|n| format!("id: {n}\n").len()).sum();
+    assert_eq!(bytes, event.len() * FRAMES + ids);
+}

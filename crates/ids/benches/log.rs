@@ -62,16 +62,16 @@ fn benches(c: &mut Criterion) {
     let s = subscribers();
     let mut group = c.benchmark_group("log");
     group.bench_function("stock json, no ids", |b| {
-        b.iter(|| in_dispatch(&s.stock_json, None))
+        b.iter(|| in_dispatch(&s.stock_json, None));
     });
     group.bench_function("ours json, ids", |b| {
-        b.iter(|| in_dispatch(&s.json, Some(&s.ids)))
+        b.iter(|| in_dispatch(&s.json, Some(&s.ids)));
     });
     group.bench_function("stock text, no ids", |b| {
-        b.iter(|| in_dispatch(&s.stock_text, None))
+        b.iter(|| in_dispatch(&s.stock_text, None));
     });
     group.bench_function("ours text, ids", |b| {
-        b.iter(|| in_dispatch(&s.text, Some(&s.ids)))
+        b.iter(|| in_dispatch(&s.text, Some(&s.ids)));
     });
     group.finish();
 }

@@ -88,14 +88,14 @@ mod tests {
         http::Request::new(()).into_parts().0
     }
 
-    fn uuid(make: impl MakeRequestId) -> Uuid {
+    fn uuid(make: &impl MakeRequestId) -> Uuid {
         make.make_request_id(&head()).as_str().parse().unwrap()
     }
 
     #[test]
     fn versions_and_variants() {
         for _ in 0..100 {
-            for (uuid, version) in [(uuid(MakeUuidV4), 4), (uuid(MakeUuidV7), 7)] {
+            for (uuid, version) in [(uuid(&MakeUuidV4), 4), (uuid(&MakeUuidV7), 7)] {
                 assert_eq!(uuid.get_version_num(), version);
                 assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
             }
@@ -106,7 +106,7 @@ mod tests {
     fn v7_tells_the_time_and_sorts_by_it() {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let before = now().as_millis();
-        let first = uuid(MakeUuidV7);
+        let first = uuid(&MakeUuidV7);
         let after = now().as_millis();
         let bytes = first.as_bytes();
         let millis = bytes[..6].iter().fold(0, |n, b| n << 8 | u128::from(*b));
@@ -118,7 +118,7 @@ mod tests {
         // a microsecond later the id is greater, also within one millisecond
         let mut ids = Vec::new();
         for _ in 0..1000 {
-            ids.push(uuid(MakeUuidV7));
+            ids.push(uuid(&MakeUuidV7));
             let from = now();
             while now() - from < std::time::Duration::from_micros(1) {}
         }

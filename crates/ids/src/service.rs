@@ -69,10 +69,7 @@ where
             );
         }
         ResponseFuture {
-            inner: Scoped::new(
-                self.inner.call(Request::from_parts(head, body)),
-                scope.clone(),
-            ),
+            inner: Scoped::new(self.inner.call(Request::from_parts(head, body)), scope),
             header: Some(self.config.header.clone()),
         }
     }

@@ -280,9 +280,12 @@ async fn an_upgrade_keeps_what_it_needs() {
     assert_eq!(response.extensions().get::<u8>(), Some(&9));
 }
 
+/// Where code ran, and for which request.
+type Places = Arc<Mutex<Vec<(&'static str, Option<String>)>>>;
+
 /// A body that notes the scope in which it runs.
 struct Noting {
-    places: Arc<Mutex<Vec<(&'static str, Option<String>)>>>,
+    places: Places,
     frames: usize,
 }
 
@@ -314,8 +317,8 @@ impl Drop for Noting {
 
 #[tokio::test]
 async fn the_scope_is_entered_wherever_the_request_runs() {
-    let places = Arc::new(Mutex::new(Vec::new()));
-    let note = |places: &Arc<Mutex<Vec<_>>>, place| places.lock().push((place, current()));
+    let places = Places::default();
+    let note = |places: &Places, place| places.lock().push((place, current()));
     let inner = {
         let places = Arc::clone(&places);
         service_fn(move |_: Request<()>| {

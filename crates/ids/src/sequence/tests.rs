@@ -167,10 +167,8 @@ fn client(stream: &str) -> Vec<(String, String)> {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
-            "" if line.is_empty() => {
-                if !data.is_empty() {
-                    events.push((std::mem::take(&mut data), last_id.clone()));
-                }
+            "" if line.is_empty() && !data.is_empty() => {
+                events.push((std::mem::take(&mut data), last_id.clone()));
             }
             "data" => data = format!("{data}{value}\n"),
             "id" if !value.contains('\0') => value.clone_into(&mut last_id),

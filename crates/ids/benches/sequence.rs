@@ -7,9 +7,8 @@
 mod compare;
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll, Waker},
 };
 
@@ -17,30 +16,17 @@ use bytes::Bytes;
 use compare::Contest;
 use criterion::{Criterion, Throughput, criterion_group};
 use http::{HeaderValue, Request, Response, header};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tower::{Service, ServiceBuilder, service_fn};
+use tower_stream_bench::{Frames, consume};
 use tower_stream_ids::SequenceLayer;
 
 const FRAMES: usize = 256;
 
-struct Frames(VecDeque<Bytes>);
-
-impl Body for Frames {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|data| Ok(Frame::data(data))))
-    }
-}
-
 /// A body of `FRAMES` frames with `records` records each.
 fn response(content_type: &'static str, record: &str, records: usize) -> Response<Frames> {
     let frame = Bytes::from(record.repeat(records));
-    let mut response = Response::new(Frames(std::iter::repeat_n(frame, FRAMES).collect()));
+    let mut response = Response::new(Frames::new(frame, FRAMES));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -48,9 +34,7 @@ fn response(content_type: &'static str, record: &str, records: usize) -> Respons
 }
 
 fn drain<B: Body<Data = Bytes>>(response: Response<B>) {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut body = pin!(response.into_body());
-    while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
+    consume(pin!(response.into_body()));
 }
 
 fn through(layer: SequenceLayer, response: Response<Frames>) {

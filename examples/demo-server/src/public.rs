@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 
 use crate::{State, admin, chat, layers, routes};
@@ -15,6 +15,11 @@ pub fn app(state: &State) -> Router {
         .route("/events", get(routes::events::events))
         .route("/lines", get(routes::lines::lines))
         .route("/bytes", get(routes::bytes::bytes))
+        .route("/promise", get(routes::promise::promise))
+        .route(
+            "/upload",
+            routes::upload::checked(put(routes::upload::upload)),
+        )
         .route("/files/{*path}", get(routes::files::files))
         .route("/fail", get(routes::fail::fail))
         .fallback(admin::not_found)

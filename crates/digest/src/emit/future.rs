@@ -114,7 +114,7 @@ impl Call {
         let (mut head, body) = response.into_parts();
         self.fault.join(&mut head.extensions);
         let delivery = Delivery::new(&self.method, head.status, &head.headers, &body);
-        if delivery.is_bodiless() {
+        if delivery.is_bodiless() || !self.config.wants(&head) {
             return Response::from_parts(head, DigestBody::untouched(body));
         }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, response::Parts};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -65,11 +65,13 @@ pub struct DigestLayer<D = md5::Md5> {
     algorithm: PhantomData<fn() -> D>,
 }
 
+type OnlyIf = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 type OnSent = Arc<dyn Fn(&Sent) + Send + Sync>;
 
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) on: bool,
+    pub(super) only_if: Option<OnlyIf>,
     pub(super) announce: Announcements,
     pub(super) overwrite: bool,
     pub(super) negotiate: bool,
@@ -78,6 +80,12 @@ pub(super) struct Config {
     pub(super) hash_unannounced: bool,
     pub(super) on_sent: Option<OnSent>,
     pub(super) counts: Arc<Counts>,
+}
+
+impl Config {
+    pub(super) fn wants(&self, head: &Parts) -> bool {
+        self.only_if.as_ref().is_none_or(|wanted| wanted(head))
+    }
 }
 
 impl DigestLayer<Md5> {
@@ -92,6 +100,7 @@ impl<D: Algorithm> DigestLayer<D> {
     pub fn new() -> Self {
         let config = Config {
             on: true,
+            only_if: None,
             announce: Announce::ContentDigest | Announce::XContentMd5,
             overwrite: false,
             negotiate: true,
@@ -115,6 +124,19 @@ impl<D: Algorithm> DigestLayer<D> {
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
         self.set(|config| config.on = on)
+    }
+
+    /// Leaves alone the responses of which this is false: of an endless stream of events, say, nobody wants a digest.
+    ///
+    /// ```
+    /// use tower_stream_body::StreamKind;
+    /// use tower_stream_digest::DigestLayer;
+    ///
+    /// let layer = DigestLayer::md5().only_if(|head| StreamKind::of(&head.headers) == StreamKind::Other);
+    /// # drop(layer);
+    /// ```
+    pub fn only_if(self, wanted: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.set(|config| config.only_if = Some(Arc::new(wanted)))
     }
 
     /// The fields that announce the digest. Those that cannot name the algorithm are left out.

@@ -558,6 +558,16 @@ async fn off_is_the_same_type_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn a_head_may_be_left_alone() {
+    let layer = DigestLayer::md5().only_if(|head| head.headers.contains_key("wanted"));
+    for (headers, announced) in [(&[][..], false), (&[("wanted", "")], true)] {
+        let inner = response(MockBody::new([data("x")]), headers);
+        let out: Out = pass(&layer, get(Version::HTTP_2), inner);
+        assert_eq!(header(&out, "x-content-md5").is_some(), announced);
+    }
+}
+
+#[tokio::test]
 async fn nothing_to_announce_and_nobody_to_tell_costs_nothing() {
     let body = MockBody::new([data("x")]);
     let probe = body.probe();

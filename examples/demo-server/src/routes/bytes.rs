@@ -50,16 +50,18 @@ const PERIOD: usize = 251;
 
 /// The body: frames are slices of one buffer, so serving costs no copy here.
 #[derive(Debug)]
-struct Generated {
+pub(super) struct Generated {
     pattern: Bytes,
     sent: u64,
     size: u64,
     chunk: usize,
     length: bool,
+    /// from here to the end the bytes are not those of the pattern
+    corrupt_from: u64,
 }
 
 impl Generated {
-    fn new(size: u64, chunk: usize, length: bool) -> Self {
+    pub(super) fn new(size: u64, chunk: usize, length: bool) -> Self {
         let pattern = (0..chunk + PERIOD).map(|i| (i % PERIOD) as u8).collect();
         Self {
             pattern,
@@ -67,7 +69,14 @@ impl Generated {
             size,
             chunk,
             length,
+            corrupt_from: size,
         }
+    }
+
+    /// Breaks the last `count` bytes.
+    pub(super) fn corrupt_last(mut self, count: u64) -> Self {
+        self.corrupt_from = self.size.saturating_sub(count);
+        self
     }
 
     fn left(&self) -> u64 {
@@ -89,8 +98,15 @@ impl http_body::Body for Generated {
         }
         let take = left.min(self.chunk as u64);
         let from = (self.sent % PERIOD as u64) as usize;
+        let mut frame = self.pattern.slice(from..from + take as usize);
+        if self.sent + take > self.corrupt_from {
+            let good = self.corrupt_from.saturating_sub(self.sent) as usize;
+            let corrupt = frame.iter().enumerate();
+            frame = corrupt
+                .map(|(i, byte)| if i < good { *byte } else { !byte })
+                .collect();
+        }
         self.sent += take;
-        let frame = self.pattern.slice(from..from + take as usize);
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 

@@ -5,6 +5,8 @@ pub(crate) mod events;
 pub(crate) mod fail;
 pub(crate) mod files;
 pub(crate) mod lines;
+pub(crate) mod promise;
+pub(crate) mod upload;
 
 use crate::text;
 

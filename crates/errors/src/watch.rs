@@ -28,6 +28,8 @@ pub(crate) struct Watch {
     records: Records,
     /// the head leaves room for bytes that the inner body did not give
     writable: bool,
+    /// no byte is due, so nothing is missing when there is none; h2 asks the body of a HEAD all the same
+    bodiless: bool,
     /// the declared length, or [`UNDECLARED`]
     expected: u64,
     given: u64,
@@ -114,6 +116,7 @@ impl Watch {
             stream,
             records,
             writable,
+            bodiless: delivery.is_bodiless(),
             expected: delivery.declared_length().unwrap_or(UNDECLARED),
             given: 0,
             poisoned: AtomicBool::new(false),
@@ -254,6 +257,10 @@ impl Watch {
     /// The inner body has failed and is gone: chooses what comes in its place.
     #[cold]
     pub(crate) fn fail(&mut self) {
+        if self.bodiless {
+            self.phase = Phase::Ended;
+            return;
+        }
         let between_records = match &mut self.records {
             Records::Unknown => true,
             Records::GrpcWeb(messages) => messages.between(),

@@ -187,6 +187,16 @@ async fn bodies_that_are_never_sent_are_not_polled() {
 }
 
 #[tokio::test]
+async fn a_body_that_nobody_sees_ends_without_a_word() {
+    // hyper asks the body of a HEAD over HTTP/2
+    let mut request = get();
+    *request.method_mut() = http::Method::HEAD;
+    let seen = send(&layer(), request, answer(SSE, [mock::panic("x")])).await;
+    assert_eq!((seen.status.as_u16(), seen.text().as_str()), (200, ""));
+    assert!(seen.error.is_none());
+}
+
+#[tokio::test]
 async fn a_body_that_has_ended_is_not_polled() {
     let response = answer(SSE, []).map(MockBody::tells_end);
     let probe = response.body().probe();

@@ -4,49 +4,50 @@ use axum::{
     Router, extract,
     http::{StatusCode, Uri, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, get_service, post},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{State, problem::Problem, reply};
 
 /// The routes of the admin listener.
 pub fn admin(state: &State) -> Router {
     Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
+        .route("/livez", get_service(state.drain.liveness()))
+        .route("/readyz", get_service(state.drain.readiness()))
         .route("/status", get(status))
+        .route("/drain", post(drain))
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone())
 }
 
-/// 200 while the process can answer at all, also while it stops: a restart would help nobody.
-async fn livez() -> Response {
-    reply::json(StatusCode::OK, &json!({"status": "live"}))
-}
-
-/// 200 while new requests are welcome, 503 once the server is stopping.
-async fn readyz(extract::State(state): extract::State<State>) -> Response {
-    if state.is_stopping() {
-        reply::json(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({"status": "stopping"}),
-        )
-    } else {
-        reply::json(StatusCode::OK, &json!({"status": "ready"}))
-    }
-}
-
-/// The state of the server.
+/// The state of the server, and what it has served.
 async fn status(extract::State(state): extract::State<State>) -> Response {
-    let name = if state.is_stopping() {
-        "stopping"
-    } else {
-        "active"
-    };
-    reply::json(StatusCode::OK, &json!({"state": name}))
+    reply::json(StatusCode::OK, &figures(&state))
+}
+
+/// Starts the drain, as SIGTERM does. Asked again it changes nothing.
+async fn drain(extract::State(state): extract::State<State>) -> Response {
+    state.drain.start();
+    reply::json(StatusCode::ACCEPTED, &figures(&state))
+}
+
+fn figures(state: &State) -> serde_json::Value {
+    let stats = state.drain.stats();
+    let left = state.drain.deadline();
+    let left = left.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    json!({
+        "state": stats.state.as_str(),
+        "in_flight": stats.in_flight,
+        "served": stats.served,
+        "refused": stats.refused,
+        "farewelled": stats.farewelled,
+        "cut": stats.cut,
+        "deadline_ms": left.map(|left| left.as_millis() as u64),
+    })
 }
 
 /// Everything that is measured, as Prometheus text.
@@ -98,10 +99,17 @@ mod tests {
         assert_eq!(ask(&state, "/livez").await.0, 200);
         assert_eq!(ask(&state, "/readyz").await.0, 200);
         assert_eq!(ask(&state, "/status").await.1["state"], "active");
-        state.stop();
+        assert_eq!(ask(&state, "/status").await.1["deadline_ms"], json!(null));
+        for _ in 0..2 {
+            let request = Request::post("/drain").body(Body::empty()).unwrap();
+            let response = admin(&state).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 202);
+        }
         assert_eq!(ask(&state, "/livez").await.0, 200);
         assert_eq!(ask(&state, "/readyz").await.0, 503);
-        assert_eq!(ask(&state, "/status").await.1["state"], "stopping");
+        let status = ask(&state, "/status").await.1;
+        assert_eq!(status["state"], "advertise");
+        assert!(status["deadline_ms"].as_u64() > Some(0), "{status}");
     }
 
     #[tokio::test]
@@ -135,6 +143,7 @@ mod tests {
             r#"http_server_response_stream_active{http_route="/events"} 0"#,
             r#"http_server_response_chunk_gap_seconds_count{chunk_index_bucket="2",http_route="/events"} 1"#,
             r#"http_server_response_chunk_producer_wait_seconds_count{http_route="/events"} 3"#,
+            r#"state="active"} 1"#,
             r#"target_info{service_name="demo-server","#,
         ] {
             assert!(text.contains(line), "no `{line}` in\n{text}");

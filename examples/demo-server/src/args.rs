@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use tower_stream_drain::{BuildError, Drain};
 
 const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
@@ -42,9 +43,21 @@ pub struct Args {
     #[arg(long, env = "DEMO_IDLE_TIMEOUT", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration)]
     pub idle_timeout: Duration,
 
-    /// Longest wait for streams in flight after SIGTERM or SIGINT; then they are cut
-    #[arg(long, env = "DEMO_DRAIN_DEADLINE", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration)]
-    pub drain_deadline: Duration,
+    /// How long the word of a drain spreads: not ready, and connections close, but requests are served
+    #[arg(long, env = "DEMO_ADVERTISE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
+    pub advertise: Duration,
+
+    /// How long a drain takes at most, --advertise included; then what is left gets its farewell
+    #[arg(long, env = "DEMO_DEADLINE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub deadline: Duration,
+
+    /// How long after the deadline farewells may take to leave; then what is left is cut
+    #[arg(long, env = "DEMO_SETTLE", value_name = "DURATION", default_value = "250ms", value_parser = duration_or_none)]
+    pub settle: Duration,
+
+    /// End /events one by one over this time once requests are refused, not all at the deadline
+    #[arg(long, env = "DEMO_EARLY_END_WINDOW", value_name = "DURATION", value_parser = duration_or_none)]
+    pub early_end_window: Option<Duration>,
 
     /// Form of the log lines on stderr; RUST_LOG chooses which (default: info)
     #[arg(long, env = "DEMO_LOG", value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
@@ -68,7 +81,10 @@ impl Default for Args {
             admin: ADMIN,
             files: None,
             idle_timeout: THIRTY,
-            drain_deadline: THIRTY,
+            advertise: Duration::from_secs(5),
+            deadline: Duration::from_secs(20),
+            settle: Duration::from_millis(250),
+            early_end_window: None,
             log: LogFormat::default(),
         }
     }
@@ -102,24 +118,50 @@ Public routes; query parameters are shown with their defaults, others are refuse
 
 Admin routes:
   GET  /livez     200 while the process answers
-  GET  /readyz    200, or 503 once the server is stopping
-  GET  /status    JSON of the state
+  GET  /readyz    200, or 503 once the server is draining
+  GET  /status    JSON of the state: active, advertise, close or dead; in flight, served, ..
+  POST /drain     starts the drain, as SIGTERM does
   GET  /metrics   everything that is measured, as Prometheus text
 
 Once both listeners are bound, one line on stdout names their addresses:
   listening public=127.0.0.1:3000 admin=127.0.0.1:3001
 
-SIGTERM and SIGINT stop the server: no new connections, and streams in flight have
---drain-deadline to end. A second signal stops it at once. It exits with 0 when every
-stream ended, with 1 when one was cut or the server could not start, and with 2 after a
+SIGTERM and SIGINT drain the server. For --advertise it serves on, but is not ready and
+closes connections; then it refuses what is new and lets streams end. At --deadline each
+stream that is left gets a farewell, and --settle later what is left of those is cut. A
+second signal does all that at once. It exits with 0 when every stream ended or had its
+farewell, with 1 when one was cut or the server could not start, and with 2 after a
 bad flag.";
 
-fn duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error} (write it like 600ms, 3s or 2m)")),
+impl Args {
+    /// The drain that these flags ask for.
+    ///
+    /// # Errors
+    ///
+    /// When they contradict each other; the message names them.
+    pub fn drain(&self) -> Result<Drain, BuildError> {
+        let drain = Drain::builder()
+            .advertise(self.advertise)
+            .deadline(self.deadline)
+            .settle(self.settle);
+        match self.early_end_window {
+            Some(window) => drain.early_end_window(window),
+            None => drain,
+        }
+        .try_build()
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match duration_or_none(text) {
+        Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
+        parsed => parsed,
+    }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error} (write it like 600ms, 3s or 2m)"))
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {
@@ -160,7 +202,11 @@ mod tests {
         for (flag, value) in [
             ("--idle-timeout", "soon"),
             ("--idle-timeout", "0s"),
-            ("--drain-deadline", "-3s"),
+            ("--deadline", "-3s"),
+            ("--deadline", "0s"),
+            ("--advertise", "-1s"),
+            ("--settle", "late"),
+            ("--early-end-window", "x"),
             ("--public", "here"),
             ("--log", "xml"),
             ("--files", "/no/such/dir"),

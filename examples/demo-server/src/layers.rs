@@ -18,9 +18,13 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
             .layer(state.metrics.layer())
+            // Counted to the end of the body; refused and closed once the server stops.
+            .layer(state.drain.layer())
             .layer(announced_digest())
             // A response that fails is ended in its own format.
             .layer(ErrorWriterLayer::new().writer(Failures))
+            // A stream that is left at the deadline ends with a farewell.
+            .layer(state.drain.farewell())
             // A stream that gives no frame for this long fails.
             .layer(IdleTimeoutLayer::new(state.args.idle_timeout))
             .layer(VerifyDigestLayer::md5()),

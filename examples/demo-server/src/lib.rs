@@ -10,11 +10,13 @@
 //! let server = demo_server::Server::start(demo_server::Args {
 //!     public: any,
 //!     admin: any,
+//!     advertise: std::time::Duration::ZERO,
 //!     ..Default::default()
 //! })
 //! .await?;
 //! assert_ne!(server.public_addr().port(), 0);
-//! assert!(server.shutdown().await, "no stream was open");
+//! let report = server.shutdown().await?;
+//! assert!(report.is_clean(), "{report}");
 //! # Ok(())
 //! # }
 //! ```

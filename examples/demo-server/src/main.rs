@@ -5,13 +5,18 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use demo_server::{Args, Server, log};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    let args = Args::parse();
+    if let Err(error) = args.drain() {
+        Args::command()
+            .error(ErrorKind::ValueValidation, error)
+            .exit();
+    }
+    match run(args).await {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(io::stderr(), "demo-server: {error}");
@@ -20,22 +25,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Exit codes: 0 when every stream ended, 1 when one was cut or the server could not start.
+/// Exit codes: 0 when every stream ended or had its farewell, 1 when one was cut or the server could not start.
 async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     log::install(args.log)?;
-    // Before the addresses are printed: whoever reads them may signal at once.
-    let mut signals = Signals::listen()?;
     let server = Server::start(args).await?;
+    // Before the addresses are printed: whoever reads them may signal at once.
+    server.drain().listen_for_signals()?;
     announce(&server)?;
-    signals.next().await;
-    let ended = tokio::select! {
-        ended = server.shutdown() => ended,
-        () = signals.next() => {
-            tracing::warn!("stopped at once by a second signal");
-            false
-        }
-    };
-    Ok(if ended {
+    let report = server.stopped().await?;
+    Ok(if report.is_clean() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -52,25 +50,4 @@ fn announce(server: &Server) -> io::Result<()> {
         server.admin_addr()
     )?;
     out.flush()
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -5,7 +5,8 @@ use std::io;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
-use tower_stream_metrics::StreamMetricsLayer;
+use tower_stream_drain::{Drain, Phase, State};
+use tower_stream_metrics::{DrainReading, DrainState, Readings, StreamMetricsLayer};
 
 /// The layer that measures streams, and what it and others have measured.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ impl Metrics {
     /// # Errors
     ///
     /// When the exporter cannot be registered.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(drain: &Drain) -> io::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -40,6 +41,8 @@ impl Metrics {
         let layer = StreamMetricsLayer::new(&meter)
             .producer_wait(true)
             .consumer_hold(true);
+        let drain = drain.clone();
+        Readings::new(&meter).drain(move || reading(&drain));
         Ok(Self {
             layer,
             registry,
@@ -54,5 +57,19 @@ impl Metrics {
     /// Collects, and writes it down in the Prometheus text format.
     pub(crate) fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn reading(drain: &Drain) -> DrainReading {
+    let stats = drain.stats();
+    DrainReading {
+        state: match stats.state {
+            State::Active => DrainState::Active,
+            State::Draining(Phase::Advertise) => DrainState::Advertise,
+            State::Draining(Phase::Close) => DrainState::Close,
+            State::Dead => DrainState::Dead,
+        },
+        in_flight: stats.in_flight,
+        refused: stats.refused,
     }
 }

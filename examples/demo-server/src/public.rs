@@ -5,14 +5,21 @@ use axum::{
     routing::{get, post, put},
 };
 
+use tower_stream_drain::{FarewellLayer, Policy};
+
 use crate::{State, admin, chat, layers, routes};
 
 /// The public routes with every layer around them.
 pub fn app(state: &State) -> Router {
+    // its clients may come back whenever they are told
+    let early = match state.args.early_end_window {
+        Some(_) => state.drain.farewell().policy(Policy::EndEarly),
+        None => FarewellLayer::off(),
+    };
     let routes = Router::new()
         .route("/v1/chat/completions", post(chat::chat_completions))
         .route("/v1/models", get(chat::models))
-        .route("/events", get(routes::events::events))
+        .route("/events", get(routes::events::events).layer(early))
         .route("/lines", get(routes::lines::lines))
         .route("/bytes", get(routes::bytes::bytes))
         .route("/promise", get(routes::promise::promise))

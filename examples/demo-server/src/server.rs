@@ -1,27 +1,25 @@
 //! Two listeners, one server.
 
-use std::{io, net::SocketAddr};
+use std::{
+    future::{IntoFuture, pending},
+    io,
+    net::SocketAddr,
+};
 
-use axum::{Router, serve::ListenerExt};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tower_stream_drain::{Drain, Report};
 
 use crate::{Args, State, admin, app};
 
 /// A running demo server.
 ///
-/// Dropping it starts the same graceful stop as [`shutdown`](Server::shutdown), without waiting.
+/// Dropping it starts the same drain as [`shutdown`](Server::shutdown), without waiting.
 #[derive(Debug)]
 pub struct Server {
     state: State,
-    public: Listening,
-    admin: Listening,
-}
-
-#[derive(Debug)]
-struct Listening {
-    addr: SocketAddr,
-    stop: watch::Sender<()>,
-    task: JoinHandle<io::Result<()>>,
+    public: SocketAddr,
+    admin: SocketAddr,
+    serving: JoinHandle<io::Result<Report>>,
 }
 
 impl Server {
@@ -36,8 +34,9 @@ impl Server {
         let public = bind("public", state.args.public).await?;
         let admin_listener = bind("admin", state.args.admin).await?;
         let server = Self {
-            public: serve(public, app(&state))?,
-            admin: serve(admin_listener, admin(&state))?,
+            public: public.local_addr()?,
+            admin: admin_listener.local_addr()?,
+            serving: tokio::spawn(serve(public, admin_listener, state.clone())),
             state,
         };
         tracing::info!(
@@ -50,42 +49,42 @@ impl Server {
 
     /// The bound address of the public listener.
     pub fn public_addr(&self) -> SocketAddr {
-        self.public.addr
+        self.public
     }
 
     /// The bound address of the admin listener.
     pub fn admin_addr(&self) -> SocketAddr {
-        self.admin.addr
+        self.admin
     }
 
-    /// Stops gracefully: no new connections, streams in flight may end, at most
-    /// `drain_deadline` long. The admin listener answers until the public one is done.
+    /// What starts and watches the drain of this server.
+    pub fn drain(&self) -> &Drain {
+        &self.state.drain
+    }
+
+    /// Starts the drain and waits for its end, see [`stopped`](Self::stopped).
     ///
-    /// Returns whether every stream ended in time. Streams that did not are left to the
-    /// runtime: they are cut when it, or the process, ends.
-    pub async fn shutdown(self) -> bool {
-        let deadline = self.state.args.drain_deadline;
-        tracing::info!(deadline = %humantime::format_duration(deadline), "stopping");
-        self.state.stop();
-        let in_time = tokio::time::timeout(deadline, self.public.stopped()).await;
-        match &in_time {
-            Ok(()) => tracing::info!("stopped: every stream ended"),
-            Err(_) => tracing::warn!("stopped: streams were still open at the deadline"),
-        }
-        // An idle keep-alive probe must not hold the exit, so nobody waits for this one.
-        drop(self.admin.stop);
-        in_time.is_ok()
+    /// # Errors
+    ///
+    /// When a task of the server failed.
+    pub async fn shutdown(self) -> io::Result<Report> {
+        self.state.drain.start();
+        self.stopped().await
+    }
+
+    /// Waits until the server has been drained, whoever starts that. The admin listener answers until then.
+    ///
+    /// # Errors
+    ///
+    /// When a task of the server failed.
+    pub async fn stopped(mut self) -> io::Result<Report> {
+        (&mut self.serving).await?
     }
 }
 
-impl Listening {
-    async fn stopped(self) {
-        drop(self.stop);
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "listener failed"),
-            Err(error) => tracing::error!(%error, "listener task failed"),
-        }
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.state.drain.start();
     }
 }
 
@@ -98,23 +97,22 @@ async fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves HTTP/1.1 and cleartext HTTP/2 on `listener`.
-fn serve(listener: TcpListener, app: Router) -> io::Result<Listening> {
-    let addr = listener.local_addr()?;
-    let (stop, stopped) = watch::channel(());
-    // Without it, the kernel holds a small frame back until the one before is acknowledged.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY not set");
-        }
-    });
-    let serving = axum::serve(listener, app).with_graceful_shutdown(sender_gone(stopped));
-    let task = tokio::spawn(async move { serving.await });
-    Ok(Listening { addr, stop, task })
-}
-
-async fn sender_gone(mut receiver: watch::Receiver<()>) {
-    while receiver.changed().await.is_ok() {}
+/// Serves both until the drain of the public listener is over: the probes need the other one to its end.
+async fn serve(public: TcpListener, private: TcpListener, state: State) -> io::Result<Report> {
+    // main listens for signals, or nobody: a server in process leaves them to its program
+    let public = state.drain.serve(public, app(&state)).without_signals();
+    // never drained: dropped at the end of the public one, and an idle probe does not hold that
+    let private = async {
+        let never = Drain::builder().build();
+        never.serve(private, admin(&state)).without_signals().await
+    };
+    tokio::select! {
+        report = public.into_future() => report,
+        failed = private => match failed {
+            Ok(_) => pending().await,
+            Err(error) => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -128,12 +126,14 @@ mod tests {
 
     use super::*;
 
-    async fn start(drain_deadline: Duration) -> Server {
+    /// Advertises for 50 ms.
+    async fn start(deadline: Duration) -> Server {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Server::start(Args {
             public: any,
             admin: any,
-            drain_deadline,
+            advertise: Duration::from_millis(50),
+            deadline,
             ..Args::default()
         })
         .await
@@ -167,16 +167,33 @@ mod tests {
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.ends_with("0\r\n\r\n"), "a whole chunked body: {text}");
         assert_eq!(text.matches("\"n\":").count(), 4);
-        assert!(stopped.await.unwrap());
+        let report = stopped.await.unwrap().unwrap();
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.stats.served, 1);
         assert!(TcpStream::connect(public).await.is_err());
     }
 
     #[tokio::test]
     async fn an_endless_stream_does_not_hold_the_stop_past_its_deadline() {
-        let server = start(Duration::from_millis(50)).await;
-        let (_stream, text) = open(server.public_addr(), "/events?count=0").await;
+        let server = start(Duration::from_millis(100)).await;
+        let (mut stream, mut text) = open(server.public_addr(), "/events?count=0").await;
         assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
-        assert!(!server.shutdown().await);
+        let report = server.shutdown().await.unwrap();
+        assert_eq!((report.stats.farewelled, report.stats.cut), (1, 0));
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text.matches("event: drain\n").count(), 1, "{text}");
+        assert!(text.ends_with("0\r\n\r\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn times_that_contradict_each_other_are_named() {
+        let args = Args {
+            advertise: Duration::from_secs(9),
+            deadline: Duration::from_secs(9),
+            ..Args::default()
+        };
+        let error = Server::start(args).await.unwrap_err().to_string();
+        assert!(error.contains("advertise (9s)"), "{error}");
     }
 
     #[tokio::test]

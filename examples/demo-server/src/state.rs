@@ -1,12 +1,8 @@
 //! What handlers and layers share.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, sync::Arc};
+
+use tower_stream_drain::Drain;
 
 use crate::{Args, metrics::Metrics};
 
@@ -15,7 +11,7 @@ use crate::{Args, metrics::Metrics};
 pub struct State {
     pub(crate) args: Arc<Args>,
     pub(crate) metrics: Metrics,
-    stopping: Arc<AtomicBool>,
+    pub(crate) drain: Drain,
 }
 
 impl State {
@@ -23,7 +19,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// When the directory of `--files` cannot be resolved; the message names it. When the metrics cannot be set up.
+    /// When the directory of `--files` cannot be resolved; the message names it. When the times of the drain contradict each other,
+    /// or the metrics cannot be set up.
     pub fn new(mut args: Args) -> io::Result<Self> {
         if let Some(files) = &mut args.files {
             // `/files` compares resolved paths with it.
@@ -34,20 +31,13 @@ impl State {
                 )
             })?;
         }
+        let drain = args
+            .drain()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Self {
             args: Arc::new(args),
-            metrics: Metrics::new()?,
-            stopping: Arc::default(),
+            metrics: Metrics::new(&drain)?,
+            drain,
         })
-    }
-
-    /// Whether the server is on its way down.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    /// Marks the server as on its way down: `/readyz` answers 503 from now on.
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,16 @@
+//! What most apps name: `use tower_stream::prelude::*`.
+
+pub use crate::StreamStack;
+pub use crate::body::{Outcome, RequestId, Sequence, StreamEnd};
+#[cfg(feature = "digest")]
+pub use crate::digest::{DigestLayer, VerifyDigestLayer, VerifyRequestDigestLayer};
+#[cfg(feature = "drain")]
+pub use crate::drain::{Drain, DrainToken, Draining};
+#[cfg(feature = "errors")]
+pub use crate::errors::{ErrorWriterLayer, IdleTimeoutLayer};
+#[cfg(feature = "ids")]
+pub use crate::ids::{RequestIdLayer, SequenceLayer};
+#[cfg(feature = "metrics")]
+pub use crate::metrics::StreamMetricsLayer;
+#[cfg(feature = "trace")]
+pub use crate::trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer};

@@ -88,7 +88,7 @@ pub use self::{
     body::ResponseBody,
     future::ResponseFuture,
     layer::StreamMetricsLayer,
-    readings::{DrainReading, DrainState, Readings, SpanReading},
+    readings::{DrainReading, DrainState, Readings},
     service::StreamMetrics,
 };
 

@@ -29,12 +29,6 @@ pub const DRAIN_REFUSED: &str = "http.server.drain.refused";
 pub const REQUEST_ID_REPLACED: &str = "http.server.request_id.replaced";
 /// Counter: digests, by what came of them.
 pub const DIGEST_COUNT: &str = "http.server.response.digest.count";
-/// Counter: sampled spans that came to the exporting pipeline.
-pub const SPAN_EMITTED: &str = "http.server.span.emitted";
-/// Counter: sampled spans that were exported.
-pub const SPAN_EXPORTED: &str = "http.server.span.exported";
-/// Counter: sampled spans that were lost.
-pub const SPAN_DROPPED: &str = "http.server.span.dropped";
 
 /// The request's method, `_OTHER` for one that is not in the OpenTelemetry convention.
 pub const METHOD: &str = "http.request.method";

@@ -15,7 +15,6 @@ use crate::names;
 /// | [`drain`](Self::drain) | [`DRAIN_STATE`](names::DRAIN_STATE), [`DRAIN_IN_FLIGHT`](names::DRAIN_IN_FLIGHT), [`DRAIN_REFUSED`](names::DRAIN_REFUSED) |
 /// | [`request_ids_replaced`](Self::request_ids_replaced) | [`REQUEST_ID_REPLACED`](names::REQUEST_ID_REPLACED) |
 /// | [`digests`](Self::digests) | [`DIGEST_COUNT`](names::DIGEST_COUNT) |
-/// | [`spans`](Self::spans) | [`SPAN_EMITTED`](names::SPAN_EMITTED), [`SPAN_EXPORTED`](names::SPAN_EXPORTED), [`SPAN_DROPPED`](names::SPAN_DROPPED) |
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -72,19 +71,6 @@ pub struct DrainReading {
     pub in_flight: u64,
     /// Requests refused so far.
     pub refused: u64,
-}
-
-/// What an exporting pipeline knows of the spans that were sampled.
-///
-/// What was emitted and neither exported nor dropped is in the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpanReading {
-    /// Spans that came to the pipeline so far.
-    pub emitted: u64,
-    /// Spans exported so far.
-    pub exported: u64,
-    /// Spans lost so far: the queue was full, or the export failed.
-    pub dropped: u64,
 }
 
 impl<'a> Readings<'a> {
@@ -157,32 +143,6 @@ impl<'a> Readings<'a> {
             })
             .build();
         self
-    }
-
-    /// What became of sampled spans.
-    pub fn spans<F>(self, read: F) -> Self
-    where
-        F: Fn() -> SpanReading + Clone + Send + Sync + 'static,
-    {
-        let (emitted, exported) = (read.clone(), read.clone());
-        self.count(
-            names::SPAN_EMITTED,
-            "{span}",
-            "Sampled spans that came to the exporting pipeline.",
-            move || emitted().emitted,
-        )
-        .count(
-            names::SPAN_EXPORTED,
-            "{span}",
-            "Sampled spans that were exported.",
-            move || exported().exported,
-        )
-        .count(
-            names::SPAN_DROPPED,
-            "{span}",
-            "Sampled spans that were lost before or in their export.",
-            move || read().dropped,
-        )
     }
 
     fn count(

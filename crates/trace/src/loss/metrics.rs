@@ -13,8 +13,6 @@ impl Loss {
     /// | `http.server.span.exported` | counter `{span}` | |
     /// | `http.server.span.dropped` | counter `{span}` | `reason` = `queue_full`, `export_failed`, `shutdown` |
     /// | `http.server.span.in_queue` | up-down counter `{span}` | |
-    ///
-    /// `Readings::spans` of `tower-stream-metrics` shows the same names, without the reasons: use one of them.
     pub fn observe(&self, meter: &Meter) {
         let loss = self.clone();
         meter

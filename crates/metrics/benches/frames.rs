@@ -1,0 +1,196 @@
+//! What a frame and a response cost in one run: bare, tower-http's `Trace` with nobody listening, axum-prometheus with
+//! its body sizes, and this layer. Ratios come from interleaved rounds, so that a busy machine slows all alike.
+//!
+//! `cargo bench -p tower-stream-metrics`
+#![allow(missing_docs, clippy::print_stdout)]
+
+use std::{
+    alloc::System,
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    hint::black_box,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use axum_prometheus::PrometheusMetricLayerBuilder;
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::time::Instant;
+use tower::{Layer, Service, service_fn};
+use tower_http::trace::TraceLayer;
+use tower_stream_metrics::StreamMetricsLayer;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const FRAMES: usize = 1000;
+const ROUNDS: usize = 60;
+const CHUNK: Bytes = Bytes::from_static(&[b'x'; 64]);
+
+/// So many frames, all ready, of no declared length.
+struct Frames(usize);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                Poll::Ready(Some(Ok(Frame::data(CHUNK))))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+type Nothing = http_body_util::Empty<Bytes>;
+type Answer = Ready<Result<Response<Frames>, Infallible>>;
+
+/// Calls a service and drains its body.
+fn run<S, B>(service: &mut S) -> usize
+where
+    S: Service<Request<Nothing>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    let future = pin!(service.call(Request::new(Nothing::new())));
+    let Poll::Ready(Ok(response)) = future.poll(&mut cx) else {
+        panic!("the service is always ready")
+    };
+    let mut body = pin!(response.into_body());
+    let mut bytes = 0;
+    while let Poll::Ready(Some(Ok(frame))) = body.as_mut().poll_frame(&mut cx) {
+        bytes += black_box(frame).into_data().map_or(0, |data| data.len());
+    }
+    bytes
+}
+
+type Routine = Box<dyn FnMut() -> usize>;
+
+fn around<L, S, B>(layer: &L, frames: usize) -> Routine
+where
+    L: Layer<tower::util::ServiceFn<fn(Request<Nothing>) -> Answer>, Service = S>,
+    S: Service<Request<Nothing>, Response = Response<B>> + 'static,
+    B: Body<Data = Bytes>,
+{
+    fn one(_: Request<Nothing>) -> Answer {
+        ready(Ok(Response::new(Frames(1))))
+    }
+    fn many(_: Request<Nothing>) -> Answer {
+        ready(Ok(Response::new(Frames(FRAMES))))
+    }
+    let handler: fn(Request<Nothing>) -> Answer = if frames == 1 { one } else { many };
+    let mut service = layer.layer(service_fn(handler));
+    Box::new(move || run(&mut service))
+}
+
+/// Every contender around a response of so many frames; the first is the one to compare with.
+fn contenders(meter: &Meter, frames: usize) -> Vec<(&'static str, Routine)> {
+    let ours = || StreamMetricsLayer::new(meter);
+    let all = || ours().producer_wait(true).consumer_hold(true);
+    let mut peer = PrometheusMetricLayerBuilder::new().build();
+    peer.enable_response_body_size();
+    vec![
+        ("bare", around(&tower::layer::util::Identity::new(), frames)),
+        (
+            "tower-http Trace",
+            around(&TraceLayer::new_for_http(), frames),
+        ),
+        ("axum-prometheus", around(&peer, frames)),
+        ("off", around(&StreamMetricsLayer::off(), frames)),
+        ("no gap", around(&ours().chunk_gap(false), frames)),
+        ("default", around(&ours(), frames)),
+        ("all options", around(&all(), frames)),
+        ("default, bound", around(&ours().bound(true), frames)),
+        ("all options, bound", around(&all().bound(true), frames)),
+    ]
+}
+
+fn provider() -> SdkMeterProvider {
+    let reader = PeriodicReader::builder(InMemoryMetricExporter::default()).build();
+    SdkMeterProvider::builder().with_reader(reader).build()
+}
+
+/// A recorder as an application has it, or axum-prometheus would record into nothing.
+fn install_recorder() {
+    let recorder = axum_prometheus::metrics_exporter_prometheus::PrometheusBuilder::new();
+    let _handle = recorder.install_recorder().expect("the only recorder");
+}
+
+fn benches(c: &mut Criterion) {
+    let provider = provider();
+    let meter = provider.meter("bench");
+    let mut group = c.benchmark_group("frames");
+    group.throughput(Throughput::Elements(FRAMES as u64));
+    for (name, mut routine) in contenders(&meter, FRAMES) {
+        group.bench_function(name, |b| b.iter(&mut routine));
+    }
+    group.finish();
+}
+
+/// Nanoseconds and allocations of one call, in the best of many interleaved rounds.
+fn measure(
+    contenders: Vec<(&'static str, Routine)>,
+    calls: usize,
+) -> Vec<(&'static str, f64, f64)> {
+    let mut rows: Vec<_> = contenders
+        .into_iter()
+        .map(|(name, routine)| (name, routine, f64::INFINITY, 0))
+        .collect();
+    for _ in 0..ROUNDS {
+        for (_, routine, best, allocations) in &mut rows {
+            let region = Region::new(ALLOCATOR);
+            let start = Instant::now();
+            for _ in 0..calls {
+                black_box(routine());
+            }
+            *best = best.min(start.elapsed().as_secs_f64() * 1e9 / calls as f64);
+            *allocations = region.change().allocations;
+        }
+    }
+    rows.into_iter()
+        .map(|(name, _, best, allocations)| (name, best, allocations as f64 / calls as f64))
+        .collect()
+}
+
+fn table() {
+    let provider = provider();
+    let meter = provider.meter("bench");
+    let many = measure(contenders(&meter, FRAMES), 5);
+    let one = measure(contenders(&meter, 1), 1000);
+    let bare = (many[0].1, one[0].1);
+    println!(
+        "\n| | ns a frame over bare | allocations a frame | ns a response of one frame over bare | allocations a response |"
+    );
+    println!("|---|---|---|---|---|");
+    for ((name, many, allocations), (_, one, allocations_one)) in many.into_iter().zip(one) {
+        println!(
+            "| {name} | {:.1} | {:.3} | {:.0} | {allocations_one:.1} |",
+            (many - bare.0 - (one - bare.1)) / (FRAMES - 1) as f64,
+            (allocations - allocations_one) / (FRAMES - 1) as f64,
+            one - bare.1,
+        );
+    }
+}
+
+criterion_group!(group, benches);
+
+fn main() {
+    install_recorder();
+    group();
+    // not under `cargo test --benches`, which only wants to know that everything runs
+    if std::env::args().any(|argument| argument == "--bench") {
+        table();
+    }
+}

@@ -21,7 +21,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const FRAMES: usize = 5000;
 
-/// Allocations of all polls of a body after its first, in a process that does nothing else.
+/// Allocations in this process during all polls of a body after its first.
 async fn allocations(layer: &StreamMetricsLayer) -> usize {
     let data = Bytes::from_static(b"chunk");
     let steps: Vec<_> = (0..FRAMES).map(|_| mock::data(data.clone())).collect();
@@ -58,8 +58,12 @@ async fn a_frame_allocates_nothing() {
             layer().producer_wait(true).consumer_hold(true).bound(true),
         ),
     ] {
-        // the first stream of a route makes its series
-        allocations(&layer).await;
-        assert_eq!(allocations(&layer).await, 0, "{name}");
+        // the first stream of a route makes its series; what other threads allocate (the test harness, the reader) they
+        // do not allocate during every one of these
+        let mut fewest = usize::MAX;
+        for _ in 0..5 {
+            fewest = fewest.min(allocations(&layer).await);
+        }
+        assert_eq!(fewest, 0, "{name}");
     }
 }

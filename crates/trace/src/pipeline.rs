@@ -116,8 +116,8 @@ impl Pipeline {
 /// A request span is entered for each poll of a body, which costs some 210 ns with tracing-opentelemetry's defaults
 /// and some 70 ns so. The layers of this crate need neither. What is lost: `busy_ns` and `idle_ns` of a span, and
 /// `opentelemetry::Context::current()` in a handler, which code that makes spans on the OpenTelemetry API there would
-/// need (it can take `tracing::Span::current().context()` instead). Thread names are left out too, for a stream
-/// changes threads.
+/// need (it can take `tracing::Span::current().context()` instead). Left out too: thread names, for a stream changes
+/// threads, and source locations, which for a request span are this crate's own.
 pub fn lean<S, T>(tracer: T) -> OpenTelemetryLayer<S, T>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -128,6 +128,7 @@ where
         .with_context_activation(false)
         .with_tracked_inactivity(false)
         .with_threads(false)
+        .with_location(false)
 }
 
 impl PipelineBuilder {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Uri;
 use clap::{Parser, ValueEnum};
 use tower_stream_drain::{BuildError, Drain};
 
@@ -59,6 +60,10 @@ pub struct Args {
     #[arg(long, env = "DEMO_EARLY_END_WINDOW", value_name = "DURATION", value_parser = duration_or_none)]
     pub early_end_window: Option<Duration>,
 
+    /// OTLP/HTTP receiver of traces, such as http://127.0.0.1:4318; without it nothing is exported
+    #[arg(long, env = "DEMO_OTLP", value_name = "URL", value_parser = otlp)]
+    pub otlp: Option<String>,
+
     /// Form of the log lines on stderr; RUST_LOG chooses which (default: info)
     #[arg(long, env = "DEMO_LOG", value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
@@ -85,6 +90,7 @@ impl Default for Args {
             deadline: Duration::from_secs(20),
             settle: Duration::from_millis(250),
             early_end_window: None,
+            otlp: None,
             log: LogFormat::default(),
         }
     }
@@ -164,6 +170,13 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error} (write it like 600ms, 3s or 2m)"))
 }
 
+fn otlp(text: &str) -> Result<String, String> {
+    match text.parse::<Uri>() {
+        Ok(url) if url.scheme_str() == Some("http") => Ok(text.to_owned()),
+        _ => Err("must be a URL like http://127.0.0.1:4318".to_owned()),
+    }
+}
+
 fn directory(text: &str) -> Result<PathBuf, String> {
     match std::fs::metadata(text) {
         Ok(found) if found.is_dir() => Ok(PathBuf::from(text)),
@@ -208,6 +221,8 @@ mod tests {
             ("--settle", "late"),
             ("--early-end-window", "x"),
             ("--public", "here"),
+            ("--otlp", "4318"),
+            ("--otlp", "https://127.0.0.1:4318"),
             ("--log", "xml"),
             ("--files", "/no/such/dir"),
             ("--files", "/etc/passwd"),

@@ -5,6 +5,7 @@ use tower::ServiceBuilder;
 use tower_stream_body::StreamKind;
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
+use tower_stream_trace::RequestSpanLayer;
 
 use crate::{State, failures::Failures};
 
@@ -17,6 +18,7 @@ use crate::{State, failures::Failures};
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
+            .layer(RequestSpanLayer::new())
             .layer(state.metrics.layer())
             // Counted to the end of the body; refused and closed once the server stops.
             .layer(state.drain.layer())
@@ -27,6 +29,7 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             .layer(state.drain.farewell())
             // A stream that gives no frame for this long fails.
             .layer(IdleTimeoutLayer::new(state.args.idle_timeout))
+            .layer(state.traces.chunks())
             .layer(VerifyDigestLayer::md5()),
     )
 }

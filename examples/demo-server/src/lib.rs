@@ -40,9 +40,11 @@ mod state;
 #[cfg(test)]
 mod testing;
 mod text;
+mod traces;
 
 pub use admin::admin;
 pub use args::{Args, LogFormat};
 pub use public::app;
 pub use server::Server;
 pub use state::State;
+pub use traces::Traces;

@@ -3,17 +3,20 @@
 use std::io;
 
 use tower_stream_errors::PanicHook;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*, registry};
 
-use crate::LogFormat;
+use crate::{LogFormat, Traces};
 
-/// Installs the process's subscriber, and a panic hook that lets the log name the place of a panic that a layer caught.
-/// `RUST_LOG` filters; without it, `info`.
+/// Installs the process's subscriber, log lines and `traces` beside them, and a panic hook that lets the log name the place
+/// of a panic that a layer caught. `RUST_LOG` filters the lines; without it, `info`.
 ///
 /// # Errors
 ///
 /// When `RUST_LOG` cannot be read as a filter, or a subscriber is already installed.
-pub fn install(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub fn install(
+    format: LogFormat,
+    traces: &Traces,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     PanicHook::new().install();
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) => {
@@ -21,13 +24,16 @@ pub fn install(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send
         }
         Err(_) => EnvFilter::new("info"),
     };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines
             .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .try_init(),
-    }
+            .boxed(),
+    };
+    registry()
+        .with(lines.with_filter(filter))
+        .with(traces.layer())
+        .try_init()?;
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use demo_server::{Args, Server, log};
+use demo_server::{Args, Server, State, log};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -27,12 +27,16 @@ async fn main() -> ExitCode {
 
 /// Exit codes: 0 when every stream ended or had its farewell, 1 when one was cut or the server could not start.
 async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
-    log::install(args.log)?;
-    let server = Server::start(args).await?;
+    let format = args.log;
+    let state = State::new(args)?;
+    let traces = state.traces().clone();
+    log::install(format, &traces)?;
+    let server = Server::start_with(state).await?;
     // Before the addresses are printed: whoever reads them may signal at once.
     server.drain().listen_for_signals()?;
     announce(&server)?;
     let report = server.stopped().await?;
+    tokio::task::spawn_blocking(move || traces.shutdown()).await?;
     Ok(if report.is_clean() {
         ExitCode::SUCCESS
     } else {

@@ -7,16 +7,14 @@ use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 use tower_stream_drain::{Drain, Phase, State};
 use tower_stream_metrics::{DrainReading, DrainState, Readings, StreamMetricsLayer};
+use tower_stream_trace::loss::Loss;
 
 /// The layer that measures streams, and what it and others have measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     layer: StreamMetricsLayer,
     registry: Registry,
-    #[expect(
-        dead_code,
-        reason = "dropped, it shuts down, and nothing is collected any more"
-    )]
+    /// dropped, it shuts down, and nothing is collected any more
     provider: SdkMeterProvider,
 }
 
@@ -52,6 +50,11 @@ impl Metrics {
 
     pub(crate) fn layer(&self) -> StreamMetricsLayer {
         self.layer.clone()
+    }
+
+    /// Shows what becomes of the spans.
+    pub(crate) fn observe(&self, spans: &Loss) {
+        spans.observe(&self.provider.meter("demo-server"));
     }
 
     /// Collects, and writes it down in the Prometheus text format.

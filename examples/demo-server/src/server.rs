@@ -30,7 +30,15 @@ impl Server {
     /// When an address cannot be bound or the directory of `--files` not be read; the message
     /// names it.
     pub async fn start(args: Args) -> io::Result<Self> {
-        let state = State::new(args)?;
+        Self::start_with(State::new(args)?).await
+    }
+
+    /// As [`start`](Server::start), with a state that was made before: its traces can then be part of the subscriber.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be bound; the message names it.
+    pub async fn start_with(state: State) -> io::Result<Self> {
         let public = bind("public", state.args.public).await?;
         let admin_listener = bind("admin", state.args.admin).await?;
         let server = Self {

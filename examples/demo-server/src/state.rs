@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tower_stream_drain::Drain;
 
-use crate::{Args, metrics::Metrics};
+use crate::{Args, Traces, metrics::Metrics};
 
 /// Shared by both listeners; a clone is another handle to the same state.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct State {
     pub(crate) args: Arc<Args>,
     pub(crate) metrics: Metrics,
     pub(crate) drain: Drain,
+    pub(crate) traces: Traces,
 }
 
 impl State {
@@ -20,7 +21,7 @@ impl State {
     /// # Errors
     ///
     /// When the directory of `--files` cannot be resolved; the message names it. When the times of the drain contradict each other,
-    /// or the metrics cannot be set up.
+    /// or the metrics or the traces cannot be set up.
     pub fn new(mut args: Args) -> io::Result<Self> {
         if let Some(files) = &mut args.files {
             // `/files` compares resolved paths with it.
@@ -34,10 +35,17 @@ impl State {
         let drain = args
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let metrics = Metrics::new(&drain)?;
         Ok(Self {
+            traces: Traces::new(args.otlp.as_deref(), &metrics)?,
+            metrics,
             args: Arc::new(args),
-            metrics: Metrics::new(&drain)?,
             drain,
         })
+    }
+
+    /// The way of spans out of this process.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 }

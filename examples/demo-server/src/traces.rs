@@ -1,0 +1,70 @@
+//! Traces: spans to an OTLP receiver, when there is one.
+
+use std::{io, time::Duration};
+
+use opentelemetry::KeyValue;
+use tower_stream_trace::{
+    ChunkSpanLayer,
+    pipeline::{Pipeline, PipelineError},
+};
+use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, registry::LookupSpan};
+
+use crate::metrics::Metrics;
+
+/// How long the last spans may take on their way out.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// The way of spans out of this process; without `--otlp`, none.
+#[derive(Clone, Debug, Default)]
+pub struct Traces(Option<Pipeline>);
+
+impl Traces {
+    /// # Errors
+    ///
+    /// When the exporter cannot be set up.
+    pub(crate) fn new(otlp: Option<&str>, metrics: &Metrics) -> io::Result<Self> {
+        let Some(url) = otlp else {
+            return Ok(Self(None));
+        };
+        let pipeline = Pipeline::builder("demo-server")
+            .endpoint(url)
+            .resource([KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))])
+            .build()
+            .map_err(|error: PipelineError| io::Error::other(format!("--otlp {url}: {error}")))?;
+        metrics.observe(pipeline.loss());
+        Ok(Self(Some(pipeline)))
+    }
+
+    /// What turns tracing spans into exported ones.
+    pub(crate) fn layer<S>(&self) -> Option<impl Layer<S> + use<S>>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let pipeline = self.0.as_ref()?;
+        // of its own: a quiet log must not mean that nothing is traced
+        Some(pipeline.layer().with_filter(LevelFilter::INFO))
+    }
+
+    /// A span for each chunk.
+    pub(crate) fn chunks(&self) -> ChunkSpanLayer {
+        match &self.0 {
+            Some(pipeline) => ChunkSpanLayer::new(pipeline.tracer()),
+            None => ChunkSpanLayer::off(),
+        }
+    }
+
+    /// Sends what waits, for a few seconds at most, and says what was lost. Blocks.
+    pub fn shutdown(&self) {
+        let Some(pipeline) = &self.0 else {
+            return;
+        };
+        let result = pipeline.shutdown(FLUSH);
+        let counts = pipeline.loss().counts();
+        let (exported, lost) = (counts.exported, counts.emitted - counts.exported);
+        match result {
+            Ok(_) => tracing::info!(exported, lost, "traces flushed"),
+            Err(error) => tracing::warn!(%error, exported, lost, "traces not flushed"),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+"""What a real OTLP receiver reports of the demo server's streams, under load and with failures."""
+
+import collections
+import os
+
+from demo import Demo
+from receiver import Receiver, Span, free_port
+
+SCRATCH = os.environ["SCRATCH"]
+CHUNK = "http.server.response.chunk"
+passed = failed = 0
+
+
+def check(what: str, good: bool, why: object = "") -> None:
+    global passed, failed
+    if good:
+        passed += 1
+        print(f"ok - {what}", flush=True)
+    else:
+        failed += 1
+        print(f"not ok - {what}: {why}", flush=True)
+
+
+def equal(what: str, got: object, wanted: object) -> None:
+    check(what, got == wanted, f"got {got!r}, wanted {wanted!r}")
+
+
+def drive(demo: Demo) -> None:
+    """Whole streams and broken ones, over HTTP/1.1 and 2, one by one and many at once."""
+    h2 = "--http2-prior-knowledge"
+    trace = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    demo.curl("/events?count=5&interval_ms=50", "-H", trace)
+    demo.curl("/lines?count=20000&interval_ms=0", h2)
+    for how in ["panic-body", "error-body", "panic-handler"]:
+        for options in [(), (h2,)]:
+            demo.curl(f"/fail?how={how}&format=bytes&after=3", *options)
+    equal("a client that leaves times out", demo.curl("/events?count=0", "-m", "0.5"), 28)
+    demo.curl("/bytes?size=100000&chunk=10000", "-I")
+    load = ["/events?count=20&interval_ms=5"] * 40 + ["/fail?how=error-body&format=bytes"] * 20
+    demo.load(load)
+    demo.load(load, h2)
+
+
+def judge(spans: list[Span], demo: Demo, exported: int, lost: int) -> None:
+    equal("the receiver has every span that the server calls exported", len(spans), exported)
+    equal("the server lost none", lost, 0)
+    equal("no span came twice", len({span.id for span in spans}), len(spans))
+    requests = {span.id: span for span in spans if span.kind == "SPAN_KIND_SERVER"}
+    chunks = [span for span in spans if span.name == CHUNK]
+    equal("one request span a request", len(requests), demo.requests)
+    equal("nothing but requests and chunks", len(requests) + len(chunks), len(spans))
+
+    orphans = [span for span in chunks if span.parent not in requests]
+    equal("every chunk has its request for a parent", orphans, [])
+    children: dict[str, list[Span]] = collections.defaultdict(list)
+    for span in chunks:
+        children[span.parent].append(span)
+    strays = [span for span in chunks if requests[span.parent].trace != span.trace]
+    equal("a chunk is in the trace of its request", strays, [])
+
+    wrong = []
+    for id, request in requests.items():
+        mine = len(children[id])
+        skipped = int(request.get("stream.chunk_spans_skipped") or 0)
+        if mine + skipped != int(request.get("stream.chunks") or 0):
+            wrong.append(request)
+    equal("chunk spans and skipped ones are the chunks of every stream", wrong, [])
+
+    late = [
+        (before, after)
+        for mine in children.values()
+        for before, after in pairs(sorted(mine, key=lambda span: span.number("chunk.index")))
+        if not before.start <= before.end <= after.start
+    ]
+    equal("chunks follow each other in time", late, [])
+    types = {key: {span.attributes[key][0] for span in chunks} for key in chunks[0].attributes}
+    equal(
+        "attributes have their types",
+        types,
+        {
+            "chunk.index": {"Int"},
+            "chunk.length": {"Int"},
+            "chunk.producer_wait": {"Double"},
+            "chunk.consumer_hold": {"Double"},
+            "stream.id": {"Str"},
+            **({"sequence_id": {"Int"}} if "sequence_id" in types else {}),
+        },
+    )
+
+    routes = collections.defaultdict(collections.Counter)
+    for request in requests.values():
+        routes[request.name][request.get("stream.outcome")] += 1
+    print(*(f"   {name}: {dict(outcomes)}" for name, outcomes in sorted(routes.items())), sep="\n")
+    equal("whole and abandoned event streams", routes["GET /events"], {"complete": 81, "aborted": 1})
+    equal("failures", routes["GET /fail"], {"error": 42, "panic": 4})
+    # the name of a HEAD request is its own
+    equal("HEAD is complete", routes["HEAD /bytes"], {"complete": 1})
+    failures = [span for span in requests.values() if span.name == "GET /fail"]
+    equal("failures have the status Error", {span.status for span in failures}, {"STATUS_CODE_ERROR"})
+    whole = [span for span in requests.values() if span.get("stream.outcome") != "error" and span not in failures]
+    equal("the others have not", {span.status for span in whole}, {"STATUS_CODE_UNSET"})
+
+    [traced] = [span for span in requests.values() if span.trace == "4bf92f3577b34da6a3ce929d0e0e4736"]
+    equal("the client's trace goes on", traced.parent, "00f067aa0ba902b7")
+    equal("its five chunks are there", len(children[traced.id]), 5)
+    [long] = [span for span in requests.values() if span.name == "GET /lines"]
+    check("20000 chunks are at most 128 spans", len(children[long.id]) <= 128, len(children[long.id]))
+    indexes = {span.number("chunk.index") for span in children[long.id]}
+    check("the last one is among them", long.number("stream.chunks") - 1 in indexes, indexes)
+
+
+def pairs(spans: list[Span]) -> list[tuple[Span, Span]]:
+    return list(zip(spans, spans[1:]))
+
+
+def traces() -> None:
+    with Receiver(SCRATCH) as receiver:
+        demo = Demo(receiver.url, SCRATCH)
+        drive(demo)
+        account = demo.metrics()
+        fates = account["exported"] + account["dropped"] + account["in_queue"]
+        equal("/metrics: emitted is exported, dropped and in the queue", account["emitted"], fates)
+        code, exported, lost, _ = demo.stop()
+        equal("the demo server ends well", code, 0)
+        spans = receiver.spans(exported)
+        judge(spans, demo, exported, lost)
+
+
+def nobody_listens() -> None:
+    demo = Demo(f"http://127.0.0.1:{free_port()}", SCRATCH)
+    demo.load(["/events?count=10&interval_ms=1"] * 20)
+    code, exported, lost, took = demo.stop()
+    equal("without a receiver the demo server still ends well", code, 0)
+    equal("and says that it exported nothing", exported, 0)
+    equal("and that every span is lost", lost, 20 * 11)
+    check("and does not wait for ever", took < 30, f"{took} s")
+
+
+traces()
+nobody_listens()
+print(f"{passed} passed, {failed} failed")
+raise SystemExit(failed > 0)

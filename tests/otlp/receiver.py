@@ -51,7 +51,7 @@ def parse(text: str) -> list[Span]:
         if line.startswith("Span #"):
             span = Span()
             spans.append(span)
-        elif line.startswith(("ResourceSpans", "ScopeSpans #")):
+        elif line.lstrip().startswith(("ResourceSpans", "ScopeSpans #", "SpanEvent #", "SpanLink #")):
             span = None
         elif span is None:
             continue

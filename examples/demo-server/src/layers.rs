@@ -30,7 +30,7 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // A stream that gives no frame for this long fails.
             .layer(IdleTimeoutLayer::new(state.args.idle_timeout))
             .layer(state.traces.chunks())
-            .layer(VerifyDigestLayer::md5()),
+            .layer(verified_digest(state)),
     )
 }
 
@@ -39,4 +39,10 @@ fn announced_digest() -> DigestLayer<tower_stream_digest::Md5> {
     DigestLayer::md5()
         .only_if(|head| StreamKind::of(&head.headers) == StreamKind::Other)
         .hash_unannounced(false)
+}
+
+/// Holds handlers to the digests that they promise, and counts how that went.
+fn verified_digest(state: &State) -> VerifyDigestLayer<tower_stream_digest::Md5> {
+    let verdicts = state.metrics.verdicts().clone();
+    VerifyDigestLayer::md5().on_outcome(move |outcome| verdicts.count(outcome))
 }

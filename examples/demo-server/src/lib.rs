@@ -41,6 +41,7 @@ mod state;
 mod testing;
 mod text;
 mod traces;
+mod verdicts;
 
 pub use admin::admin;
 pub use args::{Args, LogFormat};

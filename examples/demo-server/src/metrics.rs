@@ -9,11 +9,14 @@ use tower_stream_drain::{Drain, Phase, State};
 use tower_stream_metrics::{DrainReading, DrainState, Readings, StreamMetricsLayer};
 use tower_stream_trace::loss::Loss;
 
+use crate::verdicts::Verdicts;
+
 /// The layer that measures streams, and what it and others have measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     layer: StreamMetricsLayer,
     registry: Registry,
+    verdicts: Verdicts,
     /// dropped, it shuts down, and nothing is collected any more
     provider: SdkMeterProvider,
 }
@@ -41,9 +44,13 @@ impl Metrics {
             .consumer_hold(true);
         let drain = drain.clone();
         Readings::new(&meter).drain(move || reading(&drain));
+        let verdicts = Verdicts::default();
+        let counted = verdicts.clone();
+        Readings::new(&meter).digests(move || counted.counts());
         Ok(Self {
             layer,
             registry,
+            verdicts,
             provider,
         })
     }
@@ -55,6 +62,11 @@ impl Metrics {
     /// Shows what becomes of the spans.
     pub(crate) fn observe(&self, spans: &Loss) {
         spans.observe(&self.provider.meter("demo-server"));
+    }
+
+    /// What came of promised digests.
+    pub(crate) fn verdicts(&self) -> &Verdicts {
+        &self.verdicts
     }
 
     /// Collects, and writes it down in the Prometheus text format.

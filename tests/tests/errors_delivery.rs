@@ -123,6 +123,35 @@ async fn responses_without_a_body_are_untouched() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_head_request_that_fails_gets_the_head_of_the_problem() -> Outcome {
+    let handler = service_fn(|request: http::Request<Incoming>| async move {
+        assert_ne!(request.uri().path(), "/fail", "the secret");
+        Ok::<_, Infallible>(http::Response::new(MockBody::new([])))
+    });
+    let layers = ServiceBuilder::new().layer(ErrorWriterLayer::new());
+    let server = serve(layers.service(handler)).await?;
+    for protocol in Protocol::ALL {
+        let get = protocol.send(server.addr(), &Request::get("/fail")).await?;
+        let head = protocol
+            .send(server.addr(), &Request::head("/fail"))
+            .await?;
+        assert_eq!((get.status(), head.status()), (500, 500));
+        assert_eq!(
+            head.header("content-type"),
+            Some("application/problem+json")
+        );
+        let length = get.body().len().to_string();
+        assert_eq!(
+            head.header("content-length"),
+            Some(length.as_str()),
+            "{protocol:?}"
+        );
+        assert!(head.body().is_empty() && head.end.is_whole(), "{head:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_upgrade_goes_through() -> Outcome {
     let handler = service_fn(|request: http::Request<Incoming>| async move {
         tokio::spawn(async move {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request, Response, header, response::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header, response::Parts,
+};
 use tower_stream_body::{Cause, Fault, FaultKind, RequestId, StreamError, StreamKind};
 
 use crate::{
@@ -102,6 +104,16 @@ impl Case {
         };
         if let Some(parts) = replaced {
             carry_over(&parts.headers, response.headers_mut());
+        }
+        if self.request.method == Method::HEAD {
+            // hyper sends the body of an answer to HEAD over HTTP/2; what it would have been stays on the head
+            let length = std::mem::take(response.body_mut()).len();
+            if length > 0 {
+                let length = HeaderValue::from(length);
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, length);
+            }
         }
         // outer layers read both from here when they did not see the request that this layer saw
         let extensions = response.extensions_mut();

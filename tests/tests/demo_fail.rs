@@ -19,6 +19,17 @@ const HOW: [&str; 7] = [
 ];
 const FORMAT: [&str; 4] = ["sse", "ndjson", "bytes", "json"];
 
+/// Every way to fail in every format, with and without a declared length, over every protocol.
+fn cases() -> impl Iterator<Item = (&'static str, &'static str, u8, Protocol)> {
+    HOW.into_iter().flat_map(|how| {
+        FORMAT.into_iter().flat_map(move |format| {
+            [0, 1].into_iter().flat_map(move |length| {
+                Protocol::ALL.map(|protocol| (how, format, length, protocol))
+            })
+        })
+    })
+}
+
 async fn impatient() -> std::io::Result<Server> {
     start_demo(Args {
         idle_timeout: Duration::from_millis(200),
@@ -37,27 +48,17 @@ async fn fail(server: &Server, protocol: Protocol, how: &str, rest: &str) -> Res
 #[tokio::test]
 async fn no_failure_ends_the_server_or_hangs_the_client() -> Outcome {
     let server = impatient().await?;
-    let mut cases = Vec::new();
-    for how in HOW {
-        for format in FORMAT {
-            for length in [0, 1] {
-                cases.extend(Protocol::ALL.map(|protocol| (how, format, length, protocol)));
-            }
-        }
-    }
-    let ends = cases
-        .into_iter()
-        .map(async |(how, format, length, protocol)| {
-            let rest = format!("format={format}&length={length}");
-            let end = fail(&server, protocol, how, &rest)
-                .await
-                .map_or_else(|end| end, |response| response.end);
-            assert_ne!(
-                end,
-                End::Stalled,
-                "{how} {format} length={length} {protocol:?}"
-            );
-        });
+    let ends = cases().map(async |(how, format, length, protocol)| {
+        let rest = format!("format={format}&length={length}");
+        let end = fail(&server, protocol, how, &rest)
+            .await
+            .map_or_else(|end| end, |response| response.end);
+        assert_ne!(
+            end,
+            End::Stalled,
+            "{how} {format} length={length} {protocol:?}"
+        );
+    });
     join_all(ends).await;
     let after = Protocol::Http11
         .send(server.public_addr(), &Request::get("/lines?count=1"))
@@ -147,46 +148,36 @@ fn ending(response: &Response, status: u16, kind: &str) -> &'static str {
 #[tokio::test]
 async fn each_failure_ends_as_documented() -> Outcome {
     let server = impatient().await?;
-    let mut cases = Vec::new();
-    for how in HOW {
-        for format in FORMAT {
-            for length in [0, 1] {
-                cases.extend(Protocol::ALL.map(|protocol| (how, format, length, protocol)));
-            }
-        }
-    }
-    let cases = cases
-        .into_iter()
-        .map(async |(how, format, length, protocol)| {
-            let (status, kind) = match how {
-                "hang" => (504, "timeout"),
-                "error-body" | "error-first" => (500, "_OTHER"),
-                _ => (500, "panic"),
-            };
-            let records = matches!(format, "sse" | "ndjson");
-            let expected = match how {
-                "panic-handler" | "error-first" => "head",
-                "panic-drop" if length == 0 && protocol == Protocol::Http10 => "silent",
-                "panic-drop" => "whole",
-                _ if length == 1 => "cut",
-                _ if records => "record",
-                _ if protocol == Protocol::Http10 => "silent",
-                _ => "cut",
-            };
-            let rest = format!("format={format}&length={length}");
-            let response = fail(&server, protocol, how, &rest).await;
-            let case = format!("{how} {rest} {protocol:?}");
-            let response = response.unwrap_or_else(|end| panic!("{case}: no head: {end}"));
-            assert!(
-                !response.text().contains("asked to"),
-                "{case}: {response:?}"
-            );
-            assert_eq!(
-                ending(&response, status, kind),
-                expected,
-                "{case}: {response:?}"
-            );
-        });
+    let cases = cases().map(async |(how, format, length, protocol)| {
+        let (status, kind) = match how {
+            "hang" => (504, "timeout"),
+            "error-body" | "error-first" => (500, "_OTHER"),
+            _ => (500, "panic"),
+        };
+        let records = matches!(format, "sse" | "ndjson");
+        let expected = match how {
+            "panic-handler" | "error-first" => "head",
+            "panic-drop" if length == 0 && protocol == Protocol::Http10 => "silent",
+            "panic-drop" => "whole",
+            _ if length == 1 => "cut",
+            _ if records => "record",
+            _ if protocol == Protocol::Http10 => "silent",
+            _ => "cut",
+        };
+        let rest = format!("format={format}&length={length}");
+        let response = fail(&server, protocol, how, &rest).await;
+        let case = format!("{how} {rest} {protocol:?}");
+        let response = response.unwrap_or_else(|end| panic!("{case}: no head: {end}"));
+        assert!(
+            !response.text().contains("asked to"),
+            "{case}: {response:?}"
+        );
+        assert_eq!(
+            ending(&response, status, kind),
+            expected,
+            "{case}: {response:?}"
+        );
+    });
     join_all(cases).await;
     Ok(())
 }

@@ -110,11 +110,7 @@ async fn a_stashed_first_frame_counts_in_size_and_end() {
         .tells_end()
         .with_true_size();
     let response = Response::new(body);
-    let mut response = Some(response);
-    let service = service_fn(move |_: Request<()>| {
-        let response = response.take().unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let service = once(response);
     let mut body = layer()
         .layer(service)
         .oneshot(get())
@@ -137,11 +133,7 @@ async fn a_stream_that_may_get_a_tail_has_no_upper_bound() {
         hint.set_upper(100);
         let response = answer(content_type, [mock::data("abc"), mock::pending()])
             .map(|b| b.with_size_hint(hint));
-        let mut response = Some(response);
-        let service = service_fn(move |_: Request<()>| {
-            let response = response.take().unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
+        let service = once(response);
         let response = layer().layer(service).oneshot(get()).await.unwrap();
         response.into_body().size_hint()
     };
@@ -169,11 +161,7 @@ async fn bodies_that_are_never_sent_are_not_polled() {
             .headers_mut()
             .insert("x-mine", "1".parse().unwrap());
         let probe = response.body().probe();
-        let mut response = Some(response);
-        let service = service_fn(move |_: Request<()>| {
-            let response = response.take().unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
+        let service = once(response);
         let response = layer().layer(service).oneshot(request).await.unwrap();
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()["x-mine"], "1");

@@ -105,11 +105,8 @@ async fn inside_the_error_writer_it_is_a_504_or_a_last_record() {
         (vec![mock::hang()], 200),
         (vec![mock::data("{}\n"), mock::hang()], 200),
     ] {
-        let mut response = Some(answer(LINES, steps));
-        let service = service_fn(move |_: Request<()>| {
-            let response = response.take().unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
+        let response = answer(LINES, steps);
+        let service = once(response);
         let layers = (ErrorWriterLayer::new(), IdleTimeoutLayer::new(LIMIT));
         let mut request = get();
         let fault = tower_stream_body::Fault::of(request.extensions_mut());

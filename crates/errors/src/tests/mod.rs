@@ -16,6 +16,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
+use tower_service::Service;
 use tower_stream_body::{
     BoxError, RequestId,
     mock::{MockBody, Step},
@@ -80,17 +81,24 @@ where
     seen
 }
 
+/// A handler that answers with this, once.
+fn once<B>(
+    response: Response<B>,
+) -> impl Service<Request<()>, Response = Response<B>, Error = Infallible> {
+    let mut response = Some(response);
+    service_fn(move |_: Request<()>| {
+        let response = response.take().unwrap();
+        async move { Ok::<_, Infallible>(response) }
+    })
+}
+
 /// Sends `request` to a handler that answers at once with `response`.
 async fn send(
     layer: &ErrorWriterLayer,
     request: Request<()>,
     response: Response<MockBody>,
 ) -> Seen {
-    let mut response = Some(response);
-    let service = service_fn(move |_: Request<()>| {
-        let response = response.take().unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let service = once(response);
     read(layer.layer(service).oneshot(request).await.unwrap()).await
 }
 

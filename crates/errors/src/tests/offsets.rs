@@ -33,11 +33,8 @@ async fn fail_after(content_type: &str, bytes: &[u8], chunk: usize) -> Vec<u8> {
     let mut steps = vec![mock::pending()];
     steps.extend(bytes.chunks(chunk).map(|chunk| mock::data(chunk.to_vec())));
     steps.push(mock::panic("scripted"));
-    let mut response = Some(answer(content_type, steps));
-    let service = service_fn(move |_: Request<()>| {
-        let response = response.take().unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let response = answer(content_type, steps);
+    let service = once(response);
     let service = ErrorWriterLayer::new().layer(service);
     let response = service.oneshot(get()).await.unwrap();
     assert_eq!(response.status(), 200);

@@ -80,11 +80,8 @@ async fn a_client_that_left_is_not_a_failure() {
     let ends = Ends::default();
     let mut request = get();
     let outer = Observation::new(Observer(ends.clone()), Fault::of(request.extensions_mut()));
-    let mut response = Some(answer(SSE, [mock::data("data: 1\n\n"), mock::hang()]));
-    let service = service_fn(move |_: Request<()>| {
-        let response = response.take().unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let response = answer(SSE, [mock::data("data: 1\n\n"), mock::hang()]);
+    let service = once(response);
     let response = ErrorWriterLayer::new().layer(service);
     let response = response.oneshot(request).await.unwrap();
     drop(outer.into_response(&http::Method::GET, response));

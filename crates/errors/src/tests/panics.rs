@@ -59,11 +59,7 @@ async fn a_panic_in_the_drop_after_the_end_leaves_the_response_whole() {
 async fn a_panic_in_the_drop_of_a_body_whose_reader_left_goes_no_further() {
     let response = answer(SSE, [mock::data("data: 1\n\n"), mock::hang()])
         .map(|body| body.panics_in(PanicIn::Drop));
-    let mut response = Some(response);
-    let service = service_fn(move |_: Request<()>| {
-        let response = response.take().unwrap();
-        async move { Ok::<_, Infallible>(response) }
-    });
+    let service = once(response);
     drop(layer().layer(service).oneshot(get()).await.unwrap());
 }
 

@@ -11,6 +11,7 @@
 //! * [`RequestId`], [`Sequence`] and [`Promise`] are extension types that one layer writes and another reads;
 //! * [`Problem`] is the error document (RFC 9457) that a layer answers instead of a head it had to replace;
 //! * [`Scoped`] keeps a context entered for every poll and for the drop of a future or body;
+//! * [`Switched`] gives a layer that may be off one body type;
 //! * [`mock`] (feature `mock`) is a body that plays a script, for tests.
 //!
 //! This crate holds no layer. A layer needs nothing but it.
@@ -67,6 +68,7 @@ mod observe;
 mod problem;
 mod promise;
 mod scope;
+mod switched;
 
 pub use self::{
     cause::{Cause, FaultKind, StreamError},
@@ -80,6 +82,7 @@ pub use self::{
     problem::Problem,
     promise::{Promise, bytes_changed},
     scope::{Scope, Scoped},
+    switched::Switched,
 };
 
 #[cfg(feature = "axum")]

@@ -66,7 +66,7 @@ where
             return Poll::Pending;
         };
         let Some(mut measured) = this.measured.take() else {
-            return Poll::Ready(answer.map(|response| response.map(ResponseBody::unmeasured)));
+            return Poll::Ready(answer.map(|response| response.map(ResponseBody::off)));
         };
         Poll::Ready(match answer {
             Ok(response) => {
@@ -74,7 +74,7 @@ where
                 Ok(measured
                     .observation
                     .into_response(&measured.method, response)
-                    .map(ResponseBody::measured))
+                    .map(ResponseBody::on))
             }
             Err(error) => {
                 measured.observation.fail_service(&error);

@@ -15,7 +15,7 @@ use crate::{names, route::Route};
 ///
 /// A chunk is a data frame with data in it: an empty one reaches no client.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     route: Arc<Route>,
     method: &'static str,
     status: Option<StatusCode>,

@@ -21,7 +21,8 @@ use super::{
 use crate::{attribute, clock::Clock};
 
 /// Follows the chunks of one sampled stream.
-pub(super) struct ChunkObserver {
+#[derive(Debug)]
+pub struct ChunkObserver {
     config: Arc<Config>,
     parent: Context,
     clock: Clock,
@@ -38,6 +39,7 @@ pub(super) struct ChunkObserver {
 }
 
 /// The sequence of the request, and whether it is this layer that numbers its chunks.
+#[derive(Debug)]
 pub(super) struct Numbers {
     pub(super) sequence: Sequence,
     pub(super) draws: bool,

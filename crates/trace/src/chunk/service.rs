@@ -83,7 +83,7 @@ where
         let response = ready!(this.inner.poll(cx))?;
         Poll::Ready(Ok(match this.call.take() {
             Some(call) => call.into_response(response),
-            None => response.map(ResponseBody::plain),
+            None => response.map(ResponseBody::off),
         }))
     }
 }
@@ -144,7 +144,7 @@ impl Call {
     {
         let parent = self.parent.unwrap_or_else(parent::current);
         if !parent::is_sampled(&parent) || response.extensions().get::<HasChunkSpans>().is_some() {
-            return response.map(ResponseBody::plain);
+            return response.map(ResponseBody::off);
         }
         let extensions = response.extensions_mut();
         extensions.insert(HasChunkSpans);
@@ -156,7 +156,7 @@ impl Call {
         let observer = ChunkObserver::new(self.config, parent, self.called, common, numbers);
         Observation::new(Box::new(observer), self.fault.unwrap_or_default())
             .into_response(&self.method, response)
-            .map(ResponseBody::sampled)
+            .map(ResponseBody::on)
     }
 }
 

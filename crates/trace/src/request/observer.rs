@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use tower_stream_body::{Observe, Outcome, StreamEnd};
 use tracing::Span;
 
-pub(super) struct RequestObserver {
+/// Follows one request to the end of its body.
+#[derive(Debug)]
+pub struct RequestObserver {
     span: Span,
     called: Instant,
     status: Option<StatusCode>,

@@ -118,7 +118,7 @@ where
         let (observation, span, method, inner) = match self.project().kind.project() {
             KindProj::Plain { inner } => {
                 let response = ready!(inner.poll(cx))?;
-                return Poll::Ready(Ok(response.map(ResponseBody::plain)));
+                return Poll::Ready(Ok(response.map(ResponseBody::off)));
             }
             KindProj::Spanned {
                 observation,
@@ -138,7 +138,10 @@ where
             Ok(response) => {
                 observation.observer_mut().head(response.status());
                 let response = observation.into_response(method, response);
-                Ok(response.map(|body| ResponseBody::spanned(body, InSpan(span.0.clone()))))
+                Ok(
+                    response
+                        .map(|body| ResponseBody::on(Scoped::new(body, InSpan(span.0.clone())))),
+                )
             }
             Err(error) => {
                 observation.fail_service(&error);

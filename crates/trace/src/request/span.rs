@@ -205,7 +205,8 @@ impl Extractor for Headers<'_> {
 }
 
 /// The span as something to run in.
-pub(super) struct InSpan(pub(super) Span);
+#[derive(Debug)]
+pub struct InSpan(pub(super) Span);
 
 impl Scope for InSpan {
     type Entered<'a> = tracing::span::Entered<'a>;

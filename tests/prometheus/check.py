@@ -1,6 +1,7 @@
 """Puts load with failures on the demo server and compares what Prometheus reports with what the clients provoked."""
 
 import collections
+import http.server
 import json
 import os
 import pathlib
@@ -68,6 +69,25 @@ def get(url: str) -> str:
         return answer.read().decode()
 
 
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes whatever is exported to it; tests/otlp looks at that."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def start_collector() -> str:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
 # -- the load: every way of ending that a client can provoke, on both protocols
 
 
@@ -101,7 +121,10 @@ class Load:
         ]:
             self.curl(path, protocol)
             self.expect(route, "complete", chunks=chunks)
-        self.curl("/events?count=3", protocol, "--head")
+        for corrupt, outcome in [(0, ("complete",)), (1, ("error", "digest_mismatch"))]:
+            self.curl(f"/promise?size=300000&length=1&corrupt={corrupt}", protocol)
+            self.expect("/promise", *outcome)
+        self.curl("/events?count=3", protocol, "--head", "-H", "x-request-id: not/an,id")
         self.expect("/events", "complete")
         self.curl("/lines", protocol, "-X", f"MADEUP{n}")
         self.expect("/lines", "complete")
@@ -221,14 +244,13 @@ def check_counts(prometheus: Prometheus, load: Load) -> None:
         pass
     equal("each stream is counted once, as it ended", counted(), expected)
     in_all = sum(expected.values())
-    for family, what in [("stream_duration_seconds_count", "duration"), ("stream_count_total", "outcome")]:
+    for family, what in [
+        ("stream_duration_seconds_count", "duration"),
+        ("stream_count_total", "outcome"),
+        # a handler that panicked too: the error writer answers for it
+        ("body_size_bytes_count", "size"),
+    ]:
         equal(f"each stream has one {what}", prometheus.value(f"sum(http_server_response_{family})"), in_all)
-    handlers_that_panicked = expected["/fail", "panic", "panic"] // 2
-    equal(
-        "each body has one size, and a handler that panicked none",
-        prometheus.value("sum(http_server_response_body_size_bytes_count)"),
-        in_all - handlers_that_panicked,
-    )
     equal(
         "gaps of a stream are one less than its chunks",
         prometheus.value('sum(http_server_response_chunk_gap_seconds_count{http_route="/lines"})'),
@@ -240,13 +262,56 @@ def check_labels(prometheus: Prometheus) -> None:
     def values(label: str) -> set[str]:
         return {one["metric"][label] for one in prometheus.query(f"count by ({label}) ({{job=\"demo\",{label}!=\"\"}})")}
 
-    equal("routes are templates", values("http_route"), {"/events", "/lines", "/bytes", "/fail", "_unmatched"})
+    equal("routes are templates", values("http_route"), {"/events", "/lines", "/bytes", "/fail", "/promise", "_unmatched"})
     equal("methods are known ones", values("http_request_method"), {"GET", "HEAD", "_OTHER"})
     equal("index buckets are twelve", values("chunk_index_bucket"), {str(1 << n) for n in range(12)})
 
 
+def check_other_layers(prometheus: Prometheus, load: Load) -> None:
+    digests = prometheus.query("http_server_response_digest_count_total")
+    digests = {one["metric"]["digest_outcome"]: int(one["value"][1]) for one in digests}
+    equal("digests verified", digests["verified"], load.expected["/promise", "complete", ""])
+    equal("digests mismatched", digests["mismatch"], load.expected["/promise", "error", "digest_mismatch"])
+    span = "http_server_span"
+    # in one query, or a scrape could come between the sums
+    gone = " - ".join(f"sum({span}_{what})" for what in ("emitted_total", "exported_total", "dropped_total", "in_queue"))
+    equal("spans emitted = exported + dropped + in queue", prometheus.value(gone), 0)
+    check("spans were exported", prometheus.value(f"{span}_exported_total") > 0)
+
+
+def check_drain(prometheus: Prometheus, public: str, admin: str) -> None:
+    """The phases of a drain, as scraped while they last."""
+
+    def state() -> str:
+        (now,) = prometheus.query("http_server_drain_state == 1")
+        return now["metric"]["drain_state"]
+
+    equal("the server is in one state", state(), "active")
+    streams = [start(f"drained-{path}", "curl", "-sN", f"http://{public}/{path}?count=0&interval_ms=50") for path in ("events", "lines")]
+    try:
+        in_flight = "http_server_drain_in_flight"
+        wait_for("open streams are in flight", lambda: prometheus.value(in_flight) == 2)
+        urllib.request.urlopen(urllib.request.Request(f"http://{admin}/drain", method="POST"), timeout=10).close()
+        wait_for("the drain is seen to advertise", lambda: state() == "advertise")
+        wait_for("the drain is seen to close", lambda: state() == "close")
+        check("the drain is seen to advertise, then to close", True)
+        farewelled = 'http_server_response_stream_count_total{http_route="/events",outcome="aborted",error_type="drain"}'
+        wait_for("the stream that may end early is aborted by the drain", lambda: prometheus.value(farewelled) == 1)
+        equal("the stream that may run on is in flight", prometheus.value(in_flight), 1)
+        for stream in streams:
+            stream.wait(timeout=20)
+    finally:
+        for stream in streams:
+            stop(stream)
+
+
 def main() -> None:
-    demo = start("demo", os.environ["DEMO_BIN"], "--public=127.0.0.1:0", "--admin=127.0.0.1:0", "--idle-timeout=400ms")
+    demo = start(
+        "demo",
+        os.environ["DEMO_BIN"],
+        *("--public=127.0.0.1:0", "--admin=127.0.0.1:0", "--idle-timeout=400ms", f"--otlp={start_collector()}"),
+        *("--advertise=2500ms", "--early-end-window=100ms", "--deadline=8s"),
+    )
     children = [demo]
     try:
         line = wait_for("the demo server starts", lambda: re.match(r"listening public=(\S+) admin=(\S+)", (SCRATCH / "demo.out").read_text()))
@@ -275,7 +340,10 @@ def main() -> None:
         equal("promtool check metrics is clean", (lint.returncode, lint.stdout + lint.stderr), (0, ""))
         for path in sorted(DASHBOARDS.glob("*.json")):
             check_dashboard(prometheus, path, int(time.monotonic() - began))
+        check_other_layers(prometheus, load)
         check("the demo server lives", demo.poll() is None)
+        check_drain(prometheus, public, admin)
+        equal("the demo server ends by itself", demo.wait(timeout=20), 0)
     finally:
         for child in children:
             stop(child)

@@ -696,3 +696,33 @@ async fn a_callback_that_panics_harms_nobody() {
     assert!(read(out.into_body(), None).await.error.is_none());
     assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
+
+/// 64 frames of 16 MiB, through both layers' slices.
+#[tokio::test]
+async fn a_gibibyte_in_long_frames() {
+    let frame = noise(16 * 1024 * 1024);
+    let mut expected = <md5::Md5 as digest::Digest>::new();
+    (0..64).for_each(|_| digest::Digest::update(&mut expected, &frame));
+    let expected = hex::encode(digest::Digest::finalize(expected));
+
+    let steps = [pending()]
+        .into_iter()
+        .chain((0..64).map(|_| data(frame.clone())));
+    let inner = response(MockBody::new(steps), &[]);
+    let out: Out = pass(&DigestLayer::md5(), get(Version::HTTP_2), inner);
+    let mut body = out.into_body();
+    let mut bytes = 0;
+    loop {
+        match body.frame().await.unwrap().unwrap().into_data() {
+            Ok(data) => {
+                assert!(data.len() <= SLICE);
+                bytes += data.len();
+            }
+            Err(last) => {
+                assert_eq!(last.trailers_ref().unwrap()["x-content-md5"], *expected);
+                break;
+            }
+        }
+    }
+    assert_eq!(bytes, 1 << 30);
+}

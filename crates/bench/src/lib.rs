@@ -8,6 +8,10 @@
 //! group.print_over("bare", &["ours", "tower-http Trace"], 1_000, "frame");
 //! ```
 
+mod cpu;
+
+pub use self::cpu::CpuTime;
+
 use std::{
     hint::black_box,
     path::PathBuf,

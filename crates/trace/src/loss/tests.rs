@@ -10,7 +10,9 @@ use opentelemetry::trace::{Tracer, TracerProvider};
 use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data},
-    trace::{BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter},
+    trace::{
+        BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter, SpanProcessor,
+    },
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -206,41 +208,61 @@ fn a_shutdown_that_times_out_leaves_its_spans_in_the_queue_until_they_go() {
     assert_eq!((loss.counts().exported, slow.received()), (1_000, 1_000));
 }
 
-/// A processor that keeps what it is given, and never exports.
+/// A processor that keeps what it is given, and never exports. Its shutdown succeeds, or not.
 #[derive(Debug)]
-struct Keeps;
+struct Keeps {
+    stops: bool,
+}
 
-impl opentelemetry_sdk::trace::SpanProcessor for Keeps {
+impl SpanProcessor for Keeps {
     fn on_start(&self, _: &mut opentelemetry_sdk::trace::Span, _: &opentelemetry::Context) {}
     fn on_end(&self, _: SpanData) {}
     fn force_flush(&self) -> OTelSdkResult {
         Ok(())
     }
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
-        Ok(())
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        if self.stops {
+            Ok(())
+        } else {
+            Err(OTelSdkError::Timeout(timeout))
+        }
     }
+}
+
+fn ended_span() -> SpanData {
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(opentelemetry_sdk::trace::InMemorySpanExporter::default())
+        .build();
+    let span = provider.tracer("test").start("span");
+    span.exported_data().unwrap()
 }
 
 #[test]
 fn what_a_shutdown_leaves_behind_or_comes_after_it_is_a_loss() {
-    use opentelemetry_sdk::trace::SpanProcessor;
     let loss = Loss::new(5);
-    let processor = loss.processor(Keeps);
-    let other = SdkTracerProvider::builder()
-        .with_simple_exporter(opentelemetry_sdk::trace::InMemorySpanExporter::default())
-        .build();
-    let ended = || other.tracer("test").start("span").exported_data().unwrap();
+    let processor = loss.processor(Keeps { stops: true });
     for _ in 0..3 {
-        processor.on_end(ended());
+        processor.on_end(ended_span());
     }
     assert_eq!(loss.counts().in_queue, 3);
     processor.shutdown().unwrap();
-    processor.on_end(ended());
+    processor.on_end(ended_span());
     let counts = loss.counts();
     assert_eq!(
         (counts.emitted, counts.dropped_shutdown, counts.in_queue),
         (4, 4, 0)
     );
+}
+
+#[test]
+fn a_shutdown_that_failed_lets_nothing_in_either() {
+    let loss = Loss::new(5);
+    let processor = loss.processor(Keeps { stops: false });
+    processor.on_end(ended_span());
+    processor.shutdown().unwrap_err();
+    processor.on_end(ended_span());
+    let counts = loss.counts();
+    assert_eq!((counts.dropped_shutdown, counts.in_queue), (1, 1));
 }
 
 #[test]

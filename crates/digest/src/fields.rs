@@ -7,6 +7,7 @@ use crate::{Algorithm, DigestValue, algorithm::MD5};
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 pub(crate) const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 pub(crate) const X_CONTENT_MD5: HeaderName = HeaderName::from_static("x-content-md5");
+pub(crate) const X_SEGMENT_DIGEST: HeaderName = HeaderName::from_static("x-segment-digest");
 pub(crate) const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want-content-digest");
 
 /// Whether `Trailer` announces a field that may carry a digest.

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use digest::Digest;
+use http::HeaderValue;
 
-use crate::{Algorithm, DigestValue, algorithm::MD5};
+use crate::{Algorithm, DigestValue, algorithm::MD5, value::header_value};
 
 /// The digest of each `size` bytes of a body; the last segment may be shorter.
 ///
@@ -88,6 +90,25 @@ impl Segments {
             .take_while(|(a, b)| a == b)
             .count();
         Some(self.range(same))
+    }
+
+    /// As a structured field (RFC 8941) like `Content-Digest`: `md5=:<all digests, base64>:;size=<bytes>`. `None` when it is
+    /// longer than fits into a head or trailers with room for the rest, or when there are none.
+    pub(crate) fn field_value(&self) -> Option<HeaderValue> {
+        const LIMIT: usize = 8 * 1024;
+        let base64_len = self.digests.len().div_ceil(3) * 4;
+        let short = |text: &String| text.len() <= LIMIT;
+        (self.count() > 0 && base64_len < LIMIT)
+            .then(|| {
+                format!(
+                    "{}=:{}:;size={}",
+                    self.algorithm,
+                    BASE64.encode(&self.digests),
+                    self.size
+                )
+            })
+            .filter(short)
+            .map(header_value)
     }
 
     /// The `ETag` that S3 gives an object uploaded in parts of this size: MD5 over the MD5s of the parts, `-`, and how
@@ -222,6 +243,16 @@ mod tests {
             "it ends where more was expected"
         );
         assert_eq!(range(&[]), Some(0..0));
+    }
+
+    #[test]
+    fn the_field_is_left_out_when_it_is_long() {
+        let value = |count: usize| Segments::of::<Md5>(1, vec![0; count]).field_value();
+        assert_eq!(value(0), None);
+        let digest = DigestValue::of::<Md5>([0]).base64();
+        assert_eq!(value(1).unwrap(), format!("md5=:{digest}:;size=1"));
+        assert!(value(383).unwrap().len() <= 8 * 1024);
+        assert_eq!(value(384), None);
     }
 
     /// `printf aaaa | split -b 3`, `md5sum` of each part, then of both sums as bytes:

@@ -17,8 +17,8 @@ use tower_stream_body::{
 
 use super::{Sent, layer::Config};
 use crate::{
-    Algorithm, Announcements, DigestValue, Later, Placement, Segments, hasher::Hasher,
-    replay::Replay,
+    Algorithm, Announcements, DigestValue, Later, Placement, Segments, fields::X_SEGMENT_DIGEST,
+    hasher::Hasher, replay::Replay,
 };
 
 /// Hashes what passes, and tells how it went.
@@ -74,6 +74,20 @@ impl<D: Algorithm> Tee<D> {
         self.done.as_ref().map(|(digest, _)| *digest)
     }
 
+    /// Announces the segments, when that is asked for and they are few.
+    pub(super) fn write_segments(&self, fields: &mut HeaderMap) {
+        let segments = self
+            .done
+            .as_ref()
+            .and_then(|(_, segments)| segments.as_ref());
+        let value = segments
+            .filter(|_| self.config.announce_segments)
+            .and_then(Segments::field_value);
+        if let Some(value) = value {
+            fields.insert(X_SEGMENT_DIGEST, value);
+        }
+    }
+
     pub(super) fn do_not_hash(&mut self) {
         self.hasher = None;
     }
@@ -110,7 +124,11 @@ impl<D: Algorithm> Observe for Tee<D> {
             .filter(|_| *end == StreamEnd::Complete)
             .copied();
         let done = self.done.as_mut().filter(|_| digest.is_some());
-        let segments = done.and_then(|(_, segments)| segments.take());
+        let segments = done.and_then(|(_, segments)| match self.config.announce_segments {
+            // the trailers are still to be written
+            true => segments.clone(),
+            false => segments.take(),
+        });
         let placement = match self.plan {
             Placement::Trailer if digest.is_none() || !self.trailing => Placement::Unannounced,
             plan => plan,
@@ -255,6 +273,7 @@ where
                 fields.missing_in(&trailers)
             };
             fields.write(digest, &mut trailers);
+            observation.observer().write_segments(&mut trailers);
             observation.observer_mut().trailing = true;
         }
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))

@@ -156,6 +156,7 @@ impl Call {
             let tee = observation.observer_mut();
             if let Some(digest) = tee.hash_ahead(body.data_ahead()) {
                 fields.write(&digest, &mut head.headers);
+                tee.write_segments(&mut head.headers);
                 if !fields.is_empty() {
                     tee.plan = Placement::Header;
                 }
@@ -170,6 +171,10 @@ impl Call {
             if chunked {
                 head.headers.remove(header::CONTENT_LENGTH);
                 head.headers.append(header::TRAILER, names(fields));
+                if self.config.announce_segments && self.config.segment_size.is_some() {
+                    let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
+                    head.headers.append(header::TRAILER, name);
+                }
             }
             observation.observer_mut().plan = Placement::Trailer;
             announced = Announced::Trailers {

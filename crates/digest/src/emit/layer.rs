@@ -77,6 +77,7 @@ pub(super) struct Config {
     pub(super) negotiate: bool,
     pub(super) look_ahead: u64,
     pub(super) segment_size: Option<u64>,
+    pub(super) announce_segments: bool,
     pub(super) hash_unannounced: bool,
     pub(super) on_sent: Option<OnSent>,
     pub(super) counts: Arc<Counts>,
@@ -106,6 +107,7 @@ impl<D: Algorithm> DigestLayer<D> {
             negotiate: true,
             look_ahead: 64 * 1024,
             segment_size: None,
+            announce_segments: false,
             hash_unannounced: true,
             on_sent: None,
             counts: Arc::default(),
@@ -171,6 +173,15 @@ impl<D: Algorithm> DigestLayer<D> {
     pub fn segments(self, size: u64) -> Self {
         assert!(size > 0, "a segment holds at least one byte");
         self.set(|config| config.segment_size = Some(size))
+    }
+
+    /// Announces the segments too, beside the digest of the whole: `X-Segment-Digest: md5=:<base64>:;size=<bytes>`, a
+    /// structured field like `Content-Digest` whose bytes are all segments' digests in a row. Off by default.
+    ///
+    /// It is left out when it would be longer than 8 KiB (383 segments by MD5), for clients limit what head and trailers
+    /// may hold, to 16 KiB as a rule. [`Sent::segments`] has them always.
+    pub fn announce_segments(self, announce: bool) -> Self {
+        self.set(|config| config.announce_segments = announce)
     }
 
     /// Whether to hash a body whose digest can reach the client in no way. On by default, for [`Sent`]; off, such a body

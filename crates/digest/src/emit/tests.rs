@@ -664,6 +664,43 @@ async fn segments_come_with_the_digest() {
     }
 }
 
+#[tokio::test]
+async fn segments_are_announced_when_asked_for() {
+    let body = noise(250);
+    let expected = Segments::of::<Md5>(100, &body).field_value().unwrap();
+    for (layer, announced) in [
+        (DigestLayer::md5().segments(100), false),
+        (
+            DigestLayer::md5().segments(100).announce_segments(true),
+            true,
+        ),
+        (DigestLayer::md5().announce_segments(true), false),
+    ] {
+        let ready = response(MockBody::new([data(body.clone())]), &[]);
+        let out: Out = pass(&layer, get(Version::HTTP_11), ready);
+        assert_eq!(
+            out.headers().get("x-segment-digest"),
+            announced.then_some(&expected)
+        );
+
+        let (layer, sent) = recording(layer);
+        let out: Out = pass(&layer, get_te(), response(paced(&body), &[]));
+        let named = out
+            .headers()
+            .get_all("trailer")
+            .iter()
+            .any(|name| name == "x-segment-digest");
+        assert!(named || !announced);
+        let read = read(out.into_body(), None).await;
+        assert_eq!(
+            read.trailers.get("x-segment-digest"),
+            announced.then_some(&expected)
+        );
+        assert_eq!(read.trailer("x-content-md5"), Some(&*md5_hex(&body)));
+        assert!(sent.lock()[0].segments.is_some() || !announced);
+    }
+}
+
 /// An h2 server polls on after the declared length, and may learn of an error.
 #[tokio::test]
 async fn an_error_after_the_last_data_frame_is_no_success() {

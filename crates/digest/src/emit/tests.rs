@@ -763,3 +763,47 @@ async fn a_gibibyte_in_long_frames() {
     }
     assert_eq!(bytes, 1 << 30);
 }
+
+#[tokio::test]
+async fn trailers_that_are_there_end_the_look_ahead() {
+    let body = MockBody::new([data("message"), trailer("grpc-status", "0"), mock::hang()]);
+    let out: Out = pass(
+        &DigestLayer::md5(),
+        get(Version::HTTP_2),
+        response(body, &[]),
+    );
+    assert_eq!(header(&out, "x-content-md5"), Some(&*md5_hex(b"message")));
+    assert_eq!(
+        read(out.into_body(), None).await.trailer("grpc-status"),
+        Some("0")
+    );
+}
+
+/// The client of an h2 stream may leave with all the data and without the trailers.
+#[tokio::test]
+async fn trailers_that_nobody_took_are_not_counted() {
+    let (layer, sent) = recording(DigestLayer::md5());
+    let inner = response(
+        MockBody::new([pending(), data("all")]),
+        &[("content-length", "3")],
+    );
+    let out: Out = pass(&layer, get(Version::HTTP_2), inner);
+    let read = read(out.into_body(), Some(3)).await;
+    assert_eq!(read.data, b"all");
+    assert_eq!(sent.lock()[0].placement, Placement::Unannounced);
+    assert_eq!(sent.lock()[0].digest, Some(DigestValue::of::<Md5>("all")));
+}
+
+#[tokio::test]
+async fn a_body_that_failed_at_once_keeps_its_framing() {
+    let inner = response(
+        MockBody::new([data("x"), error("broken")]),
+        &[("content-length", "9")],
+    );
+    let out: Out = pass(&DigestLayer::md5(), get_te(), inner);
+    assert_eq!(
+        (header(&out, "content-length"), header(&out, "trailer")),
+        (Some("9"), None)
+    );
+    assert!(read(out.into_body(), Some(9)).await.error.is_some());
+}

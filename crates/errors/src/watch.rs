@@ -261,13 +261,11 @@ impl Watch {
             self.phase = Phase::Ended;
             return;
         }
-        let between_records = match &mut self.records {
+        // what is still held of a record is never given
+        let between_records = match &self.records {
             Records::Unknown => true,
             Records::GrpcWeb(messages) => messages.between(),
-            Records::Held(hold) => {
-                hold.discard();
-                hold.is_clean()
-            }
+            Records::Held(hold) => hold.is_clean(),
         };
         let tail = if self.writable && between_records {
             self.case.tail(self.stream)

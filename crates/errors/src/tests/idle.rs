@@ -100,6 +100,16 @@ async fn size_and_end_are_those_of_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn alone_it_says_why_too() {
+    let service = IdleTimeoutLayer::new(LIMIT).layer(once(answer(SSE, [mock::hang()])));
+    let mut request = get();
+    let fault = tower_stream_body::Fault::of(request.extensions_mut());
+    let seen = read(service.oneshot(request).await.unwrap()).await;
+    assert!(seen.error.is_some());
+    assert_eq!(fault.cause().unwrap().kind(), FaultKind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
 async fn inside_the_error_writer_it_is_a_504_or_a_last_record() {
     for (steps, status) in [
         (vec![mock::hang()], 200),

@@ -1,5 +1,11 @@
 //! Failures after the head.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Frame, SizeHint};
 use tokio::time::{Duration, Instant};
 use tower_stream_body::{FaultKind, StreamError, mock};
 
@@ -163,6 +169,9 @@ async fn a_clean_end_releases_what_was_held() {
         let seen = send(&layer(), get(), response).await;
         assert_eq!(seen.frames, ["data: 1\n\n", "data: 2"]);
     }
+    let telling = answer(SSE, [mock::data("data: 1\n\nda")]).map(MockBody::tells_end);
+    let seen = send(&layer(), get(), telling).await;
+    assert_eq!(seen.frames, ["data: 1\n\n", "da"]);
     let mut steps = Vec::from(steps());
     steps.push(mock::trailer("x-sum", "1"));
     let seen = send(&layer(), get(), answer(SSE, steps)).await;
@@ -195,6 +204,42 @@ async fn a_short_body_is_no_success() {
     let telling = short(vec![mock::data("abc")]).map(MockBody::tells_end);
     assert!(send(&layer(), get(), telling).await.error.is_some());
     assert_eq!(send(&layer(), get(), short(vec![])).await.status, 500);
+    let telling = short(vec![]).map(MockBody::tells_end);
+    assert_eq!(send(&layer(), get(), telling).await.status, 500);
+}
+
+/// Knows its size only once it has begun, and then ends before.
+struct Learns(bool);
+
+impl Body for Learns {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let first = !std::mem::replace(&mut self.0, true);
+        Poll::Ready(first.then(|| Ok(Frame::data("data: 1\n\n".into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.0 {
+            SizeHint::with_exact(2)
+        } else {
+            SizeHint::default()
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_learnt_in_the_first_poll_is_declared_too() {
+    let response = Response::builder().header("content-type", SSE);
+    let service = layer().layer(once(response.body(Learns(false)).unwrap()));
+    let response = service.oneshot(get()).await.unwrap();
+    assert_eq!(response.body().size_hint().exact(), Some(11));
+    let error = read(response).await.error.unwrap();
+    assert_eq!(error.to_string(), "the body ended after 9 of 11 bytes");
 }
 
 #[tokio::test]

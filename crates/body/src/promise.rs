@@ -71,6 +71,19 @@ pub fn bytes_changed(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes over what is still true when an answer of another kind replaces a head: `Connection`, `Vary` and
+/// `Access-Control-*`, without which a browser could not read the answer.
+pub fn head_replaced(old: &HeaderMap, new: &mut HeaderMap) {
+    for (name, value) in old {
+        let stays = name == header::CONNECTION
+            || name == header::VARY
+            || name.as_str().starts_with("access-control-");
+        if stays {
+            new.append(name, value.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +112,28 @@ mod tests {
         headers.insert("etag", HeaderValue::from_static("W/\"1\""));
         bytes_changed(&mut headers);
         assert!(headers.contains_key("etag"));
+    }
+
+    #[test]
+    fn a_replaced_head_keeps_what_is_not_of_its_body() {
+        let mut old = HeaderMap::new();
+        for name in [
+            "access-control-allow-origin",
+            "connection",
+            "content-length",
+            "content-type",
+            "set-cookie",
+            "vary",
+        ] {
+            old.append(name, HeaderValue::from_static("x"));
+        }
+        let mut new = HeaderMap::new();
+        new.insert("vary", HeaderValue::from_static("y"));
+        head_replaced(&old, &mut new);
+        let mut kept: Vec<_> = new.keys().map(|k| k.as_str()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["access-control-allow-origin", "connection", "vary"]);
+        assert_eq!(new.get_all("vary").iter().collect::<Vec<_>>(), ["y", "x"]);
     }
 
     #[test]

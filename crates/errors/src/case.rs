@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header, response::Parts,
+use http::{HeaderValue, Method, Request, Response, header, response::Parts};
+use tower_stream_body::{
+    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, head_replaced,
 };
-use tower_stream_body::{Cause, Fault, FaultKind, RequestId, StreamError, StreamKind};
 
 use crate::{
     DefaultWriter, Failure, Tail, WriteError,
@@ -103,7 +103,7 @@ impl Case {
             }
         };
         if let Some(parts) = replaced {
-            carry_over(&parts.headers, response.headers_mut());
+            head_replaced(&parts.headers, response.headers_mut());
         }
         if self.request.method == Method::HEAD {
             // hyper sends the body of an answer to HEAD over HTTP/2; what it would have been stays on the head
@@ -153,16 +153,4 @@ fn writer_panicked(payload: Payload) {
         message, location, ..
     } = payload.read();
     tracing::error!(error = message, location, "the error writer panicked");
-}
-
-/// What of a replaced head is still true of the answer in its place.
-fn carry_over(from: &HeaderMap, to: &mut HeaderMap) {
-    let keep = |name: &HeaderName| {
-        name == header::CONNECTION
-            || name == header::VARY
-            || name.as_str().starts_with("access-control-")
-    };
-    for (name, value) in from.iter().filter(|(name, _)| keep(name)) {
-        to.append(name, value.clone());
-    }
 }

@@ -1,8 +1,8 @@
 //! Responses of our own.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
-use tower_stream_body::{Problem, RequestId};
+use http::{Response, StatusCode};
+use tower_stream_body::{Problem, RequestId, head_replaced};
 
 use crate::fields::BadPromise;
 
@@ -41,18 +41,7 @@ pub(crate) fn instead_of(
     answer: Response<Bytes>,
 ) -> (http::response::Parts, Bytes) {
     let (mut parts, document) = answer.into_parts();
-    let stays = |name: &header::HeaderName| {
-        *name == header::CONNECTION
-            || *name == header::VARY
-            || name.as_str().starts_with("access-control-")
-    };
-    let mut kept = HeaderMap::new();
-    for (name, value) in &head.headers {
-        if stays(name) {
-            kept.append(name, value.clone());
-        }
-    }
-    parts.headers.extend(kept);
+    head_replaced(&head.headers, &mut parts.headers);
     parts.version = head.version;
     parts.extensions = head.extensions;
     (parts, document)

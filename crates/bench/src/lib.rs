@@ -8,9 +8,10 @@
 //! group.print_over("bare", &["ours", "tower-http Trace"], 1_000, "frame");
 //! ```
 
+mod contest;
 mod cpu;
 
-pub use self::cpu::CpuTime;
+pub use self::{contest::Contest, cpu::CpuTime};
 
 use std::{
     hint::black_box,

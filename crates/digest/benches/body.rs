@@ -4,8 +4,6 @@
 //! `cargo bench -p tower-stream-digest --bench body`
 #![allow(missing_docs, clippy::print_stdout)]
 
-mod compare;
-
 use std::{
     convert::Infallible,
     io::{Read, Write},
@@ -16,12 +14,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use compare::Contest;
 use criterion::{Criterion, Throughput, criterion_group};
 use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tower::{Layer, Service, layer::util::Identity};
+use tower_stream_bench::Contest;
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer, kernel::Md5};
 
 /// So many frames of zeros, ready, or after one `Pending`.

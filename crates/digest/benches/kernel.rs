@@ -4,12 +4,10 @@
 //! `cargo bench -p tower-stream-digest --bench kernel`
 #![allow(missing_docs, clippy::print_stdout)]
 
-mod compare;
-
-use compare::Contest;
 use criterion::{Criterion, Throughput, criterion_group};
 use digest::{Digest, Output};
 use std::process::Command;
+use tower_stream_bench::Contest;
 use tower_stream_digest::kernel::{self, Md5};
 
 const SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];

@@ -3,13 +3,10 @@
 //! `cargo bench -p tower-stream-ids --bench log`
 #![allow(missing_docs, clippy::print_stdout)]
 
-#[path = "../../digest/benches/compare/mod.rs"]
-mod compare;
-
 use std::io;
 
-use compare::Contest;
 use criterion::{Criterion, criterion_group};
+use tower_stream_bench::Contest;
 use tower_stream_ids::{RequestScope, Sequence, log};
 use tracing::Dispatch;
 use tracing_subscriber::{fmt, layer::SubscriberExt};

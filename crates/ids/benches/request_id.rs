@@ -6,9 +6,6 @@
 //! ids come from the fast generator too. `--no-default-features` shows both without it.
 #![allow(missing_docs, clippy::print_stdout)]
 
-#[path = "../../digest/benches/compare/mod.rs"]
-mod compare;
-
 use std::{
     convert::Infallible,
     pin::pin,
@@ -16,13 +13,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use compare::Contest;
 use criterion::{Criterion, criterion_group};
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body::Body;
 use http_body_util::Full;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_stream_bench::Contest;
 use tower_stream_ids::{MakeUuidV7, RequestIdLayer, SequenceLayer};
 
 const ID: HeaderName = HeaderName::from_static("x-request-id");

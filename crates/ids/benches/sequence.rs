@@ -3,9 +3,6 @@
 //! `cargo bench -p tower-stream-ids --bench sequence`
 #![allow(missing_docs, clippy::print_stdout)]
 
-#[path = "../../digest/benches/compare/mod.rs"]
-mod compare;
-
 use std::{
     convert::Infallible,
     pin::pin,
@@ -13,12 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use compare::Contest;
 use criterion::{Criterion, Throughput, criterion_group};
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_stream_bench::{Frames, consume};
+use tower_stream_bench::{Contest, Frames, consume};
 use tower_stream_ids::SequenceLayer;
 
 const FRAMES: usize = 256;

@@ -50,7 +50,9 @@ enum Subscriber {
 #[allow(clippy::print_stdout)] // the address, for the script
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOff)
+        .build();
     if let Subscriber::Unsampled = args.subscriber {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("requests"));
         let subscriber = tracing_subscriber::registry().with(layer);

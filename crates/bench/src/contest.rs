@@ -1,32 +1,44 @@
-//! Times routines in turns, so that what else the machine does falls on all of them alike.
+//! Routines timed in turns.
 
-use std::hint::black_box;
+use std::{fmt, hint::black_box};
+
 use tokio::time::Instant;
 
 const ROUNDS: usize = 40;
 
-pub(crate) struct Contest<'a> {
+/// Times routines in turns, so that what else the machine does falls on all of them alike.
+///
+/// ```
+/// # let (ours, theirs) = (|| 1, || 2);
+/// let best = tower_stream_bench::Contest::new(1_000).entry(ours).entry(theirs).seconds();
+/// println!("{:.2}x", best[0] / best[1]);
+/// ```
+pub struct Contest<'a> {
     calls: usize,
     entries: Vec<Box<dyn FnMut() + 'a>>,
 }
 
 impl<'a> Contest<'a> {
     /// `calls` of each routine make one measurement.
-    pub(crate) fn new(calls: usize) -> Self {
+    #[must_use]
+    pub fn new(calls: usize) -> Self {
         Self {
             calls,
             entries: Vec::new(),
         }
     }
 
-    pub(crate) fn entry<T>(mut self, mut routine: impl FnMut() -> T + 'a) -> Self {
+    /// One more routine.
+    #[must_use]
+    pub fn entry<T>(mut self, mut routine: impl FnMut() -> T + 'a) -> Self {
         self.entries
             .push(Box::new(move || _ = black_box(routine())));
         self
     }
 
     /// Seconds a call in the best round of each routine, in the order of the entries.
-    pub(crate) fn seconds(mut self) -> Vec<f64> {
+    #[must_use]
+    pub fn seconds(mut self) -> Vec<f64> {
         let mut best = vec![f64::INFINITY; self.entries.len()];
         for _ in 0..ROUNDS {
             for (best, routine) in best.iter_mut().zip(&mut self.entries) {
@@ -38,5 +50,14 @@ impl<'a> Contest<'a> {
             }
         }
         best
+    }
+}
+
+impl fmt::Debug for Contest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Contest")
+            .field("calls", &self.calls)
+            .field("entries", &self.entries.len())
+            .finish()
     }
 }

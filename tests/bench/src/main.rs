@@ -15,6 +15,7 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     trace::TraceLayer,
 };
+use tower_stream::{StreamStack, drain::Drain, trace::ChunkSpanLayer};
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Serves `GET /events?count=&bytes=&interval_ms=` and prints its address.
@@ -28,6 +29,10 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Subscriber::None)]
     subscriber: Subscriber,
 
+    /// Serve with `Drain::serve` instead of `axum::serve`
+    #[arg(long)]
+    drain_serve: bool,
+
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
@@ -38,6 +43,8 @@ enum Layers {
     Bare,
     /// `SetRequestId`, `PropagateRequestId`, `Trace`, `CatchPanic`
     TowerHttp,
+    /// `StreamStack` with a drain: `RequestId`, `RequestSpan`, `Drain`, `ErrorWriter`, `Farewell`, `ChunkSpan`
+    Ours,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -58,6 +65,7 @@ async fn main() -> std::io::Result<()> {
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::set_global_default(subscriber).expect("the first");
     }
+    let drain = Drain::builder().build();
     let app = Router::new().route("/events", get(events::events));
     let app = match args.layers {
         Layers::Bare => app,
@@ -68,9 +76,18 @@ async fn main() -> std::io::Result<()> {
                 .layer(CatchPanicLayer::new())
                 .layer(PropagateRequestIdLayer::x_request_id()),
         ),
+        Layers::Ours => {
+            let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
+            app.layer(StreamStack::new().drain(&drain).chunk_span(chunks))
+        }
     };
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
+    if args.drain_serve {
+        // sets TCP_NODELAY itself
+        drain.serve(listener, app).await?;
+        return Ok(());
+    }
     let listener = listener.tap_io(|io| _ = io.set_nodelay(true));
     axum::serve(listener, app).await
 }

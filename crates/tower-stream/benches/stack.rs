@@ -1,8 +1,9 @@
 //! The stack beside tower-http's layers and the bare handler, each layer by itself, in one run.
 //!
 //! `cargo bench -p tower-stream --bench stack` measures with criterion, and ends with tables of interleaved rounds, so
-//! that whatever else the machine does falls on all candidates alike. `-- --quick` is shorter, and a filter matches names
-//! such as `no subscriber/100 x 64 B/our six`. Allocations are counted by the bench `allocations`.
+//! that whatever else the machine does falls on all candidates alike. `-- --quick` is shorter, `-- tables` prints the
+//! tables alone, and any other filter (`'no subscriber/100 x 64 B/our six'`) measures only what it matches. Allocations
+//! are counted by the bench `allocations`.
 #![allow(missing_docs, clippy::print_stdout)]
 
 mod candidates;
@@ -159,8 +160,11 @@ fn main() {
         .configure_from_args();
     criterion(&mut settings);
     settings.final_summary();
-    // `cargo test --benches` runs this with `--test`: each routine once, and no table
-    if std::env::args().any(|argument| argument == "--bench") {
+    // `cargo test --benches` runs this without `--bench`: each routine once, and no table
+    let mut arguments = std::env::args().skip(1);
+    if arguments.all(|argument| ["--bench", "--quick", "tables"].contains(&argument.as_str()))
+        && std::env::args().any(|argument| argument == "--bench")
+    {
         tables();
     }
 }

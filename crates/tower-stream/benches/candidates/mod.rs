@@ -129,10 +129,13 @@ impl Shape {
     }
 }
 
+/// Answers a request; calls back between the head and the first frame.
+type Serve = Box<dyn FnMut(&mut dyn FnMut())>;
+
 /// One way to answer: the layers are built, a request goes in, the body comes out.
 pub(crate) struct Candidate {
     pub(crate) name: &'static str,
-    serve: Box<dyn FnMut(&mut dyn FnMut())>,
+    serve: Serve,
 }
 
 impl Candidate {

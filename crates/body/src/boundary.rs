@@ -144,9 +144,15 @@ fn end_state(before: State, chunk: &[u8]) -> State {
 
 /// The last boundary that is not at the end of the chunk, searched from behind.
 fn search_back(before: State, chunk: &[u8]) -> Option<usize> {
+    // the first bytes depend on the chunk before; at the start of a stream a byte order mark may come first
+    let head = if matches!(before, State::Start(_)) {
+        6
+    } else {
+        3
+    };
     let mut end = chunk.len();
     while let Some(at) = memrchr2(b'\n', b'\r', &chunk[..end]) {
-        if at < 3 {
+        if at < head {
             break;
         }
         // is the line that ends here blank? A LF after a CR is one line end, so look before both.
@@ -160,10 +166,9 @@ fn search_back(before: State, chunk: &[u8]) -> Option<usize> {
         }
         end = first;
     }
-    // what is left is short, or begins with what the chunk before decides
     let mut state = before;
     let mut last = None;
-    for (at, byte) in chunk.iter().enumerate().take(end.min(3)) {
+    for (at, byte) in chunk.iter().enumerate().take(end.min(head)) {
         state = state.sse(*byte);
         if state.is_boundary() {
             last = Some(at + 1);
@@ -334,7 +339,8 @@ mod tests {
         );
     }
 
-    const SAMPLES: [&str; 12] = [
+    const SAMPLES: [&str; 13] = [
+        "\u{feff}\nx\n\ny",
         "data: 1\n\ndata: 2\n\n",
         "data: 1\r\n\r\ndata: 2\r\n\r\n",
         "data: 1\r\rdata: 2\r\r",
@@ -398,7 +404,9 @@ mod tests {
                 0..40,
             ),
             cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+            marked: bool,
         ) {
+            let bytes = if marked { [&BOM, &bytes[..]].concat() } else { bytes };
             let mut cuts: Vec<usize> = cuts.iter().map(|i| i.index(bytes.len() + 1)).collect();
             cuts.sort_unstable();
             check(RecordFormat::Sse, &bytes, &cuts);

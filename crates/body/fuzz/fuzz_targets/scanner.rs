@@ -4,8 +4,11 @@
 use libfuzzer_sys::fuzz_target;
 use tower_stream_body::{RecordFormat, boundary::Scanner};
 
-fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
-    let (bytes, cuts) = input;
+fuzz_target!(|input: (Vec<u8>, Vec<u8>, bool)| {
+    let (mut bytes, cuts, marked) = input;
+    if marked {
+        bytes.splice(0..0, "\u{feff}".bytes());
+    }
     for format in [RecordFormat::Sse, RecordFormat::Lines] {
         let mut whole = Scanner::new(format);
         let all: Vec<usize> = whole.boundaries(&bytes).collect();

@@ -49,7 +49,7 @@
 //!
 //! With no subscriber, or for a request that is not sampled, a frame costs [`ChunkSpanLayer`] the test of one flag: no
 //! clock is read and nothing allocated. A sampled frame reads the clock twice; a span is built only when it is
-//! selected, and costs some four allocations. [`RequestSpanLayer`] enters a tracing span for each poll, whose price is
+//! selected, and costs one allocation. [`RequestSpanLayer`] enters a tracing span for each poll, whose price is
 //! the subscriber's: under tracing-opentelemetry it falls to a third with context activation and idle tracking off,
 //! which `pipeline::lean` does. `cargo bench -p tower-stream-trace --features otlp` prints the figures.
 

@@ -68,7 +68,7 @@ async fn only_a_selected_chunk_allocates() {
     for (provider, selection, max) in [
         (&unsampled, ChunkSelection::all(), 0),
         (&sampled, first_only, 0),
-        (&sampled, ChunkSelection::all(), 4 * FRAMES),
+        (&sampled, ChunkSelection::all(), 2 * FRAMES),
     ] {
         let layer = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("requests"))

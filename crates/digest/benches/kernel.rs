@@ -69,8 +69,8 @@ fn ratios() {
         "\nGB/s, best of interleaved rounds; openssl is its own `openssl speed` of this moment"
     );
     println!(
-        "{:>8} {:>7} {:>7} {:>9} {:>8} {:>11}",
-        "bytes", "ours", "md-5", "fast-md5", "openssl", "ours / md-5"
+        "{:>8} {:>7} {:>7} {:>9} {:>8} {:>11} {:>8}",
+        "bytes", "ours", "md-5", "fast-md5", "openssl", "ours / md-5", "SHA-256"
     );
     for size in SIZES {
         let data = data(size);
@@ -79,16 +79,18 @@ fn ratios() {
             .entry(|| Md5::digest(&data))
             .entry(|| md5::Md5::digest(&data))
             .entry(|| fast_md5::digest(&data))
+            .entry(|| sha2::Sha256::digest(&data))
             .seconds();
         let gbps = |i: usize| size as f64 / best[i] / 1e9;
         let openssl =
             openssl_speed(size).map_or("absent".to_owned(), |speed| format!("{:.3}", speed / 1e9));
         println!(
-            "{size:>8} {:>7.3} {:>7.3} {:>9.3} {openssl:>8} {:>10.2}x",
+            "{size:>8} {:>7.3} {:>7.3} {:>9.3} {openssl:>8} {:>10.2}x {:>8.3}",
             gbps(0),
             gbps(1),
             gbps(2),
-            best[1] / best[0]
+            best[1] / best[0],
+            gbps(3)
         );
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Uri;
+use axum::http::{Uri, uri::Scheme};
 use clap::{Parser, ValueEnum};
 use tower_stream_drain::{BuildError, Drain};
 
@@ -39,6 +39,10 @@ pub struct Args {
     /// Directory that `GET /files/{path}` serves; without it the route answers 404
     #[arg(long, env = "DEMO_FILES", value_name = "DIR", value_parser = directory)]
     pub files: Option<PathBuf>,
+
+    /// Another demo server, such as http://127.0.0.1:3100, that /whoami asks too
+    #[arg(long, env = "DEMO_UPSTREAM", value_name = "URL", value_parser = origin)]
+    pub upstream: Option<Uri>,
 
     /// Longest wait for a stream's next frame, such as 600ms, 3s or 2m; then the stream is cut
     #[arg(long, env = "DEMO_IDLE_TIMEOUT", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration)]
@@ -85,6 +89,7 @@ impl Default for Args {
             public: PUBLIC,
             admin: ADMIN,
             files: None,
+            upstream: None,
             idle_timeout: THIRTY,
             advertise: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
@@ -121,6 +126,9 @@ Public routes; query parameters are shown with their defaults, others are refuse
          how: panic-handler, panic-body, panic-drop, error-body, error-first,
               producer-panic, hang
          format: sse, ndjson, bytes, json
+
+  GET  /whoami
+         JSON of the request id; with --upstream also what that server answers
 
 Admin routes:
   GET  /livez     200 while the process answers
@@ -177,6 +185,16 @@ fn otlp(text: &str) -> Result<String, String> {
     }
 }
 
+fn origin(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    let plain = uri.scheme() == Some(&Scheme::HTTP) && uri.authority().is_some();
+    if plain && uri.path() == "/" && uri.query().is_none() {
+        Ok(uri)
+    } else {
+        Err("write it like http://127.0.0.1:3100".to_owned())
+    }
+}
+
 fn directory(text: &str) -> Result<PathBuf, String> {
     match std::fs::metadata(text) {
         Ok(found) if found.is_dir() => Ok(PathBuf::from(text)),
@@ -226,6 +244,9 @@ mod tests {
             ("--log", "xml"),
             ("--files", "/no/such/dir"),
             ("--files", "/etc/passwd"),
+            ("--upstream", "127.0.0.1:3100"),
+            ("--upstream", "https://127.0.0.1"),
+            ("--upstream", "http://127.0.0.1/whoami"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{flag}={value}");
@@ -248,6 +269,7 @@ mod tests {
             "/bytes",
             "/files",
             "/fail",
+            "/whoami",
             "/livez",
             "/readyz",
             "/status",

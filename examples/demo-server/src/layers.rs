@@ -5,6 +5,7 @@ use tower::ServiceBuilder;
 use tower_stream_body::StreamKind;
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
+use tower_stream_ids::SequenceLayer;
 use tower_stream_trace::RequestSpanLayer;
 
 use crate::{State, failures::Failures};
@@ -18,6 +19,8 @@ use crate::{State, failures::Failures};
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
+            // Everything inside can name the request.
+            .layer(state.request_ids.clone())
             .layer(RequestSpanLayer::new())
             .layer(state.metrics.layer())
             // Counted to the end of the body; refused and closed once the server stops.
@@ -30,6 +33,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // A stream that gives no frame for this long fails.
             .layer(IdleTimeoutLayer::new(state.args.idle_timeout))
             .layer(state.traces.chunks())
+            // An `id:` for each event, so that a client can say where it was.
+            .layer(SequenceLayer::new())
             .layer(verified_digest(state)),
     )
 }

@@ -3,11 +3,12 @@
 use std::io;
 
 use tower_stream_errors::PanicHook;
+use tower_stream_ids::log::{self, RequestLog, TextFields};
 use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*, registry};
 
 use crate::{LogFormat, Traces};
 
-/// Installs the process's subscriber, log lines and `traces` beside them, and a panic hook that lets the log name the place
+/// Installs the process's subscriber, log lines with the ids of their request and `traces` beside them, and a panic hook that lets the log name the place
 /// of a panic that a layer caught. `RUST_LOG` filters the lines; without it, `info`.
 ///
 /// # Errors
@@ -26,13 +27,16 @@ pub fn install(
     };
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match format {
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Json => lines.json().event_format(log::json()).boxed(),
         LogFormat::Text => lines
             .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .fmt_fields(TextFields)
+            .event_format(log::text())
             .boxed(),
     };
     registry()
         .with(lines.with_filter(filter))
+        .with(RequestLog::new())
         .with(traces.layer())
         .try_init()?;
     Ok(())

@@ -6,6 +6,7 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 use tower_stream_drain::{Drain, Phase, State};
+use tower_stream_ids::RequestIdLayer;
 use tower_stream_metrics::{DrainReading, DrainState, Readings, StreamMetricsLayer};
 use tower_stream_trace::loss::Loss;
 
@@ -25,7 +26,7 @@ impl Metrics {
     /// # Errors
     ///
     /// When the exporter cannot be registered.
-    pub(crate) fn new(drain: &Drain) -> io::Result<Self> {
+    pub(crate) fn new(drain: &Drain, request_ids: &RequestIdLayer) -> io::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -38,6 +39,8 @@ impl Metrics {
             .with_reader(exporter)
             .build();
         let meter = provider.meter("demo-server");
+        let request_ids = request_ids.clone();
+        Readings::new(&meter).request_ids_replaced(move || request_ids.replaced());
         // A demo shows everything; both are off by default because they read the clock once more a chunk.
         let layer = StreamMetricsLayer::new(&meter)
             .producer_wait(true)

@@ -29,6 +29,7 @@ pub fn app(state: &State) -> Router {
         )
         .route("/files/{*path}", get(routes::files::files))
         .route("/fail", get(routes::fail::fail))
+        .route("/whoami", get(routes::whoami::whoami))
         .fallback(admin::not_found)
         .method_not_allowed_fallback(admin::method_not_allowed)
         .with_state(state.clone());

@@ -67,6 +67,12 @@ where
     }
 }
 
+impl<F> Drop for Records<F> {
+    fn drop(&mut self) {
+        tracing::debug!(made = self.next, "a stream of records is gone");
+    }
+}
+
 impl<F> fmt::Debug for Records<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Records")
@@ -93,6 +99,7 @@ where
         }
         ready!(this.pace.poll(cx));
         let record = (this.make)(this.next);
+        tracing::debug!(n = this.next, bytes = record.len(), "made a record");
         this.next += 1;
         Poll::Ready(Some(Ok(Frame::data(record))))
     }

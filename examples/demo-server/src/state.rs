@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use tower_stream_drain::Drain;
+use tower_stream_ids::RequestIdLayer;
 
 use crate::{Args, Traces, metrics::Metrics};
 
@@ -10,6 +11,7 @@ use crate::{Args, Traces, metrics::Metrics};
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) args: Arc<Args>,
+    pub(crate) request_ids: RequestIdLayer,
     pub(crate) metrics: Metrics,
     pub(crate) drain: Drain,
     pub(crate) traces: Traces,
@@ -32,15 +34,17 @@ impl State {
                 )
             })?;
         }
+        let request_ids = RequestIdLayer::new();
         let drain = args
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let metrics = Metrics::new(&drain)?;
+        let metrics = Metrics::new(&drain, &request_ids)?;
         Ok(Self {
             traces: Traces::new(args.otlp.as_deref(), &metrics)?,
             metrics,
             args: Arc::new(args),
             drain,
+            request_ids,
         })
     }
 

@@ -101,7 +101,10 @@ pub(super) struct EventIds {
 impl EventIds {
     /// The ids of this event. Without a [`RequestLog`] it is a number for the caller alone.
     pub(super) fn of(event: &Event<'_>) -> Self {
-        Self::when(|current| current.event == address(event))
+        Self::when(|current| {
+            // the address may be that of an event before; then at least its callsite has to be the same
+            current.event == address(event) && std::ptr::eq(current.name, event.metadata().name())
+        })
     }
 
     /// The ids of the event of this name that is being recorded here.

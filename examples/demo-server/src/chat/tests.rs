@@ -49,7 +49,9 @@ async fn chunks(more: Value) -> Vec<Value> {
         .map(|frame| {
             let event = std::str::from_utf8(frame).unwrap();
             let data = event.strip_prefix("data: ").unwrap();
-            data.strip_suffix("\n\n").unwrap()
+            let (data, id) = data.split_once("\nid: ").unwrap();
+            assert!(id.ends_with("\n\n"), "{event:?}");
+            data
         })
         .collect();
     assert_eq!(events.pop(), Some("[DONE]"));

@@ -51,7 +51,7 @@ mod tests {
     use crate::testing::get;
 
     #[tokio::test]
-    async fn one_event_is_one_frame_and_says_its_number() {
+    async fn one_event_is_one_frame_and_has_its_number() {
         let answer = get("/events?count=3&interval_ms=0&bytes=5").await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), "text/event-stream");
@@ -61,9 +61,9 @@ mod tests {
         assert_eq!(
             answer.frames,
             [
-                "data: {\"n\":0,\"text\":\"Alice\"}\n\n",
-                "data: {\"n\":1,\"text\":\" was \"}\n\n",
-                "data: {\"n\":2,\"text\":\"begin\"}\n\n",
+                "data: {\"n\":0,\"text\":\"Alice\"}\nid: 1\n\n",
+                "data: {\"n\":1,\"text\":\" was \"}\nid: 2\n\n",
+                "data: {\"n\":2,\"text\":\"begin\"}\nid: 3\n\n",
             ]
         );
     }

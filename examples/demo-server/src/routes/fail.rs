@@ -199,7 +199,8 @@ impl Drop for Failing {
 /// Through an ordinary channel the panic would look like the end; here the sender has to say that it has finished.
 fn spawn_producer(plan: Plan, interval: Duration) -> ChannelBody {
     let (mut sender, body) = channel(1);
-    tokio::spawn(async move {
+    tower_stream_ids::spawn(async move {
+        tracing::debug!("a producer begins");
         let mut pace = Pace::new(interval);
         for n in 0..plan.after {
             std::future::poll_fn(|cx| pace.poll(cx)).await;

@@ -123,8 +123,10 @@ fn ending(response: &Response, status: u16, kind: &str) -> &'static str {
         "timeout" => "the response took too long",
         _ => "the response failed on the server",
     };
-    let told =
-        format!(r#"{{"error":{{"kind":"{kind}","message":"{message}","status":{status}}}}}"#);
+    let id = response.header("x-request-id").unwrap_or_default();
+    let told = format!(
+        r#"{{"error":{{"kind":"{kind}","message":"{message}","request_id":"{id}","status":{status}}}}}"#
+    );
     let mut from_behind = text.trim_end().lines().rev();
     let last = from_behind.next().unwrap_or_default();
     let second_last = from_behind.next();
@@ -155,11 +157,13 @@ async fn each_failure_ends_as_documented() -> Outcome {
             _ => (500, "panic"),
         };
         let records = matches!(format, "sse" | "ndjson");
+        // a stream that gets ids has other bytes, and with them no length any more
+        let declared = length == 1 && format != "sse";
         let expected = match how {
             "panic-handler" | "error-first" => "head",
-            "panic-drop" if length == 0 && protocol == Protocol::Http10 => "silent",
+            "panic-drop" if !declared && protocol == Protocol::Http10 => "silent",
             "panic-drop" => "whole",
-            _ if length == 1 => "cut",
+            _ if declared => "cut",
             _ if records => "record",
             _ if protocol == Protocol::Http10 => "silent",
             _ => "cut",

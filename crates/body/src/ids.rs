@@ -53,7 +53,11 @@ impl TryFrom<HeaderValue> for RequestId {
         if bytes.len() > Self::MAX_LEN {
             return Err(InvalidRequestId::TooLong(bytes.len()));
         }
-        match bytes.iter().find(|b| !is_id_byte(**b)) {
+        // no early exit: an id is short and nearly always good
+        let good = bytes
+            .iter()
+            .fold(true, |good, byte| good & ID_BYTES[usize::from(*byte)]);
+        match bytes.iter().find(|byte| !good && !is_id_byte(**byte)) {
             Some(byte) => Err(InvalidRequestId::Byte(*byte)),
             None => Ok(Self(value)),
         }
@@ -74,7 +78,17 @@ impl FromStr for RequestId {
     }
 }
 
-fn is_id_byte(byte: u8) -> bool {
+const ID_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = is_id_byte(byte);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_id_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'+' | b'/' | b'=' | b'@' | b'-')
 }
 

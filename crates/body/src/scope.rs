@@ -17,8 +17,8 @@ pub trait Scope {
     where
         Self: 'a;
 
-    /// Enters it on this thread.
-    fn enter(&self) -> Self::Entered<'_>;
+    /// Enters it on this thread. With `&mut`, a scope can lend what it holds to a thread-local instead of cloning it.
+    fn enter(&mut self) -> Self::Entered<'_>;
 }
 
 pin_project! {

@@ -8,6 +8,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::pin,
     task::{Context, Poll, Waker},
 };
@@ -24,7 +25,14 @@ use tower_stream_ids::{MakeUuidV7, RequestIdLayer, SequenceLayer};
 
 const ID: HeaderName = HeaderName::from_static("x-request-id");
 
-fn request(id: bool) -> Request<()> {
+/// An id as a server has it: a part of what was read, shared.
+fn inbound() -> HeaderValue {
+    let read = Bytes::from_owner(*b"7d444840-9dc0-11d1-b245-5ffdce74fad2");
+    HeaderValue::from_maybe_shared(read).expect("visible ASCII")
+}
+
+/// A request as it comes from axum: with extensions already.
+fn request(id: Option<&HeaderValue>) -> Request<()> {
     let mut request = Request::new(());
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("localhost"));
@@ -32,10 +40,12 @@ fn request(id: bool) -> Request<()> {
         header::ACCEPT,
         HeaderValue::from_static("text/event-stream"),
     );
-    if id {
-        let id = HeaderValue::from_static("7d444840-9dc0-11d1-b245-5ffdce74fad2");
-        headers.insert(ID, id);
+    if let Some(id) = id {
+        headers.insert(ID, id.clone());
     }
+    request
+        .extensions_mut()
+        .insert(SocketAddr::from(([127, 0, 0, 1], 80)));
     request
 }
 
@@ -47,7 +57,7 @@ async fn handler<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> 
     Ok(response)
 }
 
-/// One request: the call, the head, the frames, the drops.
+/// One request: the call, the head, the frames until the body says that it has ended, the drops.
 fn serve<S, B>(service: &mut S, request: Request<()>)
 where
     S: Service<Request<()>, Response = Response<B>>,
@@ -58,7 +68,9 @@ where
         unreachable!("the handler is always ready");
     };
     let mut body = pin!(response.into_body());
-    while let Poll::Ready(Some(_)) = body.as_mut().poll_frame(&mut cx) {}
+    while !body.is_end_stream() {
+        let _frame = body.as_mut().poll_frame(&mut cx);
+    }
 }
 
 macro_rules! services {
@@ -83,7 +95,8 @@ macro_rules! services {
 
 fn benches(c: &mut Criterion) {
     services!(bare, peer, v4, v7, both);
-    for (name, id) in [("inbound", true), ("generated", false)] {
+    let inbound = inbound();
+    for (name, id) in [("inbound", Some(&inbound)), ("generated", None)] {
         let mut group = c.benchmark_group(format!("request_id/{name}"));
         group.bench_function("bare", |b| b.iter(|| serve(&mut bare, request(id))));
         group.bench_function("tower-http", |b| b.iter(|| serve(&mut peer, request(id))));
@@ -102,7 +115,8 @@ fn ratios() {
         "{:>10} {:>6} {:>11} {:>6} {:>8} {:>14} {:>18}",
         "id", "bare", "tower-http", "ours", "ours, v7", "ours+sequence", "ours / tower-http"
     );
-    for (name, id) in [("inbound", true), ("generated", false)] {
+    let inbound = inbound();
+    for (name, id) in [("inbound", Some(&inbound)), ("generated", None)] {
         services!(bare, peer, v4, v7, both);
         let best = Contest::new(2_000)
             .entry(|| serve(&mut bare, request(id)))

@@ -1,6 +1,6 @@
 //! The request that runs on this thread.
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{cell::RefCell, fmt, marker::PhantomData, mem, sync::Arc};
 
 use tower_stream_body::{RequestId, Scope, Sequence};
 
@@ -69,42 +69,53 @@ impl RequestScope {
 
     /// Runs `f` in this scope. An empty scope changes nothing.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
-        let _entered = self.enter();
+        let mut scope = self.clone();
+        let _entered = scope.enter();
         f()
     }
 }
 
 impl Scope for RequestScope {
-    type Entered<'a> = Entered;
+    type Entered<'a> = Entered<'a>;
 
+    /// Lends the ids to the thread: nothing is counted or copied, however often a stream is polled. An empty scope
+    /// changes nothing.
     #[inline]
-    fn enter(&self) -> Entered {
-        let before = self.0.is_some().then(|| swap(self.clone())).flatten();
-        Entered { before }
-    }
-}
-
-/// What was current before; `None` when this thread is ending.
-fn swap(scope: RequestScope) -> Option<RequestScope> {
-    CURRENT.try_with(|current| current.replace(scope)).ok()
-}
-
-/// An entered [`RequestScope`]: left when this is dropped, on the same thread.
-#[must_use = "the scope is left when this is dropped"]
-pub struct Entered {
-    before: Option<RequestScope>,
-}
-
-impl Drop for Entered {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
-            swap(before);
+    fn enter(&mut self) -> Entered<'_> {
+        let entered = self.0.is_some() && swap(self);
+        Entered {
+            scope: entered.then_some(self),
+            stays: PhantomData,
         }
     }
 }
 
-impl fmt::Debug for Entered {
+/// Puts `scope` in place of the current one, and that into `scope`. False on a thread that is ending.
+#[inline]
+fn swap(scope: &mut RequestScope) -> bool {
+    CURRENT
+        .try_with(|current| mem::swap(&mut *current.borrow_mut(), scope))
+        .is_ok()
+}
+
+/// An entered [`RequestScope`]: left when this is dropped, on the same thread, before those entered earlier.
+#[must_use = "the scope is left when this is dropped"]
+pub struct Entered<'a> {
+    /// While entered, it holds the scope that was current before.
+    scope: Option<&'a mut RequestScope>,
+    stays: PhantomData<*const ()>,
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(scope) = self.scope.take() {
+            swap(scope);
+        }
+    }
+}
+
+impl fmt::Debug for Entered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entered").finish_non_exhaustive()
     }

@@ -59,8 +59,8 @@ where
             };
         }
         let (mut head, body) = request.into_parts();
-        let (scope, refused) = self.config.assign(&mut head);
-        let _entered = scope.enter();
+        let (mut scope, refused) = self.config.assign(&mut head);
+        let entered = scope.enter();
         if let Some(refused) = refused {
             tracing::debug!(
                 target: "tower_stream_ids",
@@ -68,8 +68,10 @@ where
                 "replaced the request id that a client sent"
             );
         }
+        let future = self.inner.call(Request::from_parts(head, body));
+        drop(entered);
         ResponseFuture {
-            inner: Scoped::new(self.inner.call(Request::from_parts(head, body)), scope),
+            inner: Scoped::new(future, scope),
             header: Some(self.config.header.clone()),
         }
     }
@@ -91,14 +93,7 @@ impl Config {
                 (request_id, refused)
             }
         };
-        let sequence = match head.extensions.get::<Sequence>() {
-            Some(sequence) => sequence.clone(),
-            None => {
-                let sequence = Sequence::new();
-                head.extensions.insert(sequence.clone());
-                sequence
-            }
-        };
+        let sequence = head.extensions.get_or_insert_with(Sequence::new).clone();
         (RequestScope::new(request_id, sequence), refused)
     }
 

@@ -8,8 +8,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*, registry};
 
 use crate::{LogFormat, Traces};
 
-/// Installs the process's subscriber, log lines with the ids of their request and `traces` beside them, and a panic hook that lets the log name the place
-/// of a panic that a layer caught. `RUST_LOG` filters the lines; without it, `info`.
+/// Installs the process's subscriber, log lines with the ids of their request and `traces` beside them, and a panic hook
+/// that lets the log name the place of a panic that a layer caught. `RUST_LOG` filters the lines; without it, `info`.
 ///
 /// # Errors
 ///

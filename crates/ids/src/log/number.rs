@@ -28,7 +28,6 @@ impl RequestLog {
 struct Current {
     /// its address: every layer is given the same one
     event: usize,
-    #[cfg(feature = "opentelemetry")]
     name: &'static str,
     scope: RequestScope,
     /// 0 until one is drawn
@@ -70,7 +69,6 @@ where
         }
         let current = Current {
             event: address(event),
-            #[cfg(feature = "opentelemetry")]
             name: event.metadata().name(),
             scope,
             number: 0,

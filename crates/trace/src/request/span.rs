@@ -212,7 +212,7 @@ impl Scope for InSpan {
     type Entered<'a> = tracing::span::Entered<'a>;
 
     #[inline]
-    fn enter(&self) -> Self::Entered<'_> {
+    fn enter(&mut self) -> Self::Entered<'_> {
         self.0.enter()
     }
 }

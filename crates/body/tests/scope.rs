@@ -19,7 +19,7 @@ struct Left;
 
 impl Scope for Deep {
     type Entered<'a> = Left;
-    fn enter(&self) -> Left {
+    fn enter(&mut self) -> Left {
         DEPTH.set(DEPTH.get() + 1);
         Left
     }

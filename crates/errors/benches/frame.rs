@@ -14,7 +14,7 @@ use tower::{ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
-use tower_stream_bench::{Frames, Group, consume};
+use tower_stream_bench::{CpuTime, Frames, Group, consume};
 use tower_stream_errors::ErrorWriterLayer;
 
 const FRAMES: u32 = 1_000;
@@ -56,7 +56,7 @@ fn handler(
     })
 }
 
-fn bench(criterion: &mut Criterion, frames: u32, unit: &str) {
+fn bench(criterion: &mut Criterion<CpuTime>, frames: u32, unit: &str) {
     let names = [
         "ErrorWriter",
         "without first_poll",
@@ -87,7 +87,9 @@ fn bench(criterion: &mut Criterion, frames: u32, unit: &str) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default()
+        .with_measurement(CpuTime)
+        .configure_from_args();
     bench(&mut criterion, FRAMES, "frame");
     bench(&mut criterion, 1, "response");
     criterion.final_summary();

@@ -38,7 +38,7 @@ def target(failing: float) -> tuple[str, str]:
 def wanted(kind: str) -> set[str]:
     """How an answer of this kind may end."""
     how, _, form = kind.partition(" ")
-    if how in ("whole", "panic-drop"):
+    if how == "whole":
         return {"whole"}
     if how == "panic-handler":
         return {"500"}

@@ -13,7 +13,7 @@ use http::HeaderValue;
 
 /// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and a URL's query.
 ///
-/// Found in request and response extensions when the ids layer is present.
+/// Found in the request extensions when the ids layer is present.
 ///
 /// ```
 /// use tower_stream_body::{InvalidRequestId, RequestId};

@@ -7,7 +7,7 @@ use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use crate::RequestScope;
 
-/// A `tracing-subscriber` layer that numbers the events of each request, see the [module](self).
+/// A `tracing-subscriber` layer that numbers the events of each request, see the [module](crate::log).
 ///
 /// Add it once to a subscriber, at any place. A number is drawn when the first layer prints the event, so an event
 /// that nobody prints draws none.

@@ -16,10 +16,14 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{RequestId, Sequence, StreamKind, bytes_changed};
+use tower_stream_body::{BoxError, Delivery, RequestId, Sequence, StreamKind, bytes_changed};
 
 pub use self::body::SequenceBody;
-use self::{body::Stamp, json::JsonStamper, sse::SseStamper};
+use self::{
+    body::{Length, Stamp},
+    json::JsonStamper,
+    sse::SseStamper,
+};
 
 /// What the `id:` line of a server-sent event says. A client that reconnects sends it back as `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +47,9 @@ pub enum EventId {
 ///   a member of its own then has two, of which most parsers take the last, its own.
 ///
 /// Nothing is held back, split or joined: a frame goes out as soon as it came, with what belongs into it. Frames into
-/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go,
-/// for they speak of other bytes. A partial response (206), an encoded one and every other content type pass.
+/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go, those in trailers too,
+/// for they speak of other bytes; one that ends before its `Content-Length` fails, as it would have for the client
+/// ([`FaultKind::ShortBody`](tower_stream_body::FaultKind::ShortBody)). A partial response (206), an encoded one and every other content type pass.
 ///
 /// Needs no other layer. Without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins a [`Sequence`] itself.
 ///
@@ -147,6 +152,7 @@ impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SequenceService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
 {
     type Response = Response<SequenceBody<ResBody>>;
     type Error = S::Error;
@@ -164,7 +170,7 @@ where
                 config: self.config,
                 sequence: extensions.get_or_insert_with(Sequence::new).clone(),
                 request_id: extensions.get::<RequestId>().cloned(),
-                head_only: request.method() == Method::HEAD,
+                method: request.method().clone(),
             }
         });
         SequenceFuture {
@@ -179,23 +185,27 @@ struct Work {
     config: Config,
     sequence: Sequence,
     request_id: Option<RequestId>,
-    head_only: bool,
+    method: Method,
 }
 
 impl Work {
     fn begin<B: Body<Data = Bytes>>(self, mut response: Response<B>) -> Response<SequenceBody<B>> {
         let stamp = self.stamp(&response);
+        let mut length = Length::default();
         if !matches!(stamp, Stamp::Nothing) {
+            let (status, headers) = (response.status(), response.headers());
+            let delivery = Delivery::new(&self.method, status, headers, response.body());
+            length = Length::declared(delivery.declared_length().unwrap_or_default());
             bytes_changed(response.headers_mut());
         }
         let draws = self.sequence.claim_chunks();
-        response
-            .map(|body| SequenceBody::new(body, stamp, Some(Numbers::new(self.sequence, draws))))
+        let numbers = Some(Numbers::new(self.sequence, draws));
+        response.map(|body| SequenceBody::new(body, stamp, numbers, length))
     }
 
     fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {
         // the answer to HEAD has the headers of the one to GET, though its body may be gone already
-        let ended = response.body().is_end_stream() && !self.head_only;
+        let ended = response.body().is_end_stream() && self.method != Method::HEAD;
         if ended || response.status() == StatusCode::PARTIAL_CONTENT {
             return Stamp::Nothing;
         }
@@ -253,6 +263,7 @@ impl<F, ResBody, E> Future for SequenceFuture<F>
 where
     F: Future<Output = Result<Response<ResBody>, E>>,
     ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
 {
     type Output = Result<Response<SequenceBody<ResBody>>, E>;
 
@@ -262,7 +273,8 @@ where
         let response = ready!(this.inner.poll(cx))?;
         Poll::Ready(Ok(match this.work.take() {
             Some(work) => work.begin(response),
-            None => response.map(|body| SequenceBody::new(body, Stamp::Nothing, None)),
+            None => response
+                .map(|body| SequenceBody::new(body, Stamp::Nothing, None, Length::default())),
         }))
     }
 }

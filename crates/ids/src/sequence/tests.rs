@@ -30,6 +30,7 @@ async fn through<B>(
 ) -> Response<SequenceBody<B>>
 where
     B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
     let mut response = Some(response);
     let inner = service_fn(move |_: Request<()>| {
@@ -476,4 +477,60 @@ async fn an_error_of_the_inner_service_passes() {
         service.oneshot(request()).await.unwrap_err().to_string(),
         "down"
     );
+}
+
+#[tokio::test]
+async fn a_body_that_ends_before_its_declared_length_fails() {
+    for (tells_end, end) in [(false, None), (true, None), (false, Some("x-sum"))] {
+        let end = end.map(|name| mock::trailer(name, "1"));
+        let steps = std::iter::once(mock::data("data: 1\n\n")).chain(end);
+        let body = MockBody::new(steps);
+        let body = if tells_end { body.tells_end() } else { body };
+        let mut response = response("text/event-stream", body);
+        let length = header::HeaderValue::from_static("99");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+        let response = through(SequenceLayer::new(), request(), response).await;
+        assert_eq!(response.headers().get(header::CONTENT_LENGTH), None);
+        let mut body = std::pin::pin!(response.into_body());
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        assert!(!body.is_end_stream(), "the error is still to come");
+        let error = body.frame().await.unwrap().unwrap_err();
+        let kind = tower_stream_body::Cause::of(&*error).kind();
+        assert_eq!(kind, tower_stream_body::FaultKind::ShortBody, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_digest_in_the_trailers_goes_where_bytes_change_and_other_trailers_stay() {
+    for (content_type, kept) in [("text/event-stream", false), ("text/plain", true)] {
+        let trailers = http::HeaderMap::from_iter(
+            [("content-digest", "md5=:AAAA:"), ("x-sum", "1")].map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    header::HeaderValue::from_static(value),
+                )
+            }),
+        );
+        let steps = [mock::data("data: 1\n\n"), mock::Step::Trailers(trailers)];
+        let response = response(content_type, MockBody::new(steps));
+        let response = through(SequenceLayer::new(), request(), response).await;
+        let collected = response.into_body().collect().await.unwrap();
+        let trailers = collected.trailers().unwrap();
+        assert_eq!(trailers["x-sum"], "1");
+        assert_eq!(
+            trailers.contains_key("content-digest"),
+            kept,
+            "{content_type}"
+        );
+    }
+    let only = MockBody::new([
+        mock::data("data: 1\n\n"),
+        mock::trailer("content-digest", "md5=:AAAA:"),
+    ]);
+    let response = response("text/event-stream", only);
+    let response = through(SequenceLayer::new(), request(), response).await;
+    let collected = response.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers(), None);
 }

@@ -21,7 +21,8 @@ use crate::drain::Shared;
 pin_project! {
     /// The body inside, until the drain ends it.
     pub struct FarewellBody<B> {
-        // `None` once it is over: ended by the drain, by itself with `None` or trailers, or failed
+        // `None` once the drain has ended it, or it has failed. One that has ended by itself is kept: dropped before the
+        // layers outside have judged its end, it would report an end that they may yet overrule
         #[pin]
         inner: Option<B>,
         control: Option<Control>,
@@ -39,6 +40,8 @@ struct Control {
     registration: Option<Registration>,
     /// the waker that the registration has
     waker: Option<Waker>,
+    /// it has given `None` or trailers, and is not polled again
+    over: bool,
 }
 
 /// Whether the drain ends a stream, and how strictly.
@@ -85,6 +88,7 @@ impl<B: Body> FarewellBody<B> {
                 trailers: None,
                 registration,
                 waker: None,
+                over: false,
             }),
         }
     }
@@ -167,7 +171,8 @@ where
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         loop {
-            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            let inner = this.inner.as_mut().as_pin_mut();
+            let Some(inner) = inner.filter(|_| !control.over) else {
                 return Poll::Ready(None);
             };
             let called = control.call();
@@ -182,7 +187,7 @@ where
                 Poll::Ready(Some(Ok(frame))) => {
                     let Some(hold) = &mut control.hold else {
                         if frame.is_trailers() {
-                            this.inner.set(None);
+                            control.ended();
                         }
                         return Poll::Ready(Some(Ok(frame)));
                     };
@@ -193,14 +198,14 @@ where
                             }
                         }
                         Err(frame) => {
-                            this.inner.set(None);
+                            control.ended();
                             return Poll::Ready(Some(Ok(control.after_hold(frame))));
                         }
                     }
                 }
                 Poll::Ready(None) => {
                     let rest = control.hold.as_mut().and_then(RecordHold::finish);
-                    this.inner.set(None);
+                    control.ended();
                     return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -220,8 +225,11 @@ where
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        let held = self.control.as_ref().is_some_and(Control::has_more);
-        !held && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.control {
+            Some(control) if control.has_more() => false,
+            Some(control) if control.over => true,
+            _ => self.inner.as_ref().is_none_or(Body::is_end_stream),
+        }
     }
 
     #[inline]
@@ -254,6 +262,12 @@ impl Control {
         }
     }
 
+    /// The stream has ended by itself.
+    fn ended(&mut self) {
+        self.over = true;
+        self.registration = None;
+    }
+
     /// Trailers end a stream: what is held goes first.
     fn after_hold(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match (
@@ -279,7 +293,10 @@ impl<B> fmt::Debug for FarewellBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FarewellBody")
             .field("kind", &self.control.as_ref().map(|control| control.kind))
-            .field("ended", &self.inner.is_none())
+            .field(
+                "ended",
+                &(self.inner.is_none() || self.control.as_ref().is_some_and(|c| c.over)),
+            )
             .finish_non_exhaustive()
     }
 }

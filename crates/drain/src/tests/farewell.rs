@@ -373,6 +373,30 @@ async fn nothing_is_added_where_no_body_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_has_ended_is_kept_until_the_layers_outside_have_judged_it() {
+    let drain = Drain::builder().build();
+    for (content_type, last) in [
+        (SSE, vec![]),
+        ("text/plain", vec![mock::trailer("x-sum", "1")]),
+    ] {
+        let steps = std::iter::once(mock::data("data: 1\n\n")).chain(last);
+        let body = MockBody::new(steps);
+        let probe = body.probe();
+        let response =
+            std::sync::Arc::new(parking_lot::Mutex::new(Some(stream(content_type, body))));
+        let app = drain.farewell().layer(service(move |_| {
+            let response = response.lock().take().expect("one request");
+            async { response }
+        }));
+        let mut body = std::pin::pin!(call(&app, get("/")).await.into_body());
+        while body.frame().await.is_some() {}
+        assert!(!probe.is_dropped(), "observers inside have not reported");
+        assert!(body.frame().await.is_none() && body.is_end_stream());
+        assert!(!probe.polled_after_end());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_fault_is_known_before_the_body_inside_is_dropped() {
     let drain = drain();
     let mut request = get("/");

@@ -162,8 +162,9 @@ where
         let held = self.ahead_bytes + self.long.len() as u64;
         let inner = self.inner.size_hint();
         let mut hint = SizeHint::new();
-        // an exact hint becomes a Content-Length, and then an h1 server drops trailers
-        if let (Some(upper), None) = (inner.upper(), self.trailers_ahead()) {
+        // an exact hint becomes a Content-Length, and then an h1 server drops trailers, and never asks for an error
+        let failed = self.ahead.back().is_some_and(Result::is_err);
+        if let (Some(upper), None, false) = (inner.upper(), self.trailers_ahead(), failed) {
             hint.set_upper(upper.saturating_add(held));
         }
         hint.set_lower(inner.lower().saturating_add(held));
@@ -178,5 +179,50 @@ impl<B> fmt::Debug for Replay<B> {
             .field("long", &self.long.len())
             .field("done", &self.done)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives some data, then fails; and then knows for sure that nothing more comes.
+    struct Failing(u8);
+
+    impl Body for Failing {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.0 += 1;
+            Poll::Ready(match self.0 {
+                1 => Some(Ok(Frame::data(Bytes::from("abc")))),
+                2 => Some(Err("disk gone".into())),
+                _ => None,
+            })
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            match self.0 {
+                0 | 1 => SizeHint::default(),
+                _ => SizeHint::with_exact(0),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_found_ahead_leaves_the_size_open() {
+        let mut body = Replay::new(Failing(0));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(body.look_ahead(&mut cx, 100, None), Ahead::Failed);
+        assert_eq!(body.size_hint().lower(), 3);
+        assert_eq!(
+            body.size_hint().exact(),
+            None,
+            "as a Content-Length it would hide the error"
+        );
     }
 }

@@ -1,0 +1,282 @@
+//! Layers that are put on at run time, in any order, and all that they tell.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use axum::Router;
+use e2e::{PATIENCE, TestServer, serve};
+use http::{HeaderName, HeaderValue};
+use opentelemetry::{
+    metrics::MeterProvider,
+    trace::{SpanKind, TracerProvider},
+};
+use opentelemetry_sdk::{
+    metrics::{
+        InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+        data::{AggregatedMetrics, MetricData},
+    },
+    trace::{InMemorySpanExporter, SdkTracerProvider},
+};
+use tower_http::{
+    compression::CompressionLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer,
+    timeout::ResponseBodyTimeoutLayer,
+};
+use tower_stream::{metrics::names, prelude::*};
+use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
+use tracing_subscriber::{Layer as _, layer::SubscriberExt};
+
+use crate::{
+    endings::{self, Kind},
+    probe::{Ends, Probe, line},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    RequestId,
+    RequestSpan,
+    Metrics,
+    Drain,
+    Digest,
+    Errors,
+    Farewell,
+    ChunkSpan,
+    Sequence,
+    Verify,
+    // tower-http's
+    Gzip,
+    Timeout,
+    Cors,
+    SetHeader,
+}
+
+impl Piece {
+    /// In the recommended order.
+    pub(crate) const OURS: [Self; 10] = [
+        Self::RequestId,
+        Self::RequestSpan,
+        Self::Metrics,
+        Self::Drain,
+        Self::Digest,
+        Self::Errors,
+        Self::Farewell,
+        Self::ChunkSpan,
+        Self::Sequence,
+        Self::Verify,
+    ];
+
+    pub(crate) const FOREIGN: [Self; 4] = [Self::Gzip, Self::Timeout, Self::Cors, Self::SetHeader];
+}
+
+/// Outermost first.
+#[derive(Clone)]
+pub(crate) struct Stack {
+    pub(crate) pieces: Vec<Piece>,
+    /// A probe of the test stands next to the handler; it notices what no layer further out can.
+    pub(crate) probed_inside: bool,
+    /// What tower-http's timeout allows between two frames.
+    pub(crate) timeout: Duration,
+    /// Such a timeout outside of everything, the outer probe too.
+    pub(crate) cut_outside: Option<Duration>,
+    /// What a random order was made from.
+    pub(crate) seed: Option<u64>,
+}
+
+impl Stack {
+    pub(crate) fn new(pieces: impl Into<Vec<Piece>>) -> Self {
+        Self {
+            pieces: pieces.into(),
+            probed_inside: true,
+            timeout: PATIENCE,
+            cut_outside: None,
+            seed: None,
+        }
+    }
+
+    pub(crate) fn has(&self, piece: Piece) -> bool {
+        self.pieces.contains(&piece)
+    }
+
+    /// Both are there, and `inner` is the inner one.
+    pub(crate) fn is_inside(&self, inner: Piece, outer: Piece) -> bool {
+        let place = |piece| self.pieces.iter().position(|p| *p == piece);
+        matches!((place(inner), place(outer)), (Some(i), Some(o)) if i > o)
+    }
+
+    /// Events get ids, unless they are compressed already.
+    pub(crate) fn stamps(&self, kind: Kind) -> bool {
+        let compressed = self.is_inside(Piece::Gzip, Piece::Sequence);
+        kind == Kind::Sse && self.has(Piece::Sequence) && !compressed
+    }
+
+    /// The check sees the handler's own promise; stamps change the bytes, and take the promise with them.
+    pub(crate) fn verifies(&self, kind: Kind) -> bool {
+        let stamped = self.stamps(kind) && self.is_inside(Piece::Sequence, Piece::Verify);
+        self.has(Piece::Verify) && !stamped
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.pieces)?;
+        f.write_str(if self.probed_inside { " + probe" } else { "" })?;
+        self.seed
+            .map_or(Ok(()), |seed| write!(f, ", ORDER_SEED={seed}"))
+    }
+}
+
+/// Where everything of one test is told. It runs on one thread, whose subscriber this sets.
+pub(crate) struct Telemetry {
+    spans: InMemorySpanExporter,
+    tracers: SdkTracerProvider,
+    metrics: InMemoryMetricExporter,
+    meters: SdkMeterProvider,
+    _default: DefaultGuard,
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        crate::silence_scripted_panics();
+        let spans = InMemorySpanExporter::default();
+        let tracers = SdkTracerProvider::builder()
+            .with_simple_exporter(spans.clone())
+            .build();
+        let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("requests"));
+        // hyper and h2 have spans of their own below it
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(LevelFilter::INFO));
+        let metrics = InMemoryMetricExporter::default();
+        let reader = PeriodicReader::builder(metrics.clone()).build();
+        Self {
+            spans,
+            tracers,
+            metrics,
+            meters: SdkMeterProvider::builder().with_reader(reader).build(),
+            _default: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    /// What the request spans that have ended since the last call say.
+    pub(crate) fn spans(&self) -> Vec<String> {
+        let spans = self.spans.get_finished_spans().expect("not shut down");
+        self.spans.reset();
+        let requests = spans
+            .iter()
+            .filter(|span| span.span_kind == SpanKind::Server);
+        let told = requests.map(|span| {
+            let value = |key: &str| {
+                let found = span.attributes.iter().find(|kv| kv.key.as_str() == key);
+                found.map_or(String::new(), |kv| kv.value.as_str().into_owned())
+            };
+            line(&value("stream.outcome"), &value("error.type"))
+        });
+        told.collect()
+    }
+
+    /// The sums of a counter since the test began, by route, outcome and error type as far as there are any.
+    pub(crate) fn sums(&self, name: &str) -> BTreeMap<String, i64> {
+        self.metrics.reset();
+        self.meters.force_flush().expect("not shut down");
+        let exported = self.metrics.get_finished_metrics().expect("not shut down");
+        let metrics = exported
+            .iter()
+            .flat_map(|resource| resource.scope_metrics())
+            .flat_map(|scope| scope.metrics())
+            .filter(|metric| metric.name() == name);
+        let mut sums = BTreeMap::new();
+        for metric in metrics {
+            let mut add = |attributes: Vec<&opentelemetry::KeyValue>, value| {
+                let values: Vec<_> = [names::ROUTE, names::OUTCOME, names::ERROR_TYPE]
+                    .iter()
+                    .filter_map(|name| attributes.iter().find(|kv| kv.key.as_str() == *name))
+                    .map(|kv| kv.value.to_string())
+                    .collect();
+                *sums.entry(values.join(" ")).or_default() += value;
+            };
+            match metric.data() {
+                AggregatedMetrics::U64(MetricData::Sum(sum)) => sum
+                    .data_points()
+                    .for_each(|p| add(p.attributes().collect(), p.value().cast_signed())),
+                AggregatedMetrics::I64(MetricData::Sum(sum)) => sum
+                    .data_points()
+                    .for_each(|p| add(p.attributes().collect(), p.value())),
+                other => panic!("{name} is no counter: {other:?}"),
+            }
+        }
+        sums
+    }
+}
+
+/// A server with a stack, and what its observers told.
+pub(crate) struct Served {
+    pub(crate) server: TestServer,
+    pub(crate) drain: Drain,
+    pub(crate) stack: Stack,
+    pub(crate) outside: Ends,
+    pub(crate) inside: Ends,
+    /// What the digest layer says of bodies that it hashed.
+    pub(crate) hashed: Ends,
+}
+
+impl Served {
+    pub(crate) async fn start(stack: Stack, telemetry: &Telemetry) -> Self {
+        let drain = Drain::builder()
+            .advertise(Duration::ZERO)
+            .deadline(PATIENCE)
+            .build();
+        let [outside, inside, hashed] = [(); 3].map(|()| Ends::default());
+        let mut app = endings::routes();
+        if stack.probed_inside {
+            app = app.layer(Probe(inside.clone()));
+        }
+        for piece in stack.pieces.iter().rev() {
+            app = apply(*piece, app, &stack, telemetry, &drain, &hashed);
+        }
+        app = app.layer(Probe(outside.clone()));
+        if let Some(timeout) = stack.cut_outside {
+            app = app.layer(ResponseBodyTimeoutLayer::new(timeout));
+        }
+        let server = serve(app).await;
+        Self {
+            server: server.expect("a free port"),
+            drain,
+            stack,
+            outside,
+            inside,
+            hashed,
+        }
+    }
+}
+
+fn apply(
+    piece: Piece,
+    app: Router,
+    stack: &Stack,
+    telemetry: &Telemetry,
+    drain: &Drain,
+    hashed: &Ends,
+) -> Router {
+    match piece {
+        Piece::RequestId => app.layer(RequestIdLayer::new()),
+        Piece::RequestSpan => app.layer(RequestSpanLayer::new()),
+        Piece::Metrics => app.layer(StreamMetricsLayer::new(&telemetry.meters.meter("order"))),
+        Piece::Drain => app.layer(drain.layer()),
+        Piece::Digest => {
+            let hashed = hashed.clone();
+            app.layer(DigestLayer::md5().on_sent(move |sent| hashed.push(&sent.end)))
+        }
+        Piece::Errors => app.layer(ErrorWriterLayer::new()),
+        Piece::Farewell => app.layer(drain.farewell()),
+        Piece::ChunkSpan => app.layer(ChunkSpanLayer::new(telemetry.tracers.tracer("chunks"))),
+        Piece::Sequence => app.layer(SequenceLayer::new()),
+        Piece::Verify => app.layer(VerifyDigestLayer::md5()),
+        Piece::Gzip => app.layer(
+            CompressionLayer::new()
+                .gzip(true)
+                .compress_when(|_, _, _: &_, _: &_| true),
+        ),
+        Piece::Timeout => app.layer(ResponseBodyTimeoutLayer::new(stack.timeout)),
+        Piece::Cors => app.layer(CorsLayer::permissive()),
+        Piece::SetHeader => app.layer(SetResponseHeaderLayer::overriding(
+            HeaderName::from_static("x-foreign"),
+            HeaderValue::from_static("1"),
+        )),
+    }
+}

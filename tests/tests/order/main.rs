@@ -1,0 +1,28 @@
+//! The order of layers: every pair of ours in both orders and the whole stack in random ones, through every way in which
+//! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same.
+
+mod endings;
+mod layers;
+mod pairs;
+mod probe;
+mod run;
+mod stack;
+mod wire;
+
+use std::sync::Once;
+
+/// Panics that a script asks for are not printed; any other is.
+fn silence_scripted_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
+            if text != Some("scripted") {
+                default(info);
+            }
+        }));
+    });
+}

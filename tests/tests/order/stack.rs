@@ -1,0 +1,93 @@
+//! All of our layers at once in random orders, with layers of tower-http in between.
+
+use std::time::Duration;
+
+use e2e::Protocol;
+use fastrand::Rng;
+
+use crate::{
+    endings::{Ending, Kind},
+    layers::{Piece, Served, Stack, Telemetry},
+    run::{self, every_ending},
+};
+
+/// `ORDER_SEED` chooses other orders.
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let first = std::env::var("ORDER_SEED").map_or(0, |seed| seed.parse().expect("a number"));
+    first..first + count
+}
+
+/// All of ours in any order, every other time with some of tower-http's in between.
+fn any_stack(seed: u64) -> Stack {
+    let mut random = Rng::with_seed(seed);
+    let mut pieces = Piece::OURS.to_vec();
+    if seed % 2 == 1 {
+        pieces.extend(Piece::FOREIGN.into_iter().filter(|_| random.bool()));
+    }
+    random.shuffle(&mut pieces);
+    // tower-http's compression leaves a digest of other bytes in the head, so a check has to stand inside of it: the one
+    // order that cannot work, and that the documentation of `VerifyDigestLayer` says not to build
+    let place = |piece| pieces.iter().position(|p| *p == piece);
+    if let (Some(gzip), Some(verify)) = (place(Piece::Gzip), place(Piece::Verify)) {
+        pieces[gzip.min(verify)] = Piece::Gzip;
+        pieces[gzip.max(verify)] = Piece::Verify;
+    }
+    let mut stack = Stack::new(pieces);
+    stack.seed = Some(seed);
+    stack
+}
+
+async fn any_order(protocol: Protocol) {
+    let telemetry = Telemetry::new();
+    every_ending(Stack::new(Piece::OURS), protocol, &telemetry).await;
+    for seed in seeds(24) {
+        every_ending(any_stack(seed), protocol, &telemetry).await;
+    }
+}
+
+#[tokio::test]
+async fn any_order_over_http1() {
+    any_order(Protocol::Http11).await;
+}
+
+#[tokio::test]
+async fn any_order_over_http2() {
+    any_order(Protocol::Http2).await;
+}
+
+/// Wherever a timeout of tower-http cuts, as long as one of ours is outside of it, all say that it was a timeout.
+#[tokio::test]
+async fn a_timeout_at_any_place() {
+    let telemetry = Telemetry::new();
+    for seed in seeds(8) {
+        let mut stack = any_stack(seed);
+        stack.pieces.retain(|piece| *piece != Piece::Timeout);
+        let place = Rng::with_seed(seed).usize(..=stack.pieces.len());
+        stack.pieces.insert(place, Piece::Timeout);
+        stack.timeout = Duration::from_millis(20);
+        hang(stack, "error timeout", &telemetry).await;
+    }
+}
+
+/// The one case in which nobody can know better: a foreign layer outside of all of ours gives its own error and drops what
+/// is inside, as if the client had left (architecture.md, on `ObservedBody`). They still agree on that.
+#[tokio::test]
+async fn a_cut_outside_of_all_is_an_abort() {
+    let telemetry = Telemetry::new();
+    for seed in seeds(2) {
+        let mut stack = any_stack(2 * seed);
+        stack.cut_outside = Some(Duration::from_millis(20));
+        hang(stack, "aborted dropped", &telemetry).await;
+    }
+}
+
+async fn hang(stack: Stack, told: &str, telemetry: &Telemetry) {
+    let served = Served::start(stack, telemetry).await;
+    for protocol in run::PROTOCOLS {
+        let mut tally = run::Tally::new(&served, protocol, telemetry);
+        for kind in Kind::ALL {
+            tally.exchange(Ending::Hang, kind, told).await;
+        }
+        tally.check_sums();
+    }
+}

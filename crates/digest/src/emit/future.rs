@@ -114,7 +114,7 @@ impl Call {
         let (mut head, body) = response.into_parts();
         self.fault.join(&mut head.extensions);
         let delivery = Delivery::new(&self.method, head.status, &head.headers, &body);
-        if delivery.is_bodiless() || !self.config.wants(&head) {
+        if delivery.is_bodiless() {
             return Response::from_parts(head, DigestBody::untouched(body));
         }
 
@@ -124,6 +124,9 @@ impl Call {
             .is_some_and(|promise| !promise.holds_for(&head.headers))
         {
             remove_digests(&mut head.headers);
+        }
+        if !self.config.wants(&head) {
+            return Response::from_parts(head, DigestBody::untouched(body));
         }
         let (key, fields) = self.choose::<D>(&head.headers);
         if fields.is_empty() && self.config.segment_size.is_none() && self.config.on_sent.is_none()

@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     /// something ended: whoever waits for the last one looks again
     pub(crate) ended: Notify,
     states: watch::Sender<State>,
+    closed_at: OnceLock<Instant>,
     #[cfg(feature = "serve")]
     pub(crate) started_at: std::sync::OnceLock<Instant>,
     /// for the connections of `serve`
@@ -84,6 +85,7 @@ impl Shared {
             settings,
             ended: Notify::new(),
             states: watch::Sender::new(State::Active),
+            closed_at: OnceLock::new(),
             #[cfg(feature = "serve")]
             started_at: std::sync::OnceLock::new(),
             steps: watch::Sender::new(Step::Serve),
@@ -93,6 +95,21 @@ impl Shared {
 
     pub(crate) fn state(&self) -> State {
         self.door.load().state()
+    }
+
+    /// Whether a request that comes too late is served all the same, if it is one that could not know: for 2 s after
+    /// the close, a quarter of what is left until the deadline at most. A busy machine may need that long to read it.
+    pub(crate) fn is_lenient(&self) -> bool {
+        let Some(closed) = self.closed_at.get() else {
+            // the close is just being made
+            return true;
+        };
+        let left = self
+            .deadline
+            .borrow()
+            .map(|deadline| deadline.saturating_duration_since(*closed));
+        let window = (left.unwrap_or_default() / 4).min(Duration::from_secs(2));
+        self.state() != State::Dead && closed.elapsed() < window
     }
 
     /// A request is over. Those that a dead drain has cut are counted as cut already.
@@ -136,6 +153,9 @@ impl Shared {
         }
         if state == State::Dead {
             self.cut.store(before.count(), Ordering::Relaxed);
+        }
+        if state == State::Draining(Phase::Close) {
+            let _ = self.closed_at.set(Instant::now());
         }
         self.states.send_replace(state);
         match state {

@@ -40,7 +40,9 @@ impl Drain {
     /// [`without_signals`](Serve::without_signals).
     ///
     /// A little before the close (250 ms, at most a quarter of advertise) it stops to accept, after it has taken in who
-    /// had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. Several servers may
+    /// had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. A request that crosses
+    /// this on its way comes from a client that could not know, so it is still served for 2 s after the close (or a
+    /// quarter of what is left until the deadline), then refused. Several servers may
     /// share one drain, which is dead when all of them are done.
     ///
     /// # Errors

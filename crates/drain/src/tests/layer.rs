@@ -208,6 +208,29 @@ async fn from_the_close_on_requests_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_of_serve_that_could_not_know_is_served_for_a_while() {
+    let drain = drain();
+    let hold = DrainToken::new(&drain);
+    let app = drain
+        .layer()
+        .layer(service(|_| async { ok(two_records()) }));
+    drain.start();
+    // the close is at 1 s, the deadline at 5 s: a quarter of what lies between
+    for (wait, status) in [(1100 * MS, 200), (800 * MS, 200), (200 * MS, 503)] {
+        sleep(wait).await;
+        let mut request = get("/");
+        request
+            .extensions_mut()
+            .insert(crate::link::Link::default());
+        let response = call(&app, request).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()[header::CONNECTION], "close");
+    }
+    assert_eq!((drain.in_flight(), drain.stats().refused), (1, 1));
+    drop(hold);
+}
+
+#[tokio::test(start_paused = true)]
 async fn probes_and_chosen_requests_are_never_refused() {
     let drain = Drain::builder()
         .advertise(SECOND)

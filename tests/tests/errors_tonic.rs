@@ -1,58 +1,19 @@
 //! What a tonic client is told of a tonic service that fails: the status, after every message that came before.
 
+mod grpc;
+
 use std::{convert::Infallible, error::Error, time::Duration};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use e2e::{TestServer, serve};
 use futures_util::{Stream, StreamExt, stream};
+use grpc::{Raw, call};
 use hyper::body::Incoming;
-use tonic::{
-    Code, Request, Response, Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Endpoint,
-};
+use tonic::{Code, Request, Response, Status};
 use tower::{ServiceBuilder, service_fn};
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
 
 type Outcome = Result<(), Box<dyn Error>>;
-
-/// Messages are plain bytes, so nothing has to be generated.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        dst.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(src.copy_to_bytes(src.remaining())))
-    }
-}
 
 /// Two messages, then what the path says.
 fn messages(path: &str) -> impl Stream<Item = Result<Bytes, Status>> + Send + use<> {
@@ -95,28 +56,6 @@ async fn server() -> std::io::Result<TestServer> {
         .layer(ErrorWriterLayer::new())
         .layer(IdleTimeoutLayer::new(Duration::from_millis(300)));
     serve(layers.service(service_fn(handle))).await
-}
-
-/// The messages that came, and the status that ended the call.
-async fn call(server: &TestServer, path: &'static str) -> (Vec<Bytes>, Status) {
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr())).unwrap();
-    let channel = endpoint.connect().await.unwrap();
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static(path);
-    let request = Request::new(Bytes::from("ask"));
-    let mut answer = match client.server_streaming(request, path, Raw).await {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return (Vec::new(), status),
-    };
-    let mut messages = Vec::new();
-    loop {
-        match answer.message().await {
-            Ok(Some(message)) => messages.push(message),
-            Ok(None) => return (messages, Status::ok("")),
-            Err(status) => return (messages, status),
-        }
-    }
 }
 
 #[tokio::test]

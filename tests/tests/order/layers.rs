@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
         InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
         data::{AggregatedMetrics, MetricData},
     },
-    trace::{InMemorySpanExporter, SdkTracerProvider},
+    trace::{InMemorySpanExporter, SdkTracer, SdkTracerProvider},
 };
 use tower_http::{
     compression::CompressionLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer,
@@ -153,6 +153,14 @@ impl Telemetry {
         }
     }
 
+    pub(crate) fn meter(&self) -> opentelemetry::metrics::Meter {
+        self.meters.meter("order")
+    }
+
+    pub(crate) fn tracer(&self) -> SdkTracer {
+        self.tracers.tracer("chunks")
+    }
+
     /// What the request spans that have ended since the last call say.
     pub(crate) fn spans(&self) -> Vec<String> {
         let spans = self.spans.get_finished_spans().expect("not shut down");
@@ -256,7 +264,7 @@ fn apply(
     match piece {
         Piece::RequestId => app.layer(RequestIdLayer::new()),
         Piece::RequestSpan => app.layer(RequestSpanLayer::new()),
-        Piece::Metrics => app.layer(StreamMetricsLayer::new(&telemetry.meters.meter("order"))),
+        Piece::Metrics => app.layer(StreamMetricsLayer::new(&telemetry.meter())),
         Piece::Drain => app.layer(drain.layer()),
         Piece::Digest => {
             let hashed = hashed.clone();
@@ -264,7 +272,7 @@ fn apply(
         }
         Piece::Errors => app.layer(ErrorWriterLayer::new()),
         Piece::Farewell => app.layer(drain.farewell()),
-        Piece::ChunkSpan => app.layer(ChunkSpanLayer::new(telemetry.tracers.tracer("chunks"))),
+        Piece::ChunkSpan => app.layer(ChunkSpanLayer::new(telemetry.tracer())),
         Piece::Sequence => app.layer(SequenceLayer::new()),
         Piece::Verify => app.layer(VerifyDigestLayer::md5()),
         Piece::Gzip => app.layer(

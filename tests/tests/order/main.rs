@@ -2,11 +2,14 @@
 //! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same.
 
 mod endings;
+#[path = "../grpc/mod.rs"]
+mod grpc;
 mod layers;
 mod pairs;
 mod probe;
 mod run;
 mod stack;
+mod tonic;
 mod wire;
 
 use std::sync::Once;

@@ -95,6 +95,21 @@ impl Scanner {
         }
     }
 
+    /// Goes over a chunk that its last two bytes show to end with a record; gives false, and does nothing, for every
+    /// chunk that has to be looked at more closely.
+    #[inline]
+    pub(crate) fn takes_whole(&mut self, chunk: &[u8]) -> bool {
+        let whole = match self.format {
+            RecordFormat::Lines => chunk.ends_with(b"\n"),
+            // in whatever state: two LF are a blank line
+            RecordFormat::Sse => chunk.ends_with(b"\n\n"),
+        };
+        if whole {
+            self.state = State::Boundary { cr: false };
+        }
+        whole
+    }
+
     /// Goes over the next chunk and gives the last place in it where the stream may be cut: 0 to leave none of it,
     /// its length to take it whole, `None` when a record that was open before ends nowhere in it.
     ///
@@ -314,7 +329,13 @@ mod tests {
         for (start, piece) in pieces(bytes, cuts) {
             let open = !forward.at_boundary();
             let here: Vec<usize> = forward.boundaries(piece).collect();
+            let mut quick = backward;
+            let whole = quick.takes_whole(piece);
             let last = backward.last_boundary(piece);
+            if whole {
+                let taken = (Some(piece.len()), quick.state);
+                assert_eq!((last, backward.state), taken, "{piece:?}");
+            }
             assert_eq!(
                 forward.at_boundary(),
                 backward.at_boundary(),

@@ -47,7 +47,17 @@ impl RecordHold {
     }
 
     /// Takes the next chunk; gives what can be sent now, if anything. An empty chunk passes as it is.
-    pub fn push(&mut self, mut chunk: Bytes) -> Option<Bytes> {
+    #[inline]
+    pub fn push(&mut self, chunk: Bytes) -> Option<Bytes> {
+        // most chunks of most streams, and what a frame costs
+        if self.held.is_empty() && self.scanner.takes_whole(&chunk) {
+            self.open = false;
+            return Some(chunk);
+        }
+        self.push_any(chunk)
+    }
+
+    fn push_any(&mut self, mut chunk: Bytes) -> Option<Bytes> {
         if chunk.is_empty() {
             return Some(chunk);
         }

@@ -68,6 +68,10 @@ pub struct Args {
     #[arg(long, env = "DEMO_OTLP", value_name = "URL", value_parser = otlp)]
     pub otlp: Option<String>,
 
+    /// No layer around the routes: what is left to the server and the client then, for comparison
+    #[arg(long, env = "DEMO_BARE")]
+    pub bare: bool,
+
     /// Form of the log lines on stderr; RUST_LOG chooses which (default: info)
     #[arg(long, env = "DEMO_LOG", value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,
@@ -96,6 +100,7 @@ impl Default for Args {
             settle: Duration::from_millis(250),
             early_end_window: None,
             otlp: None,
+            bare: false,
             log: LogFormat::default(),
         }
     }

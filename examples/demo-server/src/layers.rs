@@ -10,13 +10,16 @@ use tower_stream_trace::RequestSpanLayer;
 
 use crate::{State, failures::Failures};
 
-/// Puts every layer around `routes`.
+/// Puts every layer around `routes`, or with `--bare` none.
 ///
 /// Outermost first:
 /// `RequestId -> RequestSpan -> StreamMetrics -> Drain -> Digest(emit) -> [compression] ->
 /// ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) -> handler`.
-/// A layer stands here, in its place, once its crate is in the workspace.
+/// `tower_stream::StreamStack` is this order as one layer; here each stands by itself, to be read and tried.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
+    if state.args.bare {
+        return routes;
+    }
     routes.layer(
         ServiceBuilder::new()
             // Everything inside can name the request.
@@ -50,4 +53,24 @@ fn announced_digest() -> DigestLayer<tower_stream_digest::Md5> {
 fn verified_digest(state: &State) -> VerifyDigestLayer<tower_stream_digest::Md5> {
     let verdicts = state.metrics.verdicts().clone();
     VerifyDigestLayer::md5().on_outcome(move |outcome| verdicts.count(outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Args, testing::get_with};
+
+    #[tokio::test]
+    async fn bare_means_no_layer() {
+        let bare = Args {
+            bare: true,
+            ..Args::default()
+        };
+        for (args, layered) in [(bare, false), (Args::default(), true)] {
+            let events = get_with(args.clone(), "/events?count=1&interval_ms=0").await;
+            assert_eq!(events.header("x-request-id") != "", layered);
+            assert_eq!(events.text().contains("\nid: 1\n"), layered);
+            let bytes = get_with(args, "/bytes?size=5").await;
+            assert_eq!(bytes.header("x-content-md5") != "", layered);
+        }
+    }
 }

@@ -6,7 +6,8 @@ import sys
 
 
 def version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
+    parts = [int(part) for part in text.split(".")]
+    return tuple(parts + [0] * (3 - len(parts)))
 
 
 metadata = json.loads(subprocess.check_output(["cargo", "metadata", "--locked", "--all-features", "--format-version=1"]))

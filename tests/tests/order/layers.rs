@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use axum::Router;
 use e2e::{PATIENCE, TestServer, serve};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header::CONTENT_LENGTH};
 use opentelemetry::{
     metrics::MeterProvider,
     trace::{SpanKind, TracerProvider},
@@ -46,6 +46,8 @@ pub(crate) enum Piece {
     Timeout,
     Cors,
     SetHeader,
+    /// Declares the length of a text that hangs: [`Kind::beginning`].
+    SetLength,
 }
 
 impl Piece {
@@ -285,6 +287,10 @@ fn apply(
         Piece::SetHeader => app.layer(SetResponseHeaderLayer::overriding(
             HeaderName::from_static("x-foreign"),
             HeaderValue::from_static("1"),
+        )),
+        Piece::SetLength => app.layer(SetResponseHeaderLayer::overriding(
+            CONTENT_LENGTH,
+            HeaderValue::from(Kind::Text.beginning().len()),
         )),
     }
 }

@@ -213,7 +213,7 @@ impl<'a> Tally<'a> {
     }
 
     /// A request of each route is over, and ended like this.
-    async fn told(&mut self, end: &str, routes: &[String]) {
+    pub(crate) async fn told(&mut self, end: &str, routes: &[String]) {
         let served = self.served;
         are_over(served, routes.len()).await;
         let told_by = |there: bool| match there {

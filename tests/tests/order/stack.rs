@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::Protocol;
+use e2e::{End, Protocol, Request};
 use fastrand::Rng;
 
 use crate::{
@@ -80,6 +80,35 @@ async fn a_cut_outside_of_all_is_an_abort() {
         let mut stack = any_stack(2 * seed);
         stack.cut_outside = Some(Duration::from_millis(20));
         hang(stack, "aborted dropped", &telemetry).await;
+    }
+}
+
+/// An HTTP/1.1 server stops at the declared length. Who stands inside of the layer that declared it saw a body that was
+/// dropped before its end, and still tells what those outside know: it is complete.
+#[tokio::test]
+async fn a_length_that_only_the_layers_outside_know() {
+    let telemetry = Telemetry::new();
+    for seed in seeds(8) {
+        let mut stack = any_stack(2 * seed);
+        stack.pieces.insert(
+            Rng::with_seed(seed).usize(..=stack.pieces.len()),
+            Piece::SetLength,
+        );
+        let served = Served::start(stack, &telemetry).await;
+        let mut tally = run::Tally::new(&served, Protocol::Http11, &telemetry);
+        let path = Ending::Hang.path(Kind::Text);
+        let seen = Protocol::Http11
+            .send(served.server.addr(), &Request::get(&path))
+            .await;
+        let seen = seen.expect("a head");
+        assert_eq!(
+            (seen.text().as_str(), &seen.end),
+            (Kind::Text.beginning(), &End::Length),
+            "{:?}",
+            served.stack
+        );
+        tally.told("complete", &[path]).await;
+        tally.check_sums();
     }
 }
 

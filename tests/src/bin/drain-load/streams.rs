@@ -121,7 +121,7 @@ async fn drain(
     flags: &[(&str, Duration)],
 ) -> Result<Run, BoxError> {
     let mut command = demo()?;
-    command.env("RUST_LOG", "info");
+    command.env("RUST_LOG", "tower_stream_drain=info");
     command.args(["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     for (flag, value) in flags {
         command.arg(flag).arg(format!("{}ms", value.as_millis()));

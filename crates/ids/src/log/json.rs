@@ -51,31 +51,7 @@ pub fn json() -> Json {
     }
 }
 
-impl<T> Json<T> {
-    /// Where the time comes from; `()` leaves it out.
-    #[must_use]
-    pub fn with_timer<U: FormatTime>(self, timer: U) -> Json<U> {
-        Json {
-            timer,
-            target: self.target,
-            spans: self.spans,
-        }
-    }
-
-    /// Whether to print the event's target: usually the module it is logged from.
-    #[must_use]
-    pub fn with_target(mut self, target: bool) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Whether to print the spans that the event is in.
-    #[must_use]
-    pub fn with_spans(mut self, spans: bool) -> Self {
-        self.spans = spans;
-        self
-    }
-}
+options!(Json);
 
 /// What the format writes itself: an event's field of this name is printed as `fields.<name>`.
 const OWN: [&str; 6] = [

@@ -37,6 +37,37 @@
 //!
 //! [`Sequence`]: crate::Sequence
 
+/// What can be chosen of either format.
+macro_rules! options {
+    ($format:ident) => {
+        impl<T> $format<T> {
+            /// Where the time comes from; `()` leaves it out.
+            #[must_use]
+            pub fn with_timer<U: FormatTime>(self, timer: U) -> $format<U> {
+                $format {
+                    timer,
+                    target: self.target,
+                    spans: self.spans,
+                }
+            }
+
+            /// Whether to print the event's target: usually the module it is logged from.
+            #[must_use]
+            pub fn with_target(mut self, target: bool) -> Self {
+                self.target = target;
+                self
+            }
+
+            /// Whether to print the spans that the event is in.
+            #[must_use]
+            pub fn with_spans(mut self, spans: bool) -> Self {
+                self.spans = spans;
+                self
+            }
+        }
+    };
+}
+
 mod escape;
 mod json;
 mod number;

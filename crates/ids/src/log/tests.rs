@@ -445,7 +445,10 @@ fn records_of_the_log_crate_are_numbered_and_show_their_own_target() {
 }
 
 /// Values that try to begin a line, a field, a string, or to change what a terminal shows.
-const HOSTILE: [&str; 12] = [
+const HOSTILE: [&str; 15] = [
+    "x\nINFO forged",
+    "x\u{2028}INFO forged",
+    "\u{1b}[2Kforged",
     "x\n{\"request_id\":\"evil\"}",
     "x\",\"request_id\":\"evil",
     "x\\\",\"request_id\":\"evil",

@@ -51,31 +51,7 @@ pub fn text() -> Text {
     }
 }
 
-impl<T> Text<T> {
-    /// Where the time comes from; `()` leaves it out.
-    #[must_use]
-    pub fn with_timer<U: FormatTime>(self, timer: U) -> Text<U> {
-        Text {
-            timer,
-            target: self.target,
-            spans: self.spans,
-        }
-    }
-
-    /// Whether to print the event's target: usually the module it is logged from.
-    #[must_use]
-    pub fn with_target(mut self, target: bool) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Whether to print the spans that the event is in.
-    #[must_use]
-    pub fn with_spans(mut self, spans: bool) -> Self {
-        self.spans = spans;
-        self
-    }
-}
+options!(Text);
 
 const DIM: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";

@@ -195,7 +195,8 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<B, D: Algorithm> {
         Untouched { #[pin] inner: B },
-        Hashed { inner: ObservedBody<Replay<B>, Tee<D>>, announced: Announced, over: bool },
+        // boxed: a response that is not hashed should not carry its size about
+        Hashed { inner: Box<ObservedBody<Replay<B>, Tee<D>>>, announced: Announced, over: bool },
     }
 }
 
@@ -209,7 +210,7 @@ impl<B, D: Algorithm> DigestBody<B, D> {
     pub(super) fn hashed(inner: ObservedBody<Replay<B>, Tee<D>>, announced: Announced) -> Self {
         Self {
             kind: Kind::Hashed {
-                inner,
+                inner: Box::new(inner),
                 announced,
                 over: false,
             },
@@ -236,7 +237,7 @@ where
                 inner,
                 announced,
                 over,
-            } => (Pin::new(inner), *announced, over),
+            } => (Pin::new(&mut **inner), *announced, over),
         };
         let Announced::Trailers {
             fields,

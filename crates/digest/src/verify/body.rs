@@ -31,7 +31,8 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<B, D: Algorithm> {
         Untouched { #[pin] inner: B },
-        Checked { inner: ObservedBody<Replay<B>, Checker<D>>, failed: bool },
+        // boxed: a response that promises nothing should not carry its size about
+        Checked { inner: Box<ObservedBody<Replay<B>, Checker<D>>>, failed: bool },
         Answer { document: Option<Bytes> },
     }
 }
@@ -66,7 +67,7 @@ where
     ) -> Self {
         Self {
             kind: Kind::Checked {
-                inner: ObservedBody::new(body, observation, delivery),
+                inner: Box::new(ObservedBody::new(body, observation, delivery)),
                 failed: false,
             },
         }
@@ -91,7 +92,7 @@ where
             KindProjection::Answer { document } => {
                 return Poll::Ready(document.take().map(|json| Ok(Frame::data(json))));
             }
-            KindProjection::Checked { inner, failed } => (Pin::new(inner), failed),
+            KindProjection::Checked { inner, failed } => (Pin::new(&mut **inner), failed),
         };
         if *failed {
             return Poll::Ready(None);

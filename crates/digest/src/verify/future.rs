@@ -30,7 +30,7 @@ pin_project! {
         inner: F,
         // `None`: the layer is off, or the head is there
         call: Option<Call>,
-        held: Option<Held<B, D>>,
+        held: Option<Box<Held<B, D>>>,
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Call {
 
 enum Step<B, D: Algorithm> {
     Done(Response<VerifyBody<B, D>>),
-    Check(Held<B, D>),
+    Check(Box<Held<B, D>>),
 }
 
 impl Call {
@@ -144,7 +144,7 @@ impl Call {
             head.extensions
                 .insert(Promise::new(D::KEY, digest.as_bytes(), &head.headers));
         }
-        Step::Check(Held {
+        Step::Check(Box::new(Held {
             body: Replay::new(body),
             observation: Observation::new(checker, self.fault),
             unframed: declared.is_none() && self.version <= Version::HTTP_10,
@@ -153,7 +153,7 @@ impl Call {
             head,
             delivery,
             id,
-        })
+        }))
     }
 }
 

@@ -21,7 +21,9 @@ use crate::{Drain, drain::Shared};
 
 /// Ends streams when the drain says so, with a farewell that their clients can read.
 ///
-/// From [`Drain::farewell`]. Put it inside of the error writer, if there is one, and inside of a compression; one a route
+/// From [`Drain::farewell`]. It counts nothing itself: without a [`DrainLayer`](crate::DrainLayer) and not under
+/// [`Drain::serve`] nothing is in flight as far as the drain can see, so it is dead as soon as it closes and streams get
+/// no farewell. Put it inside of the error writer, if there is one, and inside of a compression; one a route
 /// with another [`policy`](Self::policy) overrules one further out.
 ///
 /// | stream | its farewell |

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::state::{Phase, State};
 
 // One bit a step and none is ever taken back: a step is a `fetch_or`, idempotent and one way.
+// Set by the first who waits for the last one to leave, never taken back either.
+const WATCHED: u64 = 1 << 60;
 const ADVERTISE: u64 = 1 << 61;
 const CLOSE: u64 = 1 << 62;
 const DEAD: u64 = 1 << 63;
-const COUNT: u64 = ADVERTISE - 1;
+const COUNT: u64 = WATCHED - 1;
 
 /// The door: who comes in is counted by the same `fetch_add` that reads the state.
 ///
@@ -39,6 +41,12 @@ impl Word {
 
     pub(crate) fn count(self) -> u64 {
         self.0 & COUNT
+    }
+
+    /// Nobody is left, and somebody may be waiting for that.
+    #[inline]
+    pub(crate) fn is_awaited_end(self) -> bool {
+        self.0 & (COUNT | WATCHED) == WATCHED
     }
 }
 
@@ -76,6 +84,12 @@ impl Admission {
         Word(self.0.fetch_sub(1, Ordering::AcqRel) - 1)
     }
 
+    /// Whoever waits for the count to fall to 0 says so first and looks at the count then: a leaver that it does not see
+    /// sees it, for both are ordered on one word.
+    pub(crate) fn watch(&self) {
+        self.0.fetch_or(WATCHED, Ordering::AcqRel);
+    }
+
     /// Goes on to `state`, if it is not there already; the word before.
     pub(crate) fn advance(&self, state: State) -> Word {
         let bits = match state {
@@ -96,6 +110,19 @@ impl Admission {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_end_that_somebody_waits_for_is_told() {
+        let door = Admission::new();
+        door.hold();
+        assert!(!door.leave().is_awaited_end());
+        door.hold();
+        door.hold();
+        door.watch();
+        assert!(!door.leave().is_awaited_end());
+        assert!(door.leave().is_awaited_end());
+        assert_eq!(door.load().state(), State::Active);
+    }
 
     #[test]
     fn a_state_is_never_taken_back() {
@@ -147,7 +174,7 @@ mod loom_tests {
 
     impl Rig {
         fn left(&self, word: Word) {
-            if word.count() == 0 && word.state().is_refusing() {
+            if word.is_awaited_end() {
                 self.woken.store(true, Ordering::SeqCst);
             }
         }
@@ -183,6 +210,7 @@ mod loom_tests {
                 .collect();
 
             rig.door.advance(CLOSED);
+            rig.door.watch();
             let empty = rig.door.load().count() == 0;
             if empty {
                 rig.gone.store(true, Ordering::SeqCst);

@@ -124,7 +124,7 @@ impl Shared {
 
     #[inline]
     pub(crate) fn left(&self, word: Word) {
-        if word.count() == 0 {
+        if word.is_awaited_end() {
             self.ended.notify_waiters();
         }
     }
@@ -189,6 +189,7 @@ impl Shared {
     }
 
     async fn until(&self, reached: impl Fn() -> bool) {
+        self.door.watch();
         let mut ended = std::pin::pin!(self.ended.notified());
         loop {
             // first listen, then look: what ends in between is heard

@@ -52,7 +52,7 @@ where
         let Some(shared) = &self.shared else {
             return DrainFuture::uncounted(self.inner.call(request));
         };
-        if Ticket::counted(request.extensions(), shared) {
+        if !Ticket::issue(request.extensions_mut(), shared) {
             return DrainFuture::uncounted(self.inner.call(request));
         }
         let guard = match Guard::enter(shared) {
@@ -73,7 +73,6 @@ where
                 guard
             }
         };
-        Ticket::issue(request.extensions_mut(), shared);
         let closing = Closing::of(request.version());
         let connect = is_connect(request.method());
         DrainFuture::counted(self.inner.call(request), guard, closing, connect)

@@ -16,28 +16,35 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether a layer of this drain has counted the request already.
-    pub(crate) fn counted(extensions: &Extensions, shared: &Arc<Shared>) -> bool {
-        let mut next = extensions.get::<Self>();
-        while let Some(ticket) = next {
-            if Arc::ptr_eq(&ticket.shared, shared) {
-                return true;
-            }
-            next = ticket.outer.as_deref();
-        }
-        false
-    }
-
-    pub(crate) fn issue(extensions: &mut Extensions, shared: &Arc<Shared>) {
+    /// False, and nothing changed, when a layer of this drain has counted the request already.
+    #[inline]
+    pub(crate) fn issue(extensions: &mut Extensions, shared: &Arc<Shared>) -> bool {
         let ticket = Self {
             shared: Arc::clone(shared),
             outer: None,
         };
-        if let Some(outer) = extensions.insert(ticket)
-            && let Some(ticket) = extensions.get_mut::<Self>()
-        {
+        // insert and look afterwards: nearly every request has one layer
+        match extensions.insert(ticket) {
+            None => true,
+            Some(outer) => Self::nest(extensions, outer, shared),
+        }
+    }
+
+    #[cold]
+    fn nest(extensions: &mut Extensions, outer: Self, shared: &Arc<Shared>) -> bool {
+        if outer.is_of(shared) {
+            extensions.insert(outer);
+            return false;
+        }
+        if let Some(ticket) = extensions.get_mut::<Self>() {
             ticket.outer = Some(Arc::new(outer));
         }
+        true
+    }
+
+    fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+            || self.outer.as_ref().is_some_and(|outer| outer.is_of(shared))
     }
 }
 

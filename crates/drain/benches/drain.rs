@@ -16,7 +16,7 @@ use tower::{ServiceExt, service_fn};
 use tower_http::metrics::in_flight_requests::InFlightRequestsLayer;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
-use tower_stream_bench::{Frames, Group, consume};
+use tower_stream_bench::{CpuTime, Frames, Group, consume};
 use tower_stream_body::Fault;
 use tower_stream_drain::{Drain, DrainLayer, FarewellLayer, Policy};
 
@@ -50,7 +50,7 @@ where
     consume(pin!(response.into_body()))
 }
 
-fn bench(criterion: &mut Criterion, frames: u32, unit: &str) {
+fn bench(criterion: &mut Criterion<CpuTime>, frames: u32, unit: &str) {
     let drain = Drain::builder().build();
     let names = [
         "DrainLayer",
@@ -91,7 +91,9 @@ fn bench(criterion: &mut Criterion, frames: u32, unit: &str) {
 }
 
 fn main() {
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = Criterion::default()
+        .with_measurement(CpuTime)
+        .configure_from_args();
     bench(&mut criterion, FRAMES, "frame");
     bench(&mut criterion, 1, "response");
     criterion.final_summary();

@@ -15,7 +15,12 @@ use tower_stream_body::{
     BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, StreamError, StreamKind,
 };
 
-use super::{Policy, layer::Ending, streams::Registration, words};
+use super::{
+    Policy,
+    layer::Ending,
+    streams::{Lot, Registration},
+    words,
+};
 use crate::drain::Shared;
 
 pin_project! {
@@ -32,11 +37,12 @@ pin_project! {
 struct Control {
     shared: Arc<Shared>,
     fault: Fault,
-    policy: Policy,
+    lot: Lot,
     kind: StreamKind,
     hold: Option<RecordHold>,
     /// trailers that wait for the last of what was held
     trailers: Option<HeaderMap>,
+    /// from when it first has to wait, which many never do
     registration: Option<Registration>,
     /// the waker that the registration has
     waker: Option<Waker>,
@@ -74,19 +80,20 @@ impl<B: Body> FarewellBody<B> {
         };
         let hold = kind.records();
         let hold = hold.map(|format| RecordHold::new(format, RecordHold::DEFAULT_CAP));
-        // one that runs to the deadline registers when it first has to wait, which many never do
-        let registration = (ending.policy == Policy::EndEarly)
-            .then(|| Registration::new(Arc::clone(&ending.shared), ending.policy));
+        let lot = match ending.policy {
+            Policy::RunToDeadline => Lot::NONE,
+            Policy::EndEarly => Lot::draw(),
+        };
         Self {
             inner: Some(inner),
             control: Some(Control {
                 shared: ending.shared,
                 fault: ending.fault,
-                policy: ending.policy,
+                lot,
                 kind,
                 hold,
                 trailers: None,
-                registration,
+                registration: None,
                 waker: None,
                 over: false,
             }),
@@ -100,9 +107,9 @@ impl Control {
         if self.shared.streams.are_over() {
             return Call::Now;
         }
-        match (self.policy, &self.registration) {
-            (Policy::EndEarly, Some(stream)) if stream.ends_early() => Call::AtBoundary,
-            _ => Call::None,
+        match self.shared.streams.calls(self.lot) {
+            true => Call::AtBoundary,
+            false => Call::None,
         }
     }
 
@@ -122,7 +129,7 @@ impl Control {
         }
         let registration = self
             .registration
-            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), self.policy));
+            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), self.lot));
         registration.wake_with(waker);
         self.waker = Some(waker.clone());
         self.call() != Call::None

@@ -2,25 +2,26 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::Policy;
 use crate::drain::Shared;
 
 /// Enough that streams which begin at the same time on all cores rarely meet.
 const SHARDS: usize = 16;
 
-/// Every stream of one drain that waits for its next frame, or may end early.
+/// Every stream of one drain that has had to wait for its next frame.
 ///
 /// A lock is taken when a stream registers and when it goes, never when it is polled or woken.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     /// the deadline has passed
     over: AtomicBool,
+    /// how many lots are called: those of the part of the early window that has passed
+    called: AtomicU32,
     next: AtomicUsize,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -35,10 +36,23 @@ struct Shard {
 #[derive(Debug)]
 pub(crate) struct Slot {
     waker: AtomicWaker,
-    /// its part of the window is over: set for streams that may end early only
-    early: AtomicBool,
-    /// where in the window it ends, from 0 to 1; `None` for a stream that runs to the deadline
-    lot: Option<f64>,
+    lot: Lot,
+    /// it was woken because its lot is called
+    called: AtomicBool,
+}
+
+/// Where in the early window a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lot(u32);
+
+impl Lot {
+    /// Of a stream that runs to the deadline: never called.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// Anywhere in the window.
+    pub(crate) fn draw() -> Self {
+        Self(fastrand::u32(..u32::MAX))
+    }
 }
 
 impl Streams {
@@ -46,6 +60,12 @@ impl Streams {
     #[inline]
     pub(crate) fn are_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether this stream has to end early.
+    #[inline]
+    pub(crate) fn calls(&self, lot: Lot) -> bool {
+        lot.0 < self.called.load(Ordering::Acquire)
     }
 
     /// The deadline: ends all of them, and whoever comes later.
@@ -56,9 +76,10 @@ impl Streams {
 
     /// Ends those whose lot lies in this part of the window.
     pub(crate) fn end_early(&self, part: f64) {
-        self.wake(|slot| {
-            slot.lot.is_some_and(|lot| lot <= part) && !slot.early.swap(true, Ordering::AcqRel)
-        });
+        // truncated, and no more than all
+        let called = (f64::from(u32::MAX) * part) as u32;
+        self.called.fetch_max(called, Ordering::SeqCst);
+        self.wake(|slot| self.calls(slot.lot) && !slot.called.swap(true, Ordering::AcqRel));
     }
 
     fn wake(&self, which: impl Fn(&Slot) -> bool) {
@@ -90,11 +111,11 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(shared: Arc<Shared>, policy: Policy) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, lot: Lot) -> Self {
         let slot = Arc::new(Slot {
             waker: AtomicWaker::new(),
-            early: AtomicBool::new(false),
-            lot: (policy == Policy::EndEarly).then(fastrand::f64),
+            lot,
+            called: AtomicBool::new(false),
         });
         let shard = shared.streams.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut locked = shared.streams.shards[shard].lock();
@@ -115,12 +136,6 @@ impl Registration {
             shard,
             index,
         }
-    }
-
-    /// Whether its part of the early window is over.
-    #[inline]
-    pub(crate) fn ends_early(&self) -> bool {
-        self.slot.early.load(Ordering::Acquire)
     }
 
     pub(crate) fn wake_with(&self, waker: &std::task::Waker) {

@@ -242,7 +242,7 @@ where
     #[inline]
     fn size_hint(&self) -> SizeHint {
         let Some(inner) = &self.inner else {
-            return SizeHint::default();
+            return SizeHint::with_exact(0);
         };
         let mut hint = inner.size_hint();
         if let Some(Control {

@@ -309,6 +309,28 @@ async fn what_is_held_comes_before_trailers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_left_after_a_farewell() {
+    for (content_type, held) in [(SSE, "data: 1"), (LINES, "{\"a\"")] {
+        let drain = drain();
+        let app = drain.farewell().layer(service(move |_| async move {
+            stream(
+                content_type,
+                MockBody::new([mock::data(held), mock::hang()]),
+            )
+        }));
+        let mut body = call(&app, get("/")).await.into_body();
+        let hold = DrainToken::new(&drain);
+        drain.start_within(SECOND);
+        let farewell = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(farewell.windows(5).any(|word| word == b"drain"));
+        assert!(body.is_end_stream(), "the half record is dropped");
+        assert_eq!(body.size_hint().exact(), Some(0));
+        assert!(body.frame().await.is_none());
+        drop(hold);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_passes_with_its_own_cause_and_is_not_followed() {
     let drain = drain();
     let error = StreamError::new(FaultKind::Io, "disk");

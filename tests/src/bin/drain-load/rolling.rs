@@ -279,7 +279,13 @@ impl Kind {
         let whole = match self {
             Self::Get => response.body().len() == 20_000,
             Self::Post => response.text().contains("\"finish_reason\""),
-            Self::PostStream => response.text().ends_with("data: [DONE]\n\n"),
+            Self::PostStream => {
+                let text = response.text();
+                let last = text
+                    .strip_suffix("\n\n")
+                    .and_then(|all| all.rsplit("\n\n").next());
+                last.is_some_and(|event| event.lines().any(|line| line == "data: [DONE]"))
+            }
             Self::Events => {
                 response.text().matches("data: ").count() == 20
                     && !response.text().contains("event: ")

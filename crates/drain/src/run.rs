@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    State,
+    Policy, State,
     drain::{Shared, Step},
     state::Phase,
 };
@@ -51,7 +51,7 @@ async fn run(shared: Arc<Shared>, started: Instant) {
     let in_time = tokio::select! {
         biased;
         () = shared.finished() => true,
-        () = passed(&mut deadline) => false,
+        () = run_out(&shared, &mut deadline) => false,
         never = end_early(&shared) => match never {},
     };
     if !in_time {
@@ -79,12 +79,32 @@ async fn reach(deadline: &mut watch::Receiver<Option<Instant>>, at: Instant) {
     }
 }
 
-async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
-    let known = *deadline.borrow();
+/// What one farewell costs a small machine, its connection's end and a client on the same cores included.
+const A_FAREWELL: Duration = Duration::from_micros(50);
+const MOST_LEAD: Duration = Duration::from_secs(1);
+const LEAD_TICK: Duration = Duration::from_millis(10);
+
+/// Waits for the deadline. Streams that are many begin to end before it, so that the last has its farewell when it comes:
+/// thousands at once take longer than [`settle`] may wait.
+async fn run_out(shared: &Shared, deadline: &mut watch::Receiver<Option<Instant>>) {
     // nobody sets it later than it was, so the one that is known bounds it
-    if let Some(known) = known {
-        reach(deadline, known).await;
+    let Some(known) = *deadline.borrow() else {
+        return;
+    };
+    let most = MOST_LEAD.min(known.saturating_duration_since(Instant::now()) / 2);
+    reach(deadline, known - most).await;
+    let streams = u32::try_from(shared.streams.waiting()).unwrap_or(u32::MAX);
+    let lead = A_FAREWELL.saturating_mul(streams).min(most);
+    reach(deadline, known - lead).await;
+    let mut left = lead;
+    while left > LEAD_TICK {
+        let part = 1.0 - left.as_secs_f64() / lead.as_secs_f64();
+        shared.streams.end_part(Policy::RunToDeadline, part);
+        reach(deadline, Instant::now() + LEAD_TICK).await;
+        let due = deadline.borrow().unwrap_or(known);
+        left = due.saturating_duration_since(Instant::now());
     }
+    reach(deadline, known).await;
 }
 
 /// How finely the ends are spread: well below what a client could notice as a herd.
@@ -103,7 +123,7 @@ async fn end_early(shared: &Shared) -> Infallible {
             true => 1.0,
             false => (begun.elapsed().as_secs_f64() / window.as_secs_f64()).min(1.0),
         };
-        shared.streams.end_early(part);
+        shared.streams.end_part(Policy::EndEarly, part);
     }
 }
 

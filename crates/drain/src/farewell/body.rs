@@ -37,6 +37,7 @@ pin_project! {
 struct Control {
     shared: Arc<Shared>,
     fault: Fault,
+    policy: Policy,
     lot: Lot,
     kind: StreamKind,
     hold: Option<RecordHold>,
@@ -80,16 +81,13 @@ impl<B: Body> FarewellBody<B> {
         };
         let hold = kind.records();
         let hold = hold.map(|format| RecordHold::new(format, RecordHold::DEFAULT_CAP));
-        let lot = match ending.policy {
-            Policy::RunToDeadline => Lot::NONE,
-            Policy::EndEarly => Lot::draw(),
-        };
         Self {
             inner: Some(inner),
             control: Some(Control {
                 shared: ending.shared,
                 fault: ending.fault,
-                lot,
+                policy: ending.policy,
+                lot: Lot::draw(),
                 kind,
                 hold,
                 trailers: None,
@@ -107,7 +105,7 @@ impl Control {
         if self.shared.streams.are_over() {
             return Call::Now;
         }
-        match self.shared.streams.calls(self.lot) {
+        match self.shared.streams.calls(self.policy, self.lot) {
             true => Call::AtBoundary,
             false => Call::None,
         }
@@ -127,9 +125,9 @@ impl Control {
         {
             return false;
         }
-        let registration = self
-            .registration
-            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), self.lot));
+        let registration = self.registration.get_or_insert_with(|| {
+            Registration::new(Arc::clone(&self.shared), self.policy, self.lot)
+        });
         registration.wake_with(waker);
         self.waker = Some(waker.clone());
         self.call() != Call::None

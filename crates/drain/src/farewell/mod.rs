@@ -17,7 +17,8 @@ pub use self::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Policy {
-    /// At the deadline, if it has not ended by itself.
+    /// At the deadline, if it has not ended by itself. Where streams are many, they begin to end before it, between two
+    /// records, so that each has its farewell in time: 50 us a stream, at most 1 s and half of what the close leaves.
     #[default]
     RunToDeadline,
     /// From the close on, between two records, each stream at its own moment within

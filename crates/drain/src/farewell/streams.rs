@@ -8,6 +8,7 @@ use std::sync::{
 use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 
+use super::Policy;
 use crate::drain::Shared;
 
 /// Enough that streams which begin at the same time on all cores rarely meet.
@@ -22,6 +23,8 @@ pub(crate) struct Streams {
     over: AtomicBool,
     /// how many lots are called: those of the part of the early window that has passed
     called: AtomicU32,
+    /// the same for the streams that run to the deadline, of which many begin to end a little before it
+    last_called: AtomicU32,
     next: AtomicUsize,
     shards: [Mutex<Shard>; SHARDS],
 }
@@ -37,18 +40,16 @@ struct Shard {
 pub(crate) struct Slot {
     waker: AtomicWaker,
     lot: Lot,
+    policy: Policy,
     /// it was woken because its lot is called
     called: AtomicBool,
 }
 
-/// Where in the early window a stream ends.
+/// Where in the window of its policy a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lot(u32);
 
 impl Lot {
-    /// Of a stream that runs to the deadline: never called.
-    pub(crate) const NONE: Self = Self(u32::MAX);
-
     /// Anywhere in the window.
     pub(crate) fn draw() -> Self {
         Self(fastrand::u32(..u32::MAX))
@@ -62,10 +63,27 @@ impl Streams {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Whether this stream has to end early.
+    /// Whether this stream has to end at the next boundary.
     #[inline]
-    pub(crate) fn calls(&self, lot: Lot) -> bool {
-        lot.0 < self.called.load(Ordering::Acquire)
+    pub(crate) fn calls(&self, policy: Policy, lot: Lot) -> bool {
+        lot.0 < self.called(policy).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn called(&self, policy: Policy) -> &AtomicU32 {
+        match policy {
+            Policy::EndEarly => &self.called,
+            Policy::RunToDeadline => &self.last_called,
+        }
+    }
+
+    /// How many streams have had to wait and are not over.
+    pub(crate) fn waiting(&self) -> usize {
+        let of = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            shard.slots.len() - shard.free.len()
+        };
+        self.shards.iter().map(of).sum()
     }
 
     /// The deadline: ends all of them, and whoever comes later.
@@ -74,12 +92,16 @@ impl Streams {
         self.wake(|_| true);
     }
 
-    /// Ends those whose lot lies in this part of the window.
-    pub(crate) fn end_early(&self, part: f64) {
+    /// Ends those of this policy whose lot lies in this part of the window.
+    pub(crate) fn end_part(&self, policy: Policy, part: f64) {
         // truncated, and no more than all
         let called = (f64::from(u32::MAX) * part) as u32;
-        self.called.fetch_max(called, Ordering::SeqCst);
-        self.wake(|slot| self.calls(slot.lot) && !slot.called.swap(true, Ordering::AcqRel));
+        self.called(policy).fetch_max(called, Ordering::SeqCst);
+        self.wake(|slot| {
+            slot.policy == policy
+                && self.calls(policy, slot.lot)
+                && !slot.called.swap(true, Ordering::AcqRel)
+        });
     }
 
     fn wake(&self, which: impl Fn(&Slot) -> bool) {
@@ -111,10 +133,11 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(shared: Arc<Shared>, lot: Lot) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, policy: Policy, lot: Lot) -> Self {
         let slot = Arc::new(Slot {
             waker: AtomicWaker::new(),
             lot,
+            policy,
             called: AtomicBool::new(false),
         });
         let shard = shared.streams.next.fetch_add(1, Ordering::Relaxed) % SHARDS;

@@ -5,16 +5,11 @@ use tower_stream_body::mock;
 use super::*;
 use crate::Policy;
 
-/// drain.md: EndEarly over 10 s, 10,000 streams, the busiest 100 ms at most twice the mean.
-#[tokio::test(start_paused = true)]
-async fn ten_thousand_streams_end_evenly_over_the_window() {
-    const STREAMS: usize = 10_000;
-    let drain = Drain::builder()
-        .advertise(SECOND)
-        .deadline(30 * SECOND)
-        .early_end_window(10 * SECOND)
-        .build();
-    let layer = drain.farewell().policy(Policy::EndEarly);
+const STREAMS: usize = 10_000;
+
+/// When each of the streams that wait ends after the start of a drain.
+async fn ends(drain: &Drain, policy: Policy) -> Vec<Duration> {
+    let layer = drain.farewell().policy(policy);
     let app = drain.layer().layer(layer.layer(service(|_| async {
         let mut response = Response::new(MockBody::new([mock::hang()]));
         let headers = response.headers_mut();
@@ -33,11 +28,26 @@ async fn ten_thousand_streams_end_evenly_over_the_window() {
     }
     drop(ended);
     tokio::task::yield_now().await;
-    let close = Instant::now() + SECOND;
+    let start = Instant::now();
     drain.start();
-    let mut bins = [0_usize; 101];
+    let mut seen = Vec::new();
     while let Some(end) = ends.recv().await {
-        bins[((end - close).as_millis() / 100) as usize] += 1;
+        seen.push(end - start);
+    }
+    seen
+}
+
+/// drain.md: EndEarly over 10 s, 10,000 streams, the busiest 100 ms at most twice the mean.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_streams_end_evenly_over_the_window() {
+    let drain = Drain::builder()
+        .advertise(SECOND)
+        .deadline(30 * SECOND)
+        .early_end_window(10 * SECOND)
+        .build();
+    let mut bins = [0_usize; 101];
+    for end in ends(&drain, Policy::EndEarly).await {
+        bins[((end - SECOND).as_millis() / 100) as usize] += 1;
     }
     let (busiest, mean) = (bins.iter().max().unwrap(), STREAMS / 100);
     assert_eq!(bins.iter().sum::<usize>(), STREAMS);
@@ -46,4 +56,39 @@ async fn ten_thousand_streams_end_evenly_over_the_window() {
         "busiest {busiest}, mean {mean}: {bins:?}"
     );
     assert!(bins[..100].iter().all(|bin| *bin > 0), "{bins:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_streams_have_their_farewell_when_the_deadline_comes() {
+    let drain = Drain::builder()
+        .advertise(SECOND)
+        .deadline(5 * SECOND)
+        .build();
+    let ends = ends(&drain, Policy::RunToDeadline).await;
+    let lead = 500 * MS;
+    assert_eq!(ends.len(), STREAMS);
+    assert!(
+        ends.iter()
+            .all(|end| (5 * SECOND - lead..=5 * SECOND + MS).contains(end))
+    );
+    // in 50 ticks, each of them 200 streams
+    let last = ends.iter().filter(|end| **end >= 5 * SECOND - 10 * MS);
+    assert!(last.count() <= 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lead_is_no_longer_than_half_of_what_the_close_leaves() {
+    let drain = Drain::builder()
+        .advertise(SECOND)
+        .deadline(SECOND + 200 * MS)
+        .build();
+    let ends = ends(&drain, Policy::RunToDeadline).await;
+    assert_eq!(ends.len(), STREAMS);
+    assert!(ends.iter().all(|end| *end >= SECOND + 100 * MS));
+    // spread over what there is
+    let first_half = ends.iter().filter(|end| **end < SECOND + 150 * MS).count();
+    assert!(
+        (STREAMS * 3 / 10..=STREAMS * 6 / 10).contains(&first_half),
+        "{first_half}"
+    );
 }

@@ -28,11 +28,27 @@ impl LogCapture {
     /// # Panics
     /// If a line is not JSON; the message shows it.
     pub fn json(&self) -> Vec<Value> {
-        let parse = |line: &str| {
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in log line {line:?}"))
-        };
-        self.text().lines().map(parse).collect()
+        parse(&self.0.lock())
     }
+
+    /// As [`json`](Self::json), and what was collected is gone.
+    ///
+    /// # Panics
+    /// If a line is not JSON; the message shows it.
+    pub fn take_json(&self) -> Vec<Value> {
+        let written = std::mem::take(&mut *self.0.lock());
+        parse(&written)
+    }
+}
+
+fn parse(written: &[u8]) -> Vec<Value> {
+    let parse = |line: &str| {
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in log line {line:?}"))
+    };
+    String::from_utf8_lossy(written)
+        .lines()
+        .map(parse)
+        .collect()
 }
 
 impl io::Write for LogCapture {

@@ -2,7 +2,7 @@
 
 use std::{any::Any, error::Error, fmt, io, sync::Arc};
 
-use crate::BoxError;
+use crate::{BoxError, Outcome};
 
 /// The kinds of failure that layers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +42,17 @@ impl FaultKind {
             Self::Reset => "reset",
             Self::Io => "io",
             Self::Other => "_OTHER",
+        }
+    }
+
+    /// The outcome of a stream that failed so.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Panic => Outcome::Panic,
+            // nothing went wrong: who is told to, comes back and goes on
+            Self::Drain => Outcome::Aborted,
+            _ => Outcome::Error,
         }
     }
 }

@@ -37,10 +37,7 @@ impl StreamEnd {
             Self::Complete => Outcome::Complete,
             Self::Panicked => Outcome::Panic,
             Self::Dropped => Outcome::Aborted,
-            Self::Failed(cause) => match cause.kind() {
-                FaultKind::Drain => Outcome::Aborted,
-                _ => Outcome::Error,
-            },
+            Self::Failed(cause) => cause.kind().outcome(),
         }
     }
 

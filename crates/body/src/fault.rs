@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use http::Extensions;
@@ -32,6 +32,8 @@ struct Cell {
     cause: OnceLock<Cause>,
     /// how many bodies of this request are observed; the innermost is number 1
     bodies: AtomicU32,
+    /// a layer has taken it upon itself to log the cause
+    logged: AtomicBool,
     /// `number of the body << 1 | complete`: the outermost body that has reported, and how it ended without a cause
     settled: AtomicU64,
 }
@@ -99,6 +101,16 @@ impl Fault {
         self.cell.cause.get()
     }
 
+    /// The cause, for the layer that logs it: `Some` once a request, when there is one.
+    ///
+    /// Ask again in `Drop`: a layer outside may have ended a stream that went well here.
+    #[must_use]
+    pub fn cause_to_log(&self) -> Option<&Cause> {
+        let cause = self.cause()?;
+        let logged = self.cell.logged.swap(true, Ordering::Relaxed);
+        (!logged).then_some(cause)
+    }
+
     /// Numbers a body that is observed; each next one is outside of those before it.
     pub(crate) fn number_body(&self) -> u32 {
         self.cell.bodies.fetch_add(1, Ordering::Relaxed) + 1
@@ -137,6 +149,18 @@ mod tests {
         assert!(fault.record(cause("first")));
         assert!(!fault.record(cause("second")));
         assert_eq!(fault.cause().unwrap().message(), "first");
+    }
+
+    #[test]
+    fn one_layer_logs_the_cause() {
+        let mut request = Extensions::new();
+        let (outer, inner) = (Fault::of(&mut request), Fault::of(&mut request));
+        assert!(inner.cause_to_log().is_none(), "nothing to log yet");
+        inner.record(cause("x"));
+        assert_eq!(outer.cause_to_log().unwrap().message(), "x");
+        assert!(inner.cause_to_log().is_none());
+        assert!(Fault::fresh(&mut request).record(cause("attempt 2")));
+        assert!(Fault::of(&mut request).cause_to_log().is_some());
     }
 
     #[test]

@@ -49,26 +49,37 @@ impl Case {
             backtrace,
         } = payload.read();
         let backtrace = backtrace.map(|backtrace| backtrace.to_string());
+        self.fault
+            .record(Cause::new(FaultKind::Panic, message.as_str()));
+        let logged = self.fault.cause_to_log();
+        if let Some(cause) = logged.filter(|cause| cause.kind() == FaultKind::Panic) {
+            tracing::error!(
+                outcome = cause.kind().outcome().as_str(),
+                kind = cause.kind().as_str(),
+                error = message,
+                location,
+                backtrace,
+                "response failed"
+            );
+            return;
+        }
+        if let Some(cause) = logged {
+            log(cause);
+        }
         tracing::error!(
-            kind = FaultKind::Panic.as_str(),
             error = message,
             location,
             backtrace,
-            "response failed"
+            "a response that has failed before panicked"
         );
-        self.fault.record(Cause::new(FaultKind::Panic, message));
     }
 
     /// Records, then logs. Who recorded a cause before knows better, so that one is told.
     #[cold]
     pub(crate) fn failed(&self, cause: Cause) {
         self.fault.record(cause);
-        let cause = self.cause();
-        let (kind, error) = (cause.kind().as_str(), cause.message());
-        if cause.kind() == FaultKind::Drain {
-            tracing::info!(kind, error, "response ended by a drain");
-        } else {
-            tracing::error!(kind, error, "response failed");
+        if let Some(cause) = self.fault.cause_to_log() {
+            log(cause);
         }
     }
 
@@ -145,6 +156,30 @@ impl Case {
     /// Without the error it stands for in its source chain: an `h2::Error` there would choose the code of the reset.
     pub(crate) fn error(&self) -> StreamError {
         self.cause().into()
+    }
+}
+
+impl Drop for Case {
+    /// Layers further in or out end responses too, and what they wrote in place may have looked well from here.
+    fn drop(&mut self) {
+        if self.fault.cause().is_some() {
+            let logged = catch(|| self.fault.cause_to_log().map(log));
+            // a subscriber may panic
+            if let Err(payload) = logged {
+                payload.read();
+            }
+        }
+    }
+}
+
+#[cold]
+fn log(cause: &Cause) {
+    let outcome = cause.kind().outcome().as_str();
+    let (kind, error) = (cause.kind().as_str(), cause.message());
+    if cause.kind() == FaultKind::Drain {
+        tracing::info!(outcome, kind, error, "response ended by a drain");
+    } else {
+        tracing::error!(outcome, kind, error, "response failed");
     }
 }
 

@@ -71,8 +71,10 @@
 //! # What is told
 //!
 //! The client gets kind, status and request id, never what the panic or the error said
-//! ([`expose_messages`](ErrorWriterLayer::expose_messages) for development). The log gets one `error` event a failure
-//! with the message, and with [`PanicHook`] the place in the source. A drain is logged at `info`.
+//! ([`expose_messages`](ErrorWriterLayer::expose_messages) for development). The log gets one event
+//! a failed response, whichever layer of the request recorded the failure: at `error`, or at `info` if it was a drain.
+//! Its `outcome` and `kind` are the words of spans and metrics, `error` is the message; with [`PanicHook`] it names the
+//! place in the source. A client that left is no failure.
 //!
 //! # Where it stands
 //!

@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
-use tower_stream_body::mock::{self, MockBody, Step};
+use tower_stream_body::{
+    Cause, Fault, FaultKind,
+    mock::{self, MockBody, Step},
+};
 use tower_stream_errors::{ErrorWriterLayer, PanicHook};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -96,6 +99,7 @@ async fn one_event_a_failure_with_its_place_and_the_users_hook_runs() {
     assert_eq!(events.len(), 1, "{events:?}");
     let fields = &events[0]["fields"];
     assert_eq!(events[0]["level"], "ERROR");
+    assert_eq!(fields["outcome"], "panic");
     assert_eq!(fields["kind"], "panic");
     assert_eq!(fields["error"], "the secret");
     let location = fields["location"].as_str().unwrap();
@@ -118,4 +122,83 @@ async fn one_event_a_failure_with_its_place_and_the_users_hook_runs() {
 
     send("text/event-stream", [mock::data("data: 1\n\n")]).await;
     assert!(lines.events().is_empty());
+}
+
+/// Level, kind if it tells an outcome, and message of each line since the last call.
+fn told(lines: &Lines) -> Vec<String> {
+    let told = lines.events().into_iter().map(|event| {
+        let fields = &event["fields"];
+        let words = [&event["level"], &fields["outcome"], &fields["kind"]].map(Value::as_str);
+        let words: Vec<_> = words.into_iter().flatten().collect();
+        format!("{}: {}", words.join(" "), fields["error"].as_str().unwrap())
+    });
+    told.collect()
+}
+
+fn request() -> (Request<()>, Fault) {
+    let mut request = Request::new(());
+    let fault = Fault::of(request.extensions_mut());
+    (request, fault)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_line_whoever_ended_it() {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone());
+    let _default = tracing::subscriber::set_default(subscriber.finish());
+    let handler = |steps: &'static [fn() -> Step]| {
+        service_fn(move |_: Request<()>| async move {
+            let body = MockBody::new(steps.iter().map(|step| step()));
+            Ok::<_, Infallible>(Response::new(body))
+        })
+    };
+    let writer = ErrorWriterLayer::new();
+
+    // two writers, of which the inner one aborts
+    let (asked, _) = request();
+    let service =
+        writer.layer(writer.layer(handler(&[|| mock::data("a"), || mock::error("gone")])));
+    let body = service.oneshot(asked).await.unwrap().into_body();
+    assert!(body.collect().await.is_err());
+    assert_eq!(told(&lines), ["ERROR error _OTHER: gone"]);
+
+    // a layer inside ended it well, and recorded why
+    let (asked, fault) = request();
+    let body = writer.layer(handler(&[|| mock::data("a")]));
+    let body = body.oneshot(asked).await.unwrap().into_body();
+    fault.record(Cause::new(FaultKind::Drain, "going"));
+    assert!(body.collect().await.is_ok());
+    assert_eq!(told(&lines), ["INFO aborted drain: going"]);
+
+    // a layer outside ended it, and dropped what is inside
+    let (asked, fault) = request();
+    let response = writer.layer(handler(&[mock::hang])).oneshot(asked).await;
+    fault.record(Cause::new(FaultKind::Timeout, "too late"));
+    assert_eq!(told(&lines), [""; 0]);
+    drop(response);
+    assert_eq!(told(&lines), ["ERROR error timeout: too late"]);
+
+    // before there was a head
+    let (asked, fault) = request();
+    let never = service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Response<MockBody>, Infallible>>()
+    });
+    let mut waiting = Box::pin(writer.layer(never).oneshot(asked));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    fault.record(Cause::new(FaultKind::Timeout, "too late"));
+    drop(waiting);
+    assert_eq!(told(&lines), ["ERROR error timeout: too late"]);
+
+    // the cause that is known first is the outcome; what else went wrong is not lost
+    let (asked, fault) = request();
+    let body = writer.layer(handler(&[|| mock::data("a"), || mock::panic("sick")]));
+    let body = body.oneshot(asked).await.unwrap().into_body();
+    fault.record(Cause::new(FaultKind::Drain, "going"));
+    assert!(body.collect().await.is_err());
+    assert_eq!(told(&lines), ["INFO aborted drain: going", "ERROR: sick"]);
+
+    // nobody knows of a failure: the client left
+    let (asked, _) = request();
+    drop(writer.layer(handler(&[mock::hang])).oneshot(asked).await);
+    assert_eq!(told(&lines), [""; 0]);
 }

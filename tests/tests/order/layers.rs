@@ -1,9 +1,9 @@
 //! Layers that are put on at run time, in any order, and all that they tell.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::Router;
-use e2e::{PATIENCE, TestServer, serve};
+use e2e::{LogCapture, PATIENCE, TestServer, serve};
 use http::{HeaderName, HeaderValue, header::CONTENT_LENGTH};
 use opentelemetry::{
     metrics::MeterProvider,
@@ -20,12 +20,16 @@ use tower_http::{
     compression::CompressionLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer,
     timeout::ResponseBodyTimeoutLayer,
 };
-use tower_stream::{metrics::names, prelude::*};
+use tower_stream::{ids, metrics::names, prelude::*};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
-use tracing_subscriber::{Layer as _, layer::SubscriberExt};
+use tracing_subscriber::{
+    fmt::{self, format::FmtSpan},
+    layer::SubscriberExt,
+};
 
 use crate::{
     endings::{self, Kind},
+    log::Log,
     probe::{Ends, Probe, line},
 };
 
@@ -116,8 +120,8 @@ impl Stack {
     }
 }
 
-impl fmt::Debug for Stack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.pieces)?;
         f.write_str(if self.probed_inside { " + probe" } else { "" })?;
         self.seed
@@ -131,6 +135,7 @@ pub(crate) struct Telemetry {
     tracers: SdkTracerProvider,
     metrics: InMemoryMetricExporter,
     meters: SdkMeterProvider,
+    log: LogCapture,
     _default: DefaultGuard,
 }
 
@@ -142,8 +147,17 @@ impl Telemetry {
             .with_simple_exporter(spans.clone())
             .build();
         let layer = tracing_opentelemetry::layer().with_tracer(tracers.tracer("requests"));
+        let log = LogCapture::default();
+        let lines = fmt::layer()
+            .json()
+            .with_span_events(FmtSpan::CLOSE)
+            .event_format(ids::log::json())
+            .with_writer(log.clone());
         // hyper and h2 have spans of their own below it
-        let subscriber = tracing_subscriber::registry().with(layer.with_filter(LevelFilter::INFO));
+        let subscriber = tracing_subscriber::registry()
+            .with(LevelFilter::INFO)
+            .with(layer)
+            .with(lines);
         let metrics = InMemoryMetricExporter::default();
         let reader = PeriodicReader::builder(metrics.clone()).build();
         Self {
@@ -151,6 +165,7 @@ impl Telemetry {
             tracers,
             metrics,
             meters: SdkMeterProvider::builder().with_reader(reader).build(),
+            log,
             _default: tracing::subscriber::set_default(subscriber),
         }
     }
@@ -178,6 +193,11 @@ impl Telemetry {
             line(&value("stream.outcome"), &value("error.type"))
         });
         told.collect()
+    }
+
+    /// What was logged since the last call.
+    pub(crate) fn log(&self) -> Log {
+        Log::new(self.log.take_json())
     }
 
     /// The sums of a counter since the test began, by route, outcome and error type as far as there are any.

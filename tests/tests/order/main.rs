@@ -1,10 +1,12 @@
 //! The order of layers: every pair of ours in both orders and the whole stack in random ones, through every way in which
-//! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same.
+//! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same: span,
+//! metric, digest, log, and what a layer further out or in can read.
 
 mod endings;
 #[path = "../grpc/mod.rs"]
 mod grpc;
 mod layers;
+mod log;
 mod pairs;
 mod probe;
 mod run;

@@ -186,6 +186,7 @@ pub(crate) struct Tally<'a> {
 impl<'a> Tally<'a> {
     pub(crate) fn new(served: &'a Served, protocol: Protocol, telemetry: &'a Telemetry) -> Self {
         telemetry.spans();
+        telemetry.log();
         Self {
             served,
             protocol,
@@ -228,6 +229,7 @@ impl<'a> Tally<'a> {
         assert_eq!(inside, probed, "told by the probe inside");
         let spanned = told_by(stack.has(Piece::RequestSpan));
         assert_eq!(self.telemetry.spans(), spanned, "told by the request span");
+        self.telemetry.log().check(stack, end, routes.len());
         // not every body is hashed
         let hashed = served.hashed.take();
         let agrees = hashed.iter().all(|told| told == end);

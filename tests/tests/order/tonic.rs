@@ -14,7 +14,7 @@ use tower_stream::{metrics::names, prelude::*};
 
 use crate::{
     grpc::{Raw, call},
-    layers::Telemetry,
+    layers::{Piece, Stack, Telemetry},
 };
 
 const FAILED: &str = "the response failed on the server";
@@ -84,6 +84,7 @@ async fn told(telemetry: &Telemetry, drain: &Drain, end: &str) {
     });
     idle.await.expect("the call ends");
     assert_eq!(telemetry.spans(), [end]);
+    telemetry.log().check(&Stack::new(Piece::OURS), end, 1);
     let active = telemetry.sums(names::STREAM_ACTIVE);
     assert!(active.values().all(|count| *count == 0), "{active:?}");
 }

@@ -1,0 +1,84 @@
+//! What the log says of how responses ended.
+
+use serde_json::Value;
+
+use crate::{
+    layers::{Piece, Stack},
+    probe::line,
+};
+
+/// The lines of some requests that are over.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    /// What was logged of failures, level first.
+    failures: Vec<Value>,
+    /// Of every request span one when it closes.
+    closed: Vec<Value>,
+    /// Other lines that call for an operator.
+    errors: Vec<Value>,
+}
+
+impl Log {
+    pub(crate) fn new(lines: Vec<Value>) -> Self {
+        let mut log = Self::default();
+        for line in lines {
+            let kind = if line["target"] == "tower_stream_trace" && line["message"] == "close" {
+                &mut log.closed
+            } else if line.get("outcome").is_some() {
+                &mut log.failures
+            } else if line["level"] == "ERROR" {
+                &mut log.errors
+            } else {
+                continue;
+            };
+            kind.push(line);
+        }
+        log
+    }
+
+    /// `requests` are over and ended like this: the request span says so when it closes, and the error writer in one
+    /// line for each that failed or that a drain ended, wherever the two stand.
+    pub(crate) fn check(&self, stack: &Stack, end: &str, requests: usize) {
+        let closed: Vec<_> = self.closed.iter().map(told_by_span).collect();
+        let spans = if stack.has(Piece::RequestSpan) {
+            requests
+        } else {
+            0
+        };
+        assert_eq!(closed, vec![end; spans], "told by closed spans");
+        let level = match end {
+            "complete" | "aborted dropped" => None,
+            "aborted drain" => Some("INFO"),
+            _ => Some("ERROR"),
+        };
+        let expected = match level {
+            Some(level) if stack.has(Piece::Errors) => vec![format!("{level} {end}"); requests],
+            _ => Vec::new(),
+        };
+        let told = |of: &Value| {
+            let outcome = line(text(&of["outcome"]), text(&of["kind"]));
+            format!("{} {outcome}", text(&of["level"]))
+        };
+        let failures: Vec<_> = self.failures.iter().map(told).collect();
+        assert_eq!(failures, expected, "told by the log: {:?}", self.failures);
+        assert!(self.errors.is_empty(), "nobody's: {:?}", self.errors);
+        for failure in &self.failures {
+            assert_ne!(text(&failure["error"]), "", "why: {failure}");
+            let named = stack.is_inside(Piece::Errors, Piece::RequestId);
+            assert_eq!(failure.get("request_id").is_some(), named, "{failure}");
+            let spanned = stack.is_inside(Piece::Errors, Piece::RequestSpan);
+            assert_eq!(failure.get("spans").is_some(), spanned, "{failure}");
+        }
+    }
+}
+
+/// What the request span said of its end, when it closed.
+fn told_by_span(closed: &Value) -> String {
+    let span = closed["spans"].as_array().and_then(|spans| spans.last());
+    let span = span.expect("it is logged in its span");
+    line(text(&span["stream.outcome"]), text(&span["error.type"]))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

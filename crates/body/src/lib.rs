@@ -80,7 +80,7 @@ pub use self::{
     kind::{RecordFormat, StreamKind},
     observe::{Observation, Observe, ObservedBody},
     problem::Problem,
-    promise::{Promise, bytes_changed, head_replaced},
+    promise::{Promise, bytes_changed, digests_changed, head_replaced},
     scope::{Scope, Scoped},
     switched::Switched,
 };

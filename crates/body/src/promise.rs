@@ -1,6 +1,6 @@
 //! What a handler promised of its bytes, and what stops being true when a layer changes them.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// The digest that the response head promised of the bytes under one content coding.
 ///
@@ -51,18 +51,34 @@ impl Promise {
     }
 }
 
+/// Every field that holds a digest of a body, or of the representation that it is.
+///
+/// `Repr-Digest` (RFC 9530 section 3) is among them, although it speaks of the selected representation and not of the
+/// content of one message: the representation's data is what the content coding made of it (RFC 9110 section 8.1), so a
+/// layer that compresses, or changes a byte, has selected another one. It is true still where only the *message* is
+/// another: of a 206 it is the digest of the whole. No layer that only announces a digest may drop it.
+///
+/// `Digest` (RFC 3230) is `Repr-Digest`'s predecessor; `X-Segment-Digest` is of this workspace.
+const DIGESTS: [HeaderName; 6] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("x-content-md5"),
+    HeaderName::from_static("x-segment-digest"),
+    HeaderName::from_static("digest"),
+];
+
+/// Drops every digest that a head has, by whatever algorithm: they are of other bytes than those that will be sent.
+pub fn digests_changed(headers: &mut HeaderMap) {
+    for name in DIGESTS {
+        headers.remove(name);
+    }
+}
+
 /// Drops what a head said of bytes that a layer is about to change: `Content-Length`, every digest, `Accept-Ranges`
 /// and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays: it never spoke of bytes.
 pub fn bytes_changed(headers: &mut HeaderMap) {
-    for name in [
-        "content-md5",
-        "x-content-md5",
-        "content-digest",
-        "repr-digest",
-        "digest",
-    ] {
-        headers.remove(name);
-    }
+    digests_changed(headers);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::ACCEPT_RANGES);
     let strong = |tag: &HeaderValue| !tag.as_bytes().starts_with(b"W/");
@@ -97,6 +113,7 @@ mod tests {
             "x-content-md5",
             "content-digest",
             "repr-digest",
+            "x-segment-digest",
             "digest",
             "accept-ranges",
             "etag",

@@ -10,10 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery, Fault, Observation, ObservedBody, Promise};
+use tower_stream_body::{
+    BoxError, Delivery, Fault, Observation, ObservedBody, Promise, digests_changed,
+};
 
 use super::{
     DigestBody,
@@ -123,7 +125,7 @@ impl Call {
             .get::<Promise>()
             .is_some_and(|promise| !promise.holds_for(&head.headers))
         {
-            remove_digests(&mut head.headers);
+            digests_changed(&mut head.headers);
         }
         if !self.config.wants(&head) {
             return Response::from_parts(head, DigestBody::untouched(body));
@@ -206,18 +208,6 @@ impl Call {
             }
         }
         (key, fields.for_algorithm(key))
-    }
-}
-
-/// All fields that speak of the bytes of a body, by whatever algorithm.
-fn remove_digests(headers: &mut HeaderMap) {
-    for name in [
-        fields::CONTENT_DIGEST,
-        fields::CONTENT_MD5,
-        fields::X_CONTENT_MD5,
-        HeaderName::from_static("digest"),
-    ] {
-        headers.remove(name);
     }
 }
 

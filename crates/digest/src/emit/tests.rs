@@ -410,6 +410,26 @@ async fn a_promise_under_another_coding_is_replaced() {
     }
 }
 
+/// The representation is what the content coding made of it; a digest beside it does not change it.
+#[tokio::test]
+async fn a_digest_of_the_representation_stays_as_long_as_the_coding() {
+    for (coding, stays) in [("identity", true), ("gzip", false)] {
+        let mut inner = response(
+            MockBody::new([data("bytes")]),
+            &[("content-encoding", coding), ("repr-digest", "md5=:AA==:")],
+        );
+        let mut headers = http::HeaderMap::new();
+        headers.insert("content-encoding", "identity".parse().unwrap());
+        inner
+            .extensions_mut()
+            .insert(Promise::new("md5", [0; 16], &headers));
+        let layer = DigestLayer::md5().overwrite(true);
+        let out: Out = pass(&layer, get(Version::HTTP_11), inner);
+        assert_eq!(header(&out, "repr-digest").is_some(), stays, "{coding}");
+        assert!(header(&out, "content-digest").is_some());
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_end_well_has_no_digest() {
     type IsEnd = fn(&StreamEnd) -> bool;

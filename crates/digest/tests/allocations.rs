@@ -38,8 +38,21 @@ impl Body for Endless {
     }
 }
 
-/// Allocations of `frames` frames through a layer.
+/// Allocations of `frames` frames through a layer, none if one of some tries has none: the counters are the process's, and
+/// the test harness has a thread of its own that may allocate meanwhile.
 fn allocations<L, B>(layer: &L, frame: usize, frames: usize) -> usize
+where
+    L: Layer<Handler>,
+    L::Service: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+{
+    let mut tries = (0..5).map(|_| once(layer, frame, frames));
+    tries
+        .find(|count| *count == 0)
+        .unwrap_or_else(|| once(layer, frame, frames))
+}
+
+fn once<L, B>(layer: &L, frame: usize, frames: usize) -> usize
 where
     L: Layer<Handler>,
     L::Service: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -111,5 +124,5 @@ fn frames_do_not_allocate() {
     }
     // segments keep 16 bytes each, in a vector that grows now and then
     let segmented = DigestLayer::md5().segments(1 << 20);
-    assert!(allocations(&segmented, 64 * 1024, 16 * 1000) < 20);
+    assert!(once(&segmented, 64 * 1024, 16 * 1000) < 20);
 }

@@ -11,9 +11,10 @@ use crate::{RequestScope, layer::X_REQUEST_ID};
 
 /// Sends the id of the request that runs now on the calls that it makes to other services.
 ///
-/// For a client that is a tower service over [`http::Request`], as those of hyper-util, reqwest and tonic are. The id
-/// is that of the [`RequestScope`](crate::RequestScope) in which `Service::call` runs, else one in the extensions of
-/// the outgoing request. A header that the caller set stands; without any id the request goes out as it is.
+/// For a client that is a tower service over [`http::Request`], as those of hyper-util and tonic are; others can be
+/// made one, see below. The id is that of the [`RequestScope`](crate::RequestScope) in which `Service::call` runs, else
+/// one in the extensions of the outgoing request. A header that the caller set stands; without any id the request goes
+/// out as it is.
 ///
 /// A client that runs the call on a task of its own (a `Buffer`, say) loses the scope: put this layer outside of it.
 ///
@@ -34,6 +35,22 @@ use crate::{RequestScope, layer::X_REQUEST_ID};
 /// let scope = RequestScope::new("a1".parse().unwrap(), Sequence::new());
 /// tower_stream_body::Scoped::new(client.oneshot(Request::new(())), scope).await.unwrap();
 /// # }
+/// ```
+///
+/// A client with a request type of its own, such as reqwest's, goes inside of a `service_fn`:
+///
+/// ```
+/// use tower::{Layer, service_fn};
+/// use tower_stream_ids::ForwardRequestIdLayer;
+///
+/// let client = reqwest::Client::new();
+/// let send = service_fn(move |request: http::Request<reqwest::Body>| {
+///     let client = client.clone();
+///     async move { client.execute(request.try_into()?).await }
+/// });
+/// let client = ForwardRequestIdLayer::new().layer(send);
+/// # fn is_one<S: tower_service::Service<http::Request<reqwest::Body>, Response = reqwest::Response, Error = reqwest::Error>>(_: S) {}
+/// # is_one(client);
 /// ```
 #[derive(Clone, Debug)]
 pub struct ForwardRequestIdLayer {

@@ -10,7 +10,8 @@ use tower_stream_body::{RequestId, Scope, Sequence};
 /// response body is polled or dropped, so code finds it with [`RequestScope::current`], without a span and whatever
 /// the log filter says. A thread, a task or a blocking call that the request starts does not have it by itself:
 /// see [`spawn`](crate::spawn) and [`in_request`]. For another executor, or a stream, wrap what runs there in a
-/// [`Scoped`](tower_stream_body::Scoped):
+/// [`Scoped`](tower_stream_body::Scoped). The task of a websocket is one of axum's: take the scope in the handler, and
+/// let `WebSocketUpgrade::on_upgrade` run `move |socket| Scoped::new(chat(socket), scope)`.
 ///
 /// ```
 /// use tower_stream_body::Scoped;

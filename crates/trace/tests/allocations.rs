@@ -22,6 +22,16 @@ fn provider(sampler: Sampler) -> SdkTracerProvider {
     SdkTracerProvider::builder().with_sampler(sampler).build()
 }
 
+/// Allocations of the frames of a response: the fewest of some, for what other threads allocate (the test harness) they
+/// do not allocate during every one.
+async fn fewest(tracer: &SdkTracerProvider, selection: ChunkSelection) -> usize {
+    let mut fewest = usize::MAX;
+    for _ in 0..5 {
+        fewest = fewest.min(allocations(tracer, selection).await);
+    }
+    fewest
+}
+
 /// Allocations of all frames but the first few of one response through both layers.
 async fn allocations(tracer: &SdkTracerProvider, selection: ChunkSelection) -> usize {
     let chunks = ChunkSpanLayer::new(tracer.tracer("chunks")).select(selection);
@@ -62,7 +72,7 @@ async fn only_a_selected_chunk_allocates() {
         ..ChunkSelection::default()
     };
 
-    let count = allocations(&sampled, ChunkSelection::all()).await;
+    let count = fewest(&sampled, ChunkSelection::all()).await;
     assert_eq!(count, 0, "no subscriber");
 
     for (provider, selection, max) in [
@@ -76,7 +86,7 @@ async fn only_a_selected_chunk_allocates() {
             .with_tracked_inactivity(false);
         let subscriber = tracing_subscriber::registry().with(layer);
         let _default = tracing::subscriber::set_default(subscriber);
-        let count = allocations(provider, selection).await;
+        let count = fewest(provider, selection).await;
         assert!(
             count <= max,
             "{count} allocations, at most {max}: {selection:?}"

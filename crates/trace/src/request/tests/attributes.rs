@@ -1,0 +1,121 @@
+//! The conventions that the attributes keep.
+
+use http::{Request, Response, Version};
+use http_body_util::BodyExt;
+use opentelemetry::trace::{SpanKind, Status};
+use tower::{Layer, ServiceExt};
+use tower_stream_body::{
+    RequestId,
+    mock::{self, MockBody},
+};
+
+use crate::{
+    RequestSpanLayer,
+    testing::{Traces, attr, float, int, read, respond, text},
+};
+
+#[tokio::test]
+async fn the_conventions_are_kept() {
+    let traces = Traces::lean();
+    let body = MockBody::new([mock::data("hello "), mock::data("world")]);
+    let request = Request::builder()
+        .uri("/greet?password=1")
+        .version(Version::HTTP_2)
+        .header("host", "example.org:8443")
+        .header("user-agent", "curl/8")
+        .extension("r-1".parse::<RequestId>().unwrap())
+        .body(())
+        .unwrap();
+    let layer = RequestSpanLayer::new().scheme("https");
+    let service = layer.layer(respond(Response::new(body)));
+    let response = service.oneshot(request).await.unwrap();
+    read(response.into_body()).await.unwrap();
+
+    let span = traces.request();
+    assert_eq!(span.name, "GET");
+    assert_eq!(span.span_kind, SpanKind::Server);
+    assert_eq!(span.status, Status::Unset);
+    for (key, value) in [
+        ("http.request.method", "GET"),
+        ("url.path", "/greet"),
+        ("url.scheme", "https"),
+        ("network.protocol.version", "2"),
+        ("server.address", "example.org"),
+        ("user_agent.original", "curl/8"),
+        ("request_id", "r-1"),
+        ("stream.outcome", "complete"),
+    ] {
+        assert_eq!(text(&span, key).as_deref(), Some(value), "{key}");
+    }
+    for (key, value) in [
+        ("server.port", 8443),
+        ("http.response.status_code", 200),
+        ("http.response.body.size", 11),
+        ("stream.chunks", 2),
+    ] {
+        assert_eq!(int(&span, key), value, "{key}");
+    }
+    assert!(float(&span, "stream.ttfc_ms") >= 0.0);
+    for key in [
+        "url.query",
+        "error.type",
+        "http.route",
+        "http.request.method_original",
+    ] {
+        assert!(attr(&span, key).is_none(), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn the_query_is_recorded_only_when_asked_for() {
+    let traces = Traces::lean();
+    let layer = RequestSpanLayer::new().record_query(true);
+    let request = Request::builder()
+        .uri("http://[::1]:80/?a=1")
+        .body(())
+        .unwrap();
+    let service = layer.layer(respond(Response::new(MockBody::new([]))));
+    read(service.oneshot(request).await.unwrap().into_body())
+        .await
+        .unwrap();
+    let span = traces.request();
+    assert_eq!(text(&span, "url.query").unwrap(), "a=1");
+    assert_eq!(text(&span, "server.address").unwrap(), "::1");
+}
+
+#[tokio::test]
+async fn an_unknown_method_cannot_choose_names() {
+    let traces = Traces::lean();
+    let request = Request::builder().method("BREW").body(()).unwrap();
+    let service = RequestSpanLayer::new().layer(respond(Response::new(MockBody::new([]))));
+    read(service.oneshot(request).await.unwrap().into_body())
+        .await
+        .unwrap();
+    let span = traces.request();
+    assert_eq!(span.name, "HTTP");
+    assert_eq!(text(&span, "http.request.method").unwrap(), "_OTHER");
+    assert_eq!(text(&span, "http.request.method_original").unwrap(), "BREW");
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn axum_tells_the_route_and_the_client() {
+    use axum::{Router, body::Body as AxumBody, extract::ConnectInfo, routing::get};
+    let traces = Traces::lean();
+    let nested = Router::new().route("/{id}", get(|| async { "hi" }));
+    let router = Router::new()
+        .nest("/orders", nested)
+        .layer(RequestSpanLayer::new());
+    let peer: std::net::SocketAddr = "10.1.2.3:999".parse().unwrap();
+    let request = Request::builder()
+        .uri("/orders/17")
+        .extension(ConnectInfo(peer))
+        .body(AxumBody::empty())
+        .unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let span = traces.request();
+    assert_eq!(span.name, "GET /orders/{id}");
+    assert_eq!(text(&span, "http.route").unwrap(), "/orders/{id}");
+    assert_eq!(text(&span, "client.address").unwrap(), "10.1.2.3");
+}

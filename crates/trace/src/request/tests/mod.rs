@@ -1,0 +1,5 @@
+mod attributes;
+mod ends;
+mod parent;
+mod passes;
+mod scope;

@@ -1,0 +1,97 @@
+//! What runs in the span.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_stream_body::mock::MockBody;
+
+use crate::{
+    RequestSpanLayer,
+    testing::{Traces, get, poll_once, respond},
+};
+
+/// Logs in its poll and in its drop.
+struct Logs;
+
+impl Body for Logs {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        tracing::info!("poll");
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from("a")))))
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        tracing::info!("drop");
+    }
+}
+
+#[tokio::test]
+async fn a_log_line_in_the_poll_and_in_the_drop_has_its_request() {
+    let traces = Traces::default();
+    let mut body = get(RequestSpanLayer::new().layer(respond(Response::new(Logs))))
+        .await
+        .into_body();
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    // tracing-opentelemetry makes an event inside a span an event of that span
+    let events = traces.request().events.len();
+    assert_eq!(events, 2, "one of the poll, one of the drop");
+}
+
+#[tokio::test]
+async fn the_handler_is_dropped_in_the_span() {
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            tracing::info!("cancelled");
+        }
+    }
+    let traces = Traces::lean();
+    let service = service_fn(|_: Request<()>| async {
+        let _guard = Guard;
+        std::future::pending::<Result<Response<MockBody>, Infallible>>().await
+    });
+    let mut future = Box::pin(
+        RequestSpanLayer::new()
+            .layer(service)
+            .oneshot(Request::new(())),
+    );
+    assert!(poll_once(future.as_mut()).is_pending());
+    drop(future);
+    assert_eq!(traces.request().events.len(), 1);
+}
+
+#[tokio::test]
+async fn a_handler_that_has_answered_is_dropped_in_the_span() {
+    struct Answer;
+    impl Future for Answer {
+        type Output = Result<Response<MockBody>, Infallible>;
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+            Poll::Ready(Ok(Response::new(MockBody::new([]))))
+        }
+    }
+    impl Drop for Answer {
+        fn drop(&mut self) {
+            tracing::info!("answered");
+        }
+    }
+    let traces = Traces::lean();
+    let service = service_fn(|_: Request<()>| Answer);
+    drop(get(RequestSpanLayer::new().layer(service)).await);
+    assert_eq!(traces.request().events.len(), 1);
+}

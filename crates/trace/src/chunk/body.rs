@@ -1,6 +1,10 @@
+use std::pin::Pin;
+
 use tower_stream_body::{ObservedBody, Switched};
 
 use super::observer::ChunkObserver;
 
 /// The response body of [`ChunkSpan`](super::ChunkSpan): passes every frame as it is.
-pub type ResponseBody<B> = Switched<B, ObservedBody<B, Box<ChunkObserver>>>;
+///
+/// Boxed when it is sampled, so that one that is not, as most are, is no larger than the body inside.
+pub type ResponseBody<B> = Switched<B, Pin<Box<ObservedBody<B, ChunkObserver>>>>;

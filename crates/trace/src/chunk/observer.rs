@@ -130,7 +130,7 @@ impl ChunkObserver {
     }
 }
 
-impl Observe for Box<ChunkObserver> {
+impl Observe for ChunkObserver {
     fn poll(&mut self) {
         if self.held.is_some() || self.asked.is_none() {
             let now = Instant::now();

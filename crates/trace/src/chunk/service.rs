@@ -49,11 +49,20 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (call, request) = match &self.config {
-            Some(config) => Call::begin(config, request),
-            None => (None, request),
-        };
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let mut call = None;
+        if let Some(config) = &self.config
+            && let Some(parent) = Parent::of_call()
+        {
+            let mut attributes = Vec::new();
+            if let Some(of) = &config.attributes {
+                let (parts, body) = request.into_parts();
+                attributes = of(&parts);
+                request = Request::from_parts(parts, body);
+            }
+            let begun = Call::begin(config, parent, &mut request, attributes);
+            call = Some(Box::new(begun));
+        }
         ResponseFuture {
             inner: self.inner.call(request),
             call,
@@ -66,7 +75,8 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        call: Option<Call>,
+        // boxed, for most requests are not sampled
+        call: Option<Box<Call>>,
     }
 }
 
@@ -98,11 +108,31 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 #[derive(Clone, Copy)]
 struct HasChunkSpans;
 
+/// What is known at the call of the span that chunk spans will belong to.
+enum Parent {
+    Sampled(opentelemetry::Context),
+    /// it may be entered only for the polls of the future
+    Unknown,
+}
+
+impl Parent {
+    /// `None` when it is known and not sampled.
+    fn of_call() -> Option<Self> {
+        let current = parent::current();
+        if !parent::has_span(&current) {
+            Some(Self::Unknown)
+        } else if parent::is_sampled(&current) {
+            Some(Self::Sampled(current))
+        } else {
+            None
+        }
+    }
+}
+
 /// What of a request that may be sampled is needed when its head is there.
 struct Call {
     config: Arc<Config>,
-    /// `None` when the span may be entered only for the polls of the future
-    parent: Option<opentelemetry::Context>,
+    parent: Parent,
     called: Option<Instant>,
     method: Method,
     fault: Option<Fault>,
@@ -112,29 +142,26 @@ struct Call {
 }
 
 impl Call {
-    fn begin<B>(config: &Arc<Config>, mut request: Request<B>) -> (Option<Self>, Request<B>) {
-        let current = parent::current();
-        let known = parent::has_span(&current);
-        if known && !parent::is_sampled(&current) {
-            return (None, request);
-        }
-        let mut attributes = Vec::new();
-        if let Some(of) = &config.attributes {
-            let (parts, body) = request.into_parts();
-            attributes = of(&parts);
-            request = Request::from_parts(parts, body);
-        }
-        let call = Self {
+    fn begin<B>(
+        config: &Arc<Config>,
+        parent: Parent,
+        request: &mut Request<B>,
+        attributes: Vec<KeyValue>,
+    ) -> Self {
+        let fault = match parent {
+            Parent::Sampled(_) => Some(Fault::of(request.extensions_mut())),
+            Parent::Unknown => None,
+        };
+        Self {
             config: Arc::clone(config),
-            parent: known.then_some(current),
+            parent,
             called: config.genai.then(Instant::now),
             method: request.method().clone(),
-            fault: known.then(|| Fault::of(request.extensions_mut())),
+            fault,
             request_id: request.extensions().get().cloned(),
             sequence: request.extensions().get().cloned(),
             attributes,
-        };
-        (Some(call), request)
+        }
     }
 
     fn into_response<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>>
@@ -142,7 +169,10 @@ impl Call {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let parent = self.parent.unwrap_or_else(parent::current);
+        let parent = match self.parent {
+            Parent::Sampled(parent) => parent,
+            Parent::Unknown => parent::current(),
+        };
         if !parent::is_sampled(&parent) || response.extensions().get::<HasChunkSpans>().is_some() {
             return response.map(ResponseBody::off);
         }
@@ -154,9 +184,9 @@ impl Call {
             sequence,
         });
         let observer = ChunkObserver::new(self.config, parent, self.called, common, numbers);
-        Observation::new(Box::new(observer), self.fault.unwrap_or_default())
+        Observation::new(observer, self.fault.unwrap_or_default())
             .into_response(&self.method, response)
-            .map(ResponseBody::on)
+            .map(|body| ResponseBody::on(Box::pin(body)))
     }
 }
 

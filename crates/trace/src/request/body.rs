@@ -3,4 +3,4 @@ use tower_stream_body::{ObservedBody, Scoped, Switched};
 use super::{observer::RequestObserver, span::InSpan};
 
 /// The response body of [`RequestSpan`](super::RequestSpan): passes every frame as it is, inside of the span.
-pub type ResponseBody<B> = Switched<B, Scoped<ObservedBody<B, RequestObserver>, InSpan>>;
+pub type ResponseBody<B> = Switched<B, Scoped<ObservedBody<B, Box<RequestObserver>>, InSpan>>;

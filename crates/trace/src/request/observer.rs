@@ -1,6 +1,6 @@
 //! What the request span learns from the head to the end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,7 +12,7 @@ use tracing::Span;
 /// Follows one request to the end of its body.
 #[derive(Debug)]
 pub struct RequestObserver {
-    span: Span,
+    span: Arc<Span>,
     called: Instant,
     status: Option<StatusCode>,
     chunks: i64,
@@ -21,7 +21,7 @@ pub struct RequestObserver {
 }
 
 impl RequestObserver {
-    pub(super) fn new(span: Span) -> Self {
+    pub(super) fn new(span: Arc<Span>) -> Self {
         Self {
             span,
             called: Instant::now(),
@@ -34,12 +34,10 @@ impl RequestObserver {
 
     pub(super) fn head(&mut self, status: StatusCode) {
         self.status = Some(status);
-        let code = i64::from(status.as_u16());
-        self.span.record("http.response.status_code", code);
     }
 }
 
-impl Observe for RequestObserver {
+impl Observe for Box<RequestObserver> {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         let Some(data) = frame.data_ref() else {
             return;
@@ -63,8 +61,10 @@ impl Observe for RequestObserver {
             .status
             .map(|_| i64::try_from(self.bytes).unwrap_or(i64::MAX));
         let chunks = self.status.map(|_| self.chunks);
+        // all at once, for each record goes through the whole subscriber
         tracing::record_all!(
             self.span,
+            http.response.status_code = self.status.map(|status| i64::from(status.as_u16())),
             stream.outcome = outcome.as_str(),
             stream.chunks = chunks,
             stream.ttfc_ms = self.to_first.map(|time| time.as_secs_f64() * 1e3),

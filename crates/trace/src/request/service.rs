@@ -12,6 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 use tower_stream_body::{BoxError, Fault, Observation, Scoped};
+use tracing::Span;
 
 use super::{
     ResponseBody,
@@ -55,54 +56,62 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = self.config.as_deref();
         let config = config.filter(|_| request.extensions().get::<HasRequestSpan>().is_none());
-        let kind = match config.and_then(|config| span::open(config, &request)) {
-            Some(span) => {
-                request.extensions_mut().insert(HasRequestSpan);
-                let fault = Fault::of(request.extensions_mut());
-                let mut observation = Observation::new(RequestObserver::new(span.clone()), fault);
-                let method = request.method().clone();
-                let entered = span.enter();
-                let inner = observation.run(|| self.inner.call(request));
-                drop(entered);
-                Kind::Spanned {
-                    observation: Some(observation),
-                    span: InSpan(span.clone()),
-                    method,
-                    inner: Scoped::new(inner, InSpan(span)),
-                }
-            }
-            None => Kind::Plain {
-                inner: self.inner.call(request),
-            },
+        let Some(span) = config.and_then(|config| span::open(config, &request)) else {
+            return ResponseFuture {
+                spanned: None,
+                inner: Some(self.inner.call(request)),
+            };
         };
-        ResponseFuture { kind }
+        request.extensions_mut().insert(HasRequestSpan);
+        let fault = Fault::of(request.extensions_mut());
+        let span = Arc::new(span);
+        let observer = Box::new(RequestObserver::new(Arc::clone(&span)));
+        let mut observation = Observation::new(observer, fault);
+        let method = request.method().clone();
+        let entered = span.enter();
+        let inner = observation.run(|| self.inner.call(request));
+        drop(entered);
+        ResponseFuture {
+            spanned: Some(Spanned {
+                observation,
+                span,
+                method,
+            }),
+            inner: Some(inner),
+        }
     }
 }
 
 pin_project! {
     /// The future of [`RequestSpan`].
+    ///
+    /// The future inside is dropped as soon as it is ready, while its span is entered for the poll: to enter it once
+    /// more for the drop alone would cost as much again.
     pub struct ResponseFuture<F> {
+        spanned: Option<Spanned>,
+        // `None` once it is ready
         #[pin]
-        kind: Kind<F>,
+        inner: Option<F>,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            if let Some(Spanned { observation, span, .. }) = this.spanned.take() {
+                // before the future inside: observers report from the outside in
+                drop(observation);
+                let _entered = span.enter();
+                this.inner.set(None);
+            }
+        }
     }
 }
 
-pin_project! {
-    #[project = KindProj]
-    enum Kind<F> {
-        Plain {
-            #[pin]
-            inner: F,
-        },
-        Spanned {
-            // dropped before the future inside: observers report from the outside in
-            observation: Option<Observation<RequestObserver>>,
-            span: InSpan,
-            method: Method,
-            #[pin]
-            inner: Scoped<F, InSpan>,
-        },
-    }
+/// A request that has a span, until its head is there.
+struct Spanned {
+    observation: Observation<Box<RequestObserver>>,
+    span: Arc<Span>,
+    method: Method,
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
@@ -115,33 +124,28 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (observation, span, method, inner) = match self.project().kind.project() {
-            KindProj::Plain { inner } => {
-                let response = ready!(inner.poll(cx))?;
-                return Poll::Ready(Ok(response.map(ResponseBody::off)));
-            }
-            KindProj::Spanned {
-                observation,
-                span,
-                method,
-                inner,
-            } => (observation, span, method, inner),
+        let this = self.project();
+        let Some(spanned) = this.spanned else {
+            let response = ready!(poll_to_end(this.inner, cx))?;
+            return Poll::Ready(Ok(response.map(ResponseBody::off)));
         };
-        let Some(running) = observation.as_mut() else {
-            return Poll::Pending;
-        };
-        let result = ready!(running.run(|| inner.poll(cx)));
-        let Some(mut observation) = observation.take() else {
+        let entered = spanned.span.enter();
+        let inner = this.inner;
+        let result = ready!(spanned.observation.run(|| poll_to_end(inner, cx)));
+        drop(entered);
+        let Some(Spanned {
+            mut observation,
+            span,
+            method,
+        }) = this.spanned.take()
+        else {
             return Poll::Pending;
         };
         Poll::Ready(match result {
             Ok(response) => {
                 observation.observer_mut().head(response.status());
-                let response = observation.into_response(method, response);
-                Ok(
-                    response
-                        .map(|body| ResponseBody::on(Scoped::new(body, InSpan(span.0.clone())))),
-                )
+                let response = observation.into_response(&method, response);
+                Ok(response.map(|body| ResponseBody::on(Scoped::new(body, InSpan(span)))))
             }
             Err(error) => {
                 observation.fail_service(&error);
@@ -151,11 +155,22 @@ where
     }
 }
 
+/// Polls a future, and drops it at once when it is ready.
+fn poll_to_end<F: Future>(mut inner: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    let Some(future) = inner.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
+    let polled = future.poll(cx);
+    if polled.is_ready() {
+        inner.set(None);
+    }
+    polled
+}
+
 impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spanned = matches!(self.kind, Kind::Spanned { .. });
         f.debug_struct("ResponseFuture")
-            .field("spanned", &spanned)
+            .field("spanned", &self.spanned.is_some())
             .finish_non_exhaustive()
     }
 }

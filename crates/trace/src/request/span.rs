@@ -1,6 +1,6 @@
 //! The request span and what is known of it at the call.
 
-use std::fmt;
+use std::{borrow::Cow, cell::LazyCell, sync::Arc};
 
 use http::{HeaderMap, Method, Request, Uri, Version, header};
 use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
@@ -35,60 +35,47 @@ pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
 }
 
 fn new<B>(config: &Config, request: &Request<B>) -> Span {
-    // the values are only computed when the span is wanted
+    // The values are only computed when the span is wanted. What is recorded later stands first, for it is looked up
+    // by its name.
+    let authority = LazyCell::new(|| authority(request));
+    let route = LazyCell::new(|| route(request));
     info_span!(
         target: "tower_stream_trace",
         "request",
-        otel.name = %Name::of(request),
-        otel.kind = "server",
+        http.response.status_code = field::Empty,
+        stream.outcome = field::Empty,
+        stream.chunks = field::Empty,
+        stream.ttfc_ms = field::Empty,
+        http.response.body.size = field::Empty,
+        error.type = field::Empty,
         otel.status_code = field::Empty,
         otel.status_description = field::Empty,
+        otel.name = &*name(request.method(), *route),
+        otel.kind = "server",
         http.request.method = method(request.method()),
         http.request.method_original = original(request.method()),
-        http.route = route(request),
-        http.response.status_code = field::Empty,
-        http.response.body.size = field::Empty,
+        http.route = *route,
         url.path = request.uri().path(),
         url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
         url.query = request.uri().query().filter(|_| config.query),
         network.protocol.version = version(request.version()),
-        server.address = authority(request).as_ref().map(Authority::host),
-        server.port = authority(request).and_then(|authority| authority.port()),
+        server.address = authority.as_ref().map(Authority::host),
+        server.port = authority.as_ref().and_then(Authority::port),
         client.address = client(request).map(field::display),
         user_agent.original = text(request.headers(), header::USER_AGENT),
-        error.type = field::Empty,
         request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
-        stream.outcome = field::Empty,
-        stream.chunks = field::Empty,
-        stream.ttfc_ms = field::Empty,
     )
 }
 
 /// `{method} {route}`, and the method alone where no route is known.
-struct Name<'a> {
-    method: &'a Method,
-    route: Option<&'a str>,
-}
-
-impl<'a> Name<'a> {
-    fn of<B>(request: &'a Request<B>) -> Self {
-        Self {
-            method: request.method(),
-            route: route(request),
-        }
-    }
-}
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match method(self.method) {
-            OTHER => "HTTP",
-            known => known,
-        })?;
-        match self.route {
-            Some(route) => write!(f, " {route}"),
-            None => Ok(()),
-        }
+fn name<'a>(known: &'a Method, route: Option<&str>) -> Cow<'a, str> {
+    let method = match method(known) {
+        OTHER => "HTTP",
+        known => known,
+    };
+    match route {
+        Some(route) => [method, " ", route].concat().into(),
+        None => method.into(),
     }
 }
 
@@ -206,7 +193,7 @@ impl Extractor for Headers<'_> {
 
 /// The span as something to run in.
 #[derive(Debug)]
-pub struct InSpan(pub(super) Span);
+pub struct InSpan(pub(super) Arc<Span>);
 
 impl Scope for InSpan {
     type Entered<'a> = tracing::span::Entered<'a>;

@@ -8,6 +8,7 @@ from receiver import Receiver, Span, free_port
 
 SCRATCH = os.environ["SCRATCH"]
 CHUNK = "http.server.response.chunk"
+ASK = '{"model": "alice-x", "stream": true, "max_tokens": 8, "messages": [{"role": "user", "content": "Who?"}]}'
 passed = failed = 0
 
 
@@ -36,6 +37,7 @@ def drive(demo: Demo) -> None:
             demo.curl(f"/fail?how={how}&format=bytes&after=3", *options)
     equal("a client that leaves times out", demo.curl("/events?count=0", "-m", "0.5"), 28)
     demo.curl("/bytes?size=100000&chunk=10000", "-I")
+    demo.curl("/v1/chat/completions?interval_ms=20", "-d", ASK)
     load = ["/events?count=20&interval_ms=5"] * 40 + ["/fail?how=error-body&format=bytes"] * 20
     demo.load(load)
     demo.load(load, h2)
@@ -110,6 +112,24 @@ def judge(spans: list[Span], demo: Demo, exported: int, lost: int) -> None:
     check("20000 chunks are at most 128 spans", len(children[long.id]) <= 128, len(children[long.id]))
     indexes = {span.number("chunk.index") for span in children[long.id]}
     check("the last one is among them", long.number("stream.chunks") - 1 in indexes, indexes)
+
+
+    [chat] = [span for span in requests.values() if span.name == "POST /v1/chat/completions"]
+    tokens = sorted(children[chat.id], key=lambda span: span.number("chunk.index"))
+    words = ["gen_ai.operation.name", "gen_ai.request.model"]
+    equal(
+        "every token names operation and model",
+        {tuple(span.get(word) for word in words) for span in tokens},
+        {("chat", "alice-x")},
+    )
+    equal("the tokens are of one answer", len({span.get("gen_ai.response.id") for span in tokens}), 1)
+    first, later = "gen_ai.server.time_to_first_token", "gen_ai.server.time_per_output_token"
+    timed = [[word for word in (first, later) if span.get(word)] for span in tokens]
+    # a role, eight tokens, why it ended, the end
+    equal("the first token and each later one have their time", timed, [[first], *[[later]] * 10])
+    equal("so has the request", chat.get(first), tokens[0].get(first))
+    named = [span for span in spans if any(key.startswith("gen_ai.") for key in span.attributes)]
+    equal("no other stream is one of tokens", len(named), len(tokens) + 1)
 
 
 def pairs(spans: list[Span]) -> list[tuple[Span, Span]]:

@@ -16,8 +16,9 @@ pub fn app(state: &State) -> Router {
         Some(_) => state.drain.farewell().policy(Policy::EndEarly),
         None => FarewellLayer::off(),
     };
+    let chat = post(chat::chat_completions).layer(layers::tokens(state));
     let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/chat/completions", chat)
         .route("/v1/models", get(chat::models))
         .route("/events", get(routes::events::events).layer(early))
         .route("/lines", get(routes::lines::lines))

@@ -1,9 +1,9 @@
-//! Whole (not streamed) JSON answers.
+//! Answers: whole JSON, and streams of records.
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
-    response::Response,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -29,6 +29,21 @@ pub(crate) fn json_text(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CONTENT_LENGTH, length);
     response
+}
+
+/// Server-sent events.
+pub(crate) const EVENTS: &str = "text/event-stream";
+/// One JSON object a line.
+pub(crate) const LINES: &str = "application/x-ndjson";
+
+/// A stream of records: no cache may keep it and no proxy may hold it back (nginx buffers until the end unless told).
+pub(crate) fn stream(media_type: &'static str, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-cache"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, body).into_response()
 }
 
 /// `value` as JSON text.

@@ -156,7 +156,7 @@ impl fmt::Debug for Config {
 /// let mut response = Response::new(());
 /// response
 ///     .extensions_mut()
-///     .insert(ChunkAttributes::new([KeyValue::new("model.name", "alice-1")]));
+///     .insert(ChunkAttributes::new([KeyValue::new("gen_ai.request.model", "alice-1")]));
 /// ```
 #[derive(Clone, Debug)]
 pub struct ChunkAttributes(pub(super) Vec<KeyValue>);

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use opentelemetry::KeyValue;
 use serde::Serialize;
+use tower_stream_trace::ChunkAttributes;
 
 use super::request::ChatRequest;
 use crate::{
@@ -88,6 +90,15 @@ impl Head {
             created: now.map_or(0, |time| time.as_secs()),
             model: request.model.clone(),
         }
+    }
+
+    /// What the span of each chunk says of the answer, in the words of OpenTelemetry's GenAI conventions.
+    pub(super) fn chunk_attributes(&self) -> ChunkAttributes {
+        ChunkAttributes::new([
+            KeyValue::new("gen_ai.operation.name", "chat"),
+            KeyValue::new("gen_ai.request.model", self.model.clone()),
+            KeyValue::new("gen_ai.response.id", self.id.clone()),
+        ])
     }
 
     /// The whole answer.

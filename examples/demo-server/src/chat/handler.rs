@@ -20,7 +20,6 @@ use crate::{
     model::{Completion, MODEL},
     query::Query,
     reply,
-    routes::events,
 };
 
 /// `POST /v1/chat/completions`.
@@ -50,15 +49,19 @@ pub(crate) async fn chat_completions(
         request.max_tokens,
         request.stop.clone(),
     );
-    if request.stream {
-        let stream = ChatStream::new(&request, completion, interval);
-        (events::HEADERS, Body::new(stream)).into_response()
+    let head = Head::new(&request);
+    let chunks = head.chunk_attributes();
+    let mut response = if request.stream {
+        let stream = ChatStream::new(head, &request, completion, interval);
+        reply::stream(reply::EVENTS, Body::new(stream))
     } else {
-        whole(&request, completion)
-    }
+        whole(&head, &request, completion)
+    };
+    response.extensions_mut().insert(chunks);
+    response
 }
 
-fn whole(request: &ChatRequest, mut completion: Completion) -> Response {
+fn whole(head: &Head, request: &ChatRequest, mut completion: Completion) -> Response {
     let mut text = String::new();
     let finish = loop {
         match completion.next_piece() {
@@ -67,7 +70,7 @@ fn whole(request: &ChatRequest, mut completion: Completion) -> Response {
         }
     };
     let usage = Usage::new(request.prompt_tokens, &completion);
-    let answer = Head::new(request).completion(&text, finish, usage);
+    let answer = head.completion(&text, finish, usage);
     reply::json_text("application/json", StatusCode::OK, answer)
 }
 

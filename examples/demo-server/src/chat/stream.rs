@@ -44,9 +44,14 @@ enum Next {
 }
 
 impl ChatStream {
-    pub(super) fn new(request: &ChatRequest, completion: Completion, interval: Duration) -> Self {
+    pub(super) fn new(
+        head: Head,
+        request: &ChatRequest,
+        completion: Completion,
+        interval: Duration,
+    ) -> Self {
         Self {
-            head: Head::new(request),
+            head,
             completion,
             pace: Pace::new(interval),
             prompt_tokens: request.prompt_tokens,

@@ -1,6 +1,17 @@
-use axum::{body::Body, http::Request};
+use axum::{Router, body::Body, http::Request, routing};
+use opentelemetry::{
+    Context,
+    trace::{FutureExt, TraceContextExt, Tracer, TracerProvider},
+};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use serde_json::{Value, json};
+use tower::ServiceExt;
+use tower_stream_trace::{
+    ChunkSpanLayer,
+    attribute::{CHUNK_SPAN, GEN_AI_TIME_PER_OUTPUT_TOKEN, GEN_AI_TIME_TO_FIRST_TOKEN},
+};
 
+use super::chat_completions;
 use crate::{
     Args,
     testing::{Answer, get, send},
@@ -315,4 +326,55 @@ async fn models_lists_the_one_there_is() {
     assert_eq!(models["object"], "list");
     assert_eq!(models["data"][0]["id"], "alice-markov-2");
     assert_eq!(models["data"][0]["object"], "model");
+}
+
+/// Every span of a chunk says which model it is of, and which answer.
+#[tokio::test]
+async fn chunk_spans_name_the_model_and_the_answer() {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    let tracer = provider.tracer("chat");
+    let app = Router::new()
+        .route(PATH, routing::post(chat_completions))
+        .layer(ChunkSpanLayer::new(tracer.clone()).genai());
+    for (stream, chunks) in [(true, 6), (false, 1)] {
+        let asked = request(&json!({"model": "alice-x", "max_tokens": 3, "stream": stream}));
+        let asked = Request::post(format!("{PATH}?interval_ms=0")).body(Body::from(asked));
+        let parent = Context::new().with_span(tracer.start("request"));
+        let answered = app
+            .clone()
+            .oneshot(asked.unwrap())
+            .with_context(parent.clone());
+        let body = answered.await.unwrap().into_body();
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+
+        let mut spans = exporter.get_finished_spans().unwrap();
+        spans.retain(|span| span.name == CHUNK_SPAN);
+        exporter.reset();
+        assert_eq!(spans.len(), chunks, "{body}");
+        for (index, span) in spans.iter().enumerate() {
+            let attribute = |key: &str| {
+                let found = span.attributes.iter().find(|kv| kv.key.as_str() == key);
+                found
+                    .map(|kv| kv.value.as_str().into_owned())
+                    .unwrap_or_default()
+            };
+            assert_eq!(attribute("gen_ai.operation.name"), "chat");
+            assert_eq!(attribute("gen_ai.request.model"), "alice-x");
+            let id = attribute("gen_ai.response.id");
+            assert!(
+                id.starts_with("chatcmpl-") && body.contains(&format!("\"id\":\"{id}\"")),
+                "{id}"
+            );
+            let time = if index == 0 {
+                GEN_AI_TIME_TO_FIRST_TOKEN
+            } else {
+                GEN_AI_TIME_PER_OUTPUT_TOKEN
+            };
+            assert_ne!(attribute(time), "", "{index}: {time}");
+        }
+    }
 }

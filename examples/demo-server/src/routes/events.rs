@@ -1,17 +1,10 @@
 //! `GET /events`: server-sent events.
 
-use std::time::Duration;
-
-use axum::{
-    body::Body,
-    extract::RawQuery,
-    http::{HeaderName, header},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::RawQuery, response::Response};
 use bytes::Bytes;
 
 use super::{MAX_RECORD, payload};
-use crate::{problem::Problem, query::Query, records::Records};
+use crate::{problem::Problem, query::Query, records::Records, reply};
 
 /// `count` events (0: endless), `interval_ms` apart, each with `bytes` bytes of text.
 pub(crate) async fn events(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
@@ -22,25 +15,11 @@ pub(crate) async fn events(RawQuery(raw): RawQuery) -> Result<Response, Problem>
     query.finish()?;
 
     let count = (count > 0).then_some(count);
-    Ok(stream(count, interval, move |n| {
+    let body = Records::new(count, interval, move |n| {
         Bytes::from(format!("data: {}\n\n", payload(n, bytes)))
-    }))
+    });
+    Ok(reply::stream(reply::EVENTS, Body::new(body)))
 }
-
-fn stream<F>(count: Option<u64>, interval: Duration, make: F) -> Response
-where
-    F: FnMut(u64) -> Bytes + Send + Unpin + 'static,
-{
-    (HEADERS, Body::new(Records::new(count, interval, make))).into_response()
-}
-
-/// What an event stream needs on its head: no cache may keep it and no proxy may hold it back
-/// (nginx buffers SSE until the end unless told).
-pub(crate) const HEADERS: [(HeaderName, &str); 3] = [
-    (header::CONTENT_TYPE, "text/event-stream"),
-    (header::CACHE_CONTROL, "no-cache"),
-    (HeaderName::from_static("x-accel-buffering"), "no"),
-];
 
 #[cfg(test)]
 mod tests {

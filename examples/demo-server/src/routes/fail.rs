@@ -17,8 +17,8 @@ use bytes::Bytes;
 use http_body::Frame;
 use tower_stream_errors::{ChannelBody, channel};
 
-use super::{events, lines, payload};
-use crate::{problem::Problem, query::Query, records::Pace};
+use super::payload;
+use crate::{problem::Problem, query::Query, records::Pace, reply};
 
 /// Most records before the failure; a declared length is summed over them.
 const MAX_AFTER: u64 = 100_000;
@@ -98,8 +98,8 @@ pub(crate) async fn fail(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
         }),
     };
     let mut response = match plan.format {
-        Format::Sse => (events::HEADERS, body).into_response(),
-        Format::Ndjson => (lines::HEADERS, body).into_response(),
+        Format::Sse => reply::stream(reply::EVENTS, body),
+        Format::Ndjson => reply::stream(reply::LINES, body),
         Format::Bytes => {
             ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response()
         }

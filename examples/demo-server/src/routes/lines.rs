@@ -1,15 +1,10 @@
 //! `GET /lines`: NDJSON.
 
-use axum::{
-    body::Body,
-    extract::RawQuery,
-    http::{HeaderName, header},
-    response::{IntoResponse, Response},
-};
+use axum::{body::Body, extract::RawQuery, response::Response};
 use bytes::Bytes;
 
 use super::{MAX_RECORD, payload};
-use crate::{problem::Problem, query::Query, records::Records};
+use crate::{problem::Problem, query::Query, records::Records, reply};
 
 /// `count` objects (0: endless), one a line, `interval_ms` apart, each with `bytes` bytes of text.
 pub(crate) async fn lines(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
@@ -23,15 +18,8 @@ pub(crate) async fn lines(RawQuery(raw): RawQuery) -> Result<Response, Problem> 
     let body = Records::new(count, interval, move |n| {
         Bytes::from(format!("{}\n", payload(n, bytes)))
     });
-    Ok((HEADERS, Body::new(body)).into_response())
+    Ok(reply::stream(reply::LINES, Body::new(body)))
 }
-
-/// What a stream of lines needs on its head; see `events::HEADERS`.
-pub(crate) const HEADERS: [(HeaderName, &str); 3] = [
-    (header::CONTENT_TYPE, "application/x-ndjson"),
-    (header::CACHE_CONTROL, "no-cache"),
-    (HeaderName::from_static("x-accel-buffering"), "no"),
-];
 
 #[cfg(test)]
 mod tests {

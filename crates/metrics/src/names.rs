@@ -29,6 +29,8 @@ pub const DRAIN_REFUSED: &str = "http.server.drain.refused";
 pub const REQUEST_ID_REPLACED: &str = "http.server.request_id.replaced";
 /// Counter: digests, by what came of them.
 pub const DIGEST_COUNT: &str = "http.server.response.digest.count";
+/// Counter: bodies that were hashed while they were sent, by where their digest was announced.
+pub const DIGEST_ANNOUNCED: &str = "http.server.response.digest.announced";
 
 /// The request's method, `_OTHER` for one that is not in the OpenTelemetry convention.
 pub const METHOD: &str = "http.request.method";
@@ -46,6 +48,8 @@ pub const INDEX_BUCKET: &str = "chunk.index_bucket";
 pub const STATE: &str = "drain.state";
 /// What came of a digest.
 pub const DIGEST_OUTCOME: &str = "digest.outcome";
+/// Where a digest was announced: `header`, `trailer` or `unannounced`.
+pub const DIGEST_PLACEMENT: &str = "digest.placement";
 
 /// The route of a request that matched none: never its path, which the client chooses.
 pub const UNMATCHED: &str = "_unmatched";

@@ -15,6 +15,7 @@ use crate::names;
 /// | [`drain`](Self::drain) | [`DRAIN_STATE`](names::DRAIN_STATE), [`DRAIN_IN_FLIGHT`](names::DRAIN_IN_FLIGHT), [`DRAIN_REFUSED`](names::DRAIN_REFUSED) |
 /// | [`request_ids_replaced`](Self::request_ids_replaced) | [`REQUEST_ID_REPLACED`](names::REQUEST_ID_REPLACED) |
 /// | [`digests`](Self::digests) | [`DIGEST_COUNT`](names::DIGEST_COUNT) |
+/// | [`digests_announced`](Self::digests_announced) | [`DIGEST_ANNOUNCED`](names::DIGEST_ANNOUNCED) |
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -132,13 +133,46 @@ impl<'a> Readings<'a> {
         F: Fn() -> I + Send + Sync + 'static,
         I: IntoIterator<Item = (&'static str, u64)>,
     {
+        self.count_each(
+            names::DIGEST_COUNT,
+            "Digests of bodies, by what came of them.",
+            names::DIGEST_OUTCOME,
+            read,
+        )
+    }
+
+    /// How many digests of what was sent were announced where: `header`, `trailer`, `unannounced`.
+    pub fn digests_announced<F, I>(self, read: F) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = (&'static str, u64)>,
+    {
+        self.count_each(
+            names::DIGEST_ANNOUNCED,
+            "Digests of what was sent, by where they were announced.",
+            names::DIGEST_PLACEMENT,
+            read,
+        )
+    }
+
+    fn count_each<F, I>(
+        self,
+        name: &'static str,
+        description: &'static str,
+        attribute: &'static str,
+        read: F,
+    ) -> Self
+    where
+        F: Fn() -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = (&'static str, u64)>,
+    {
         self.meter
-            .u64_observable_counter(names::DIGEST_COUNT)
+            .u64_observable_counter(name)
             .with_unit("{digest}")
-            .with_description("Digests of bodies, by what came of them.")
+            .with_description(description)
             .with_callback(move |instrument| {
-                for (outcome, count) in read() {
-                    instrument.observe(count, &[KeyValue::new(names::DIGEST_OUTCOME, outcome)]);
+                for (value, count) in read() {
+                    instrument.observe(count, &[KeyValue::new(attribute, value)]);
                 }
             })
             .build();

@@ -5,6 +5,7 @@ use std::io;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
+use tower_stream_digest::{DigestLayer, Md5, Placements};
 use tower_stream_drain::{Drain, Phase, State};
 use tower_stream_ids::RequestIdLayer;
 use tower_stream_metrics::{DrainReading, DrainState, Readings, StreamMetricsLayer};
@@ -26,7 +27,11 @@ impl Metrics {
     /// # Errors
     ///
     /// When the exporter cannot be registered.
-    pub(crate) fn new(drain: &Drain, request_ids: &RequestIdLayer) -> io::Result<Self> {
+    pub(crate) fn new(
+        drain: &Drain,
+        request_ids: &RequestIdLayer,
+        digests: &DigestLayer<Md5>,
+    ) -> io::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -49,7 +54,10 @@ impl Metrics {
         Readings::new(&meter).drain(move || reading(&drain));
         let verdicts = Verdicts::default();
         let counted = verdicts.clone();
-        Readings::new(&meter).digests(move || counted.counts());
+        let digests = digests.clone();
+        Readings::new(&meter)
+            .digests(move || counted.counts())
+            .digests_announced(move || announced(digests.placements()));
         Ok(Self {
             layer,
             registry,
@@ -78,6 +86,14 @@ impl Metrics {
     }
 }
 
+fn announced(placements: Placements) -> [(&'static str, u64); 3] {
+    [
+        ("header", placements.header),
+        ("trailer", placements.trailer),
+        ("unannounced", placements.unannounced),
+    ]
+}
+
 fn reading(drain: &Drain) -> DrainReading {
     let stats = drain.stats();
     DrainReading {
@@ -89,5 +105,39 @@ fn reading(drain: &Drain) -> DrainReading {
         },
         in_flight: stats.in_flight,
         refused: stats.refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use crate::{Args, State};
+
+    #[tokio::test]
+    async fn digests_are_counted_where_they_are_announced() {
+        let state = State::new(Args::default()).unwrap();
+        for (path, trailers) in [
+            ("/whoami", false),
+            ("/bytes?size=100000&chunk=1000&length=0", true),
+            ("/events?count=1", false),
+        ] {
+            let mut request = Request::get(path);
+            if trailers {
+                request = request.header("te", "trailers");
+            }
+            let request = request.body(Body::empty()).unwrap();
+            let response = crate::app(&state).oneshot(request).await.unwrap();
+            response.into_body().collect().await.unwrap();
+        }
+        let text = state.metrics.text().unwrap();
+        for (placement, count) in [("header", 1), ("trailer", 1), ("unannounced", 0)] {
+            let line = format!(
+                r#"http_server_response_digest_announced_total{{digest_placement="{placement}"}} {count}"#
+            );
+            assert!(text.contains(&line), "no `{line}` in\n{text}");
+        }
     }
 }

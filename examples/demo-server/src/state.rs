@@ -2,10 +2,11 @@
 
 use std::{io, sync::Arc};
 
+use tower_stream_digest::{DigestLayer, Md5};
 use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
 
-use crate::{Args, Traces, metrics::Metrics};
+use crate::{Args, Traces, layers, metrics::Metrics};
 
 /// Shared by both listeners; a clone is another handle to the same state.
 #[derive(Clone, Debug)]
@@ -14,6 +15,7 @@ pub struct State {
     pub(crate) request_ids: RequestIdLayer,
     pub(crate) metrics: Metrics,
     pub(crate) drain: Drain,
+    pub(crate) digests: DigestLayer<Md5>,
     pub(crate) traces: Traces,
 }
 
@@ -38,12 +40,14 @@ impl State {
         let drain = args
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let metrics = Metrics::new(&drain, &request_ids)?;
+        let digests = layers::announced_digest();
+        let metrics = Metrics::new(&drain, &request_ids, &digests)?;
         Ok(Self {
             traces: Traces::new(args.otlp.as_deref(), &metrics)?,
             metrics,
             args: Arc::new(args),
             drain,
+            digests,
             request_ids,
         })
     }

@@ -50,10 +50,11 @@ fn a_drain_is_in_exactly_one_state() {
 fn ids_and_digests_are_read_at_each_collection() {
     let recorded = Recorded::new();
     let count = Arc::new(AtomicU64::new(1));
-    let (replaced, verified) = (Arc::clone(&count), Arc::clone(&count));
+    let [replaced, verified, sent] = [(); 3].map(|()| Arc::clone(&count));
     Readings::new(&recorded.meter())
         .request_ids_replaced(move || replaced.load(Relaxed))
-        .digests(move || [("verified", verified.load(Relaxed)), ("mismatch", 0)]);
+        .digests(move || [("verified", verified.load(Relaxed)), ("mismatch", 0)])
+        .digests_announced(move || [("trailer", sent.load(Relaxed) + 1)]);
     for expected in [1, 5] {
         count.store(expected, Relaxed);
         assert_eq!(recorded.only(names::REQUEST_ID_REPLACED).1.count, expected);
@@ -66,5 +67,8 @@ fn ids_and_digests_are_read_at_each_collection() {
             digests,
             [outcome("mismatch", 0), outcome("verified", expected)]
         );
+        let (attributes, point) = recorded.only(names::DIGEST_ANNOUNCED);
+        assert_eq!(attributes, "digest.placement=trailer");
+        assert_eq!(point.count, expected + 1);
     }
 }

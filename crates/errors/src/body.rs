@@ -16,98 +16,61 @@ use crate::{
     watch::Watch,
 };
 
-pin_project! {
-    /// The body of [`ErrorWriter`](crate::ErrorWriter)'s responses.
-    ///
-    /// It gives the frames of the inner body, then, if that fails or panics, what the writer says. Whole records only
-    /// are given of a stream whose records are known; a partial one is held until it ends. After its end, or after the
-    /// failure, the inner body is not polled again; a failed one is dropped before the tail is given.
-    ///
-    /// `size_hint` counts what is held, and has no upper bound where a tail may follow.
-    ///
-    /// # Panics
-    ///
-    /// A body that is aborted waits a moment first, which needs tokio's timer to be enabled.
-    pub struct ResponseBody<B> {
-        #[pin]
-        inner: Slot<B>,
-        state: State,
-    }
-
-    impl<B> PinnedDrop for ResponseBody<B> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            if !matches!(this.state, State::Off) {
-                this.inner.clear();
-            }
-        }
-    }
+/// The body of [`ErrorWriter`](crate::ErrorWriter)'s responses.
+///
+/// It gives the frames of the inner body, then, if that fails or panics, what the writer says. Whole records only
+/// are given of a stream whose records are known; a partial one is held until it ends. After its end, or after the
+/// failure, the inner body is not polled again; a failed one is dropped before the tail is given.
+///
+/// `is_end_stream` is what the inner body said after its last frame. `size_hint` counts what is held, and has no upper
+/// bound where a tail may follow.
+///
+/// The inner body is boxed, once a response: it is polled before the head is released, and must not move from then on.
+///
+/// # Panics
+///
+/// A body that is aborted waits a moment first, which needs tokio's timer to be enabled.
+pub struct ResponseBody<B> {
+    state: State<B>,
 }
 
-// nearly every body is watched, and a box would be one more allocation a response
-#[allow(clippy::large_enum_variant)]
-#[derive(Debug)]
-enum State {
-    Off,
-    Watched {
-        watch: Watch,
-    },
+enum State<B> {
+    // boxed too: a body that is moved through the layers outside is as small as the smallest that may be in its place
+    Off(Pin<Box<B>>),
+    Watched(Pin<Box<Watched<B>>>),
     /// The answer in place of a response that failed before its head.
-    Written {
-        data: Option<Bytes>,
-    },
+    Written(Option<Bytes>),
 }
 
 pin_project! {
-    #[project = SlotProj]
-    enum Slot<B> {
-        Inline {
-            #[pin]
-            body: B
-        },
-        // polled before the head was released: it must not move any more
-        Pinned { body: Pin<Box<B>> },
-        Gone,
+    struct Watched<B> {
+        watch: Watch,
+        // `None` once it has failed
+        #[pin]
+        body: Option<B>,
+    }
+
+    impl<B> PinnedDrop for Watched<B> {
+        fn drop(this: Pin<&mut Self>) {
+            drop_body(this.project().body);
+        }
     }
 }
 
-impl<B> Slot<B> {
-    #[inline]
-    fn body(self: Pin<&mut Self>) -> Option<Pin<&mut B>> {
-        match self.project() {
-            SlotProj::Inline { body } => Some(body),
-            SlotProj::Pinned { body } => Some(body.as_mut()),
-            SlotProj::Gone => None,
-        }
-    }
-
-    #[inline]
-    fn body_ref(&self) -> Option<&B> {
-        match self {
-            Self::Inline { body } => Some(body),
-            Self::Pinned { body } => Some(body),
-            Self::Gone => None,
-        }
-    }
-
-    fn clear(mut self: Pin<&mut Self>) {
-        drop_caught("a response body", || self.set(Self::Gone));
-    }
+fn drop_body<B>(mut body: Pin<&mut Option<B>>) {
+    drop_caught("a response body", || body.set(None));
 }
 
 impl<B> ResponseBody<B> {
     pub(crate) fn off(body: B) -> Self {
         Self {
-            inner: Slot::Inline { body },
-            state: State::Off,
+            state: State::Off(Box::pin(body)),
         }
     }
 
     pub(crate) fn written(data: Bytes) -> Self {
-        let data = (!data.is_empty()).then_some(data);
         Self {
-            inner: Slot::Gone,
-            state: State::Written { data },
+            state: State::Written((!data.is_empty()).then_some(data)),
         }
     }
 }
@@ -138,20 +101,22 @@ where
             }
         };
         let first_poll = case.config.first_poll;
-        let mut watch = Watch::new(case, &parts, delivery);
-        if delivery.is_bodiless() || (ended && !watch.is_short()) || !first_poll {
-            let inner = Slot::Inline { body };
-            let state = State::Watched { watch };
-            return Response::from_parts(parts, Self { inner, state });
+        let mut watched = Box::pin(Watched {
+            watch: Watch::new(case, &parts, delivery, ended),
+            body: Some(body),
+        });
+        let this = watched.as_mut().project();
+        let first_poll = first_poll && !delivery.is_bodiless() && !this.watch.inner_is_over();
+        if let Some(body) = this.body.as_pin_mut()
+            && first_poll
+            && !this.watch.poll_first(body, cx)
+        {
+            let mut this = watched.as_mut().project();
+            drop_body(this.body.as_mut());
+            return this.watch.case().head(Some(parts)).map(Self::written);
         }
-        let mut body = Box::pin(body);
-        if watch.poll_first(body.as_mut(), cx) {
-            let inner = Slot::Pinned { body };
-            let state = State::Watched { watch };
-            return Response::from_parts(parts, Self { inner, state });
-        }
-        drop_caught("a response body", || drop(body));
-        watch.into_case().head(Some(parts)).map(Self::written)
+        let state = State::Watched(watched);
+        Response::from_parts(parts, Self { state })
     }
 }
 
@@ -168,30 +133,25 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        let watch = match this.state {
-            State::Watched { watch } => watch,
-            State::Written { data } => {
+        let watched = match &mut self.get_mut().state {
+            State::Watched(watched) => watched.as_mut().project(),
+            State::Written(data) => {
                 return Poll::Ready(data.take().map(|data| Ok(Frame::data(data))));
             }
-            State::Off => {
-                return match this.inner.body() {
-                    Some(body) => body.poll_frame(cx).map_err(Into::into),
-                    None => Poll::Ready(None),
-                };
-            }
+            State::Off(body) => return body.as_mut().poll_frame(cx).map_err(Into::into),
         };
+        let (watch, mut body) = (watched.watch, watched.body);
         if let Some(frame) = watch.take_stash() {
             return Poll::Ready(Some(Ok(frame)));
         }
         if watch.is_open() {
-            if let Some(body) = this.inner.as_mut().body() {
+            if let Some(body) = body.as_mut().as_pin_mut() {
                 let polled = watch.poll(body, cx);
                 if !watch.has_failed() {
                     return polled;
                 }
             }
-            this.inner.clear();
+            drop_body(body);
             watch.fail();
         }
         watch.poll_terminal(cx)
@@ -199,31 +159,34 @@ where
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        match (&self.state, self.inner.body_ref()) {
-            (State::Watched { watch }, body) => watch.is_end_stream(body),
-            (State::Written { data }, _) => data.is_none(),
-            (State::Off, Some(body)) => body.is_end_stream(),
-            (State::Off, None) => true,
+        match &self.state {
+            State::Watched(watched) => watched.watch.is_end_stream(),
+            State::Written(data) => data.is_none(),
+            State::Off(body) => body.is_end_stream(),
         }
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        match (&self.state, self.inner.body_ref()) {
-            (State::Watched { watch }, body) => watch.size_hint(body),
-            (State::Written { data }, _) => {
+        match &self.state {
+            State::Watched(watched) => watched.watch.size_hint(watched.body.as_ref()),
+            State::Written(data) => {
                 SizeHint::with_exact(data.as_ref().map_or(0, Bytes::len) as u64)
             }
-            (State::Off, Some(body)) => body.size_hint(),
-            (State::Off, None) => SizeHint::with_exact(0),
+            State::Off(body) => body.size_hint(),
         }
     }
 }
 
 impl<B> fmt::Debug for ResponseBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state: &dyn fmt::Debug = match &self.state {
+            State::Off(_) => &"off",
+            State::Watched(watched) => &watched.watch,
+            State::Written(data) => data,
+        };
         f.debug_struct("ResponseBody")
-            .field("state", &self.state)
+            .field("state", state)
             .finish_non_exhaustive()
     }
 }

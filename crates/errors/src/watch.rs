@@ -33,10 +33,45 @@ pub(crate) struct Watch {
     /// the declared length, or [`UNDECLARED`]
     expected: u64,
     given: u64,
-    /// `size_hint` or `is_end_stream` panicked: not to be touched again
+    /// `size_hint` panicked: the body is not to be touched again
     poisoned: AtomicBool,
-    stash: Option<Frame<Bytes>>,
+    /// what the body said of itself after its last frame; asked there, in the `catch_unwind` of the poll
+    inner_ended: bool,
+    stash: Stash,
     phase: Phase,
+}
+
+/// A frame that waits to be given out.
+#[derive(Debug)]
+enum Stash {
+    Empty,
+    Data(Bytes),
+    /// Trailers, or a frame of a kind not known here. Boxed: it has over 100 bytes, and nearly no stream has any.
+    Other(Box<Frame<Bytes>>),
+}
+
+impl Stash {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    fn take(&mut self) -> Option<Frame<Bytes>> {
+        match std::mem::replace(self, Self::Empty) {
+            Self::Empty => None,
+            Self::Data(data) => Some(Frame::data(data)),
+            Self::Other(frame) => Some(*frame),
+        }
+    }
+}
+
+impl From<Frame<Bytes>> for Stash {
+    fn from(frame: Frame<Bytes>) -> Self {
+        match frame.into_data() {
+            Ok(data) => Self::Data(data),
+            Err(other) => Self::Other(Box::new(other)),
+        }
+    }
 }
 
 /// No length is declared: more bytes than a body can have.
@@ -68,34 +103,36 @@ type PolledFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 /// `catch_unwind`, which took as long as all the rest.
 enum Step {
     Pending,
-    Data(Bytes),
-    /// Trailers, or a frame of a kind not known here.
-    Stashed,
+    /// Data was put where [`step`] was told to. Whether the body says that this was all.
+    Data(bool),
+    Other(Box<Frame<Bytes>>),
     End,
     Error(BoxError),
 }
 
+/// Polls the body. Its data goes to `given` first of all, so that it is not lost when the question after it panics.
 #[inline]
-fn step<E: Into<BoxError>>(
-    polled: Poll<Option<Result<Frame<Bytes>, E>>>,
-    stash: &mut Option<Frame<Bytes>>,
-) -> Step {
-    match polled {
+fn step<B>(mut body: Pin<&mut B>, cx: &mut Context<'_>, given: &mut Option<Bytes>) -> Step
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    match body.as_mut().poll_frame(cx) {
         Poll::Pending => Step::Pending,
         Poll::Ready(None) => Step::End,
         Poll::Ready(Some(Err(error))) => Step::Error(error.into()),
         Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-            Ok(data) => Step::Data(data),
-            Err(frame) => {
-                *stash = Some(frame);
-                Step::Stashed
+            Ok(data) => {
+                *given = Some(data);
+                Step::Data(body.is_end_stream())
             }
+            Err(frame) => Step::Other(Box::new(frame)),
         },
     }
 }
 
 impl Watch {
-    pub(crate) fn new(case: Case, parts: &Parts, delivery: Delivery) -> Self {
+    pub(crate) fn new(case: Case, parts: &Parts, delivery: Delivery, inner_ended: bool) -> Self {
         let stream = StreamKind::of(&parts.headers);
         let encoded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
         let codings = parts.headers.get_all(header::CONTENT_ENCODING);
@@ -120,17 +157,22 @@ impl Watch {
             expected: delivery.declared_length().unwrap_or(UNDECLARED),
             given: 0,
             poisoned: AtomicBool::new(false),
-            stash: None,
+            inner_ended,
+            stash: Stash::Empty,
             phase: Phase::Open,
         }
     }
 
-    pub(crate) fn into_case(self) -> Case {
-        self.case
+    pub(crate) fn case(&self) -> &Case {
+        &self.case
     }
 
+    /// A frame that goes before whatever the inner body gives next.
     #[inline]
     pub(crate) fn take_stash(&mut self) -> Option<Frame<Bytes>> {
+        if self.stash.is_empty() {
+            return None;
+        }
         self.stash.take()
     }
 
@@ -141,8 +183,14 @@ impl Watch {
 
     /// Less was given than was declared.
     #[inline]
-    pub(crate) fn is_short(&self) -> bool {
+    fn is_short(&self) -> bool {
         self.expected != UNDECLARED && self.given < self.expected
+    }
+
+    /// The inner body has said that it has ended, and owes nothing.
+    #[inline]
+    pub(crate) fn inner_is_over(&self) -> bool {
+        self.inner_ended && !self.is_short()
     }
 
     #[inline]
@@ -157,9 +205,13 @@ impl Watch {
         B::Error: Into<BoxError>,
     {
         if let Poll::Ready(Some(Ok(frame))) = self.poll(body.as_mut(), cx) {
-            self.stash = Some(frame);
+            self.stash = frame.into();
             // now that it has begun, it may know its size; the server will declare it
-            match catch(|| body.size_hint()) {
+            let size = match *self.poisoned.get_mut() {
+                true => Ok(SizeHint::default()),
+                false => catch(|| body.size_hint()),
+            };
+            match size {
                 Ok(size) => {
                     if let (UNDECLARED, Some(left)) = (self.expected, size.exact()) {
                         self.expected = self.given + left;
@@ -184,18 +236,22 @@ impl Watch {
             return Poll::Ready(None);
         }
         loop {
-            let stash = &mut self.stash;
-            match catch(|| step(body.as_mut().poll_frame(cx), stash)) {
+            let mut given = None;
+            match catch(|| step(body.as_mut(), cx, &mut given)) {
                 Ok(Step::Pending) => return Poll::Pending,
-                Ok(Step::Data(data)) => {
-                    if let Some(data) = self.data(data) {
+                Ok(Step::Data(ended)) => {
+                    self.inner_ended = ended;
+                    if let Some(data) = given.and_then(|data| self.data(data)) {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
-                Ok(Step::Stashed) => {
+                Ok(Step::Other(frame)) => {
                     // no record goes on behind trailers
-                    let frame = self.finish_record().or_else(|| self.stash.take());
-                    return Poll::Ready(frame.map(Ok));
+                    let Some(record) = self.finish_record() else {
+                        return Poll::Ready(Some(Ok(*frame)));
+                    };
+                    self.stash = Stash::Other(frame);
+                    return Poll::Ready(Some(Ok(record)));
                 }
                 Ok(Step::End) => return Poll::Ready(self.end().map(Ok)),
                 Ok(Step::Error(error)) => {
@@ -204,7 +260,13 @@ impl Watch {
                 }
                 Err(payload) => {
                     self.panicked(payload);
-                    return Poll::Ready(None);
+                    // what the body gave before it panicked was good
+                    let Some(good) = given.and_then(|data| self.data(data)) else {
+                        return Poll::Ready(None);
+                    };
+                    self.phase = Phase::Open;
+                    *self.poisoned.get_mut() = true;
+                    return Poll::Ready(Some(Ok(Frame::data(good))));
                 }
             }
         }
@@ -280,14 +342,14 @@ impl Watch {
         let settling = || Phase::Settling(Box::pin(tokio::time::sleep(settle)));
         self.phase = match tail {
             Tail::Data(data) => {
-                self.stash = Some(Frame::data(data));
+                self.stash = Stash::Data(data);
                 match after_tail {
                     AfterTail::End => Phase::Ended,
                     AfterTail::Abort { .. } => settling(),
                 }
             }
             Tail::Trailers(trailers) => {
-                self.stash = Some(Frame::trailers(trailers));
+                self.stash = Stash::Other(Box::new(Frame::trailers(trailers)));
                 Phase::Ended
             }
             Tail::Abort => settling(),
@@ -315,27 +377,24 @@ impl Watch {
     }
 
     #[inline]
-    pub(crate) fn is_end_stream<B: Body>(&self, body: Option<&B>) -> bool {
-        if self.stash.is_some() {
-            return false;
-        }
-        match (&self.phase, body) {
-            (Phase::Ended, _) => true,
-            (Phase::Open, Some(body)) => {
-                self.held() == 0
-                    && !self.poisoned.load(Ordering::Relaxed)
-                    && self.ask(|| body.is_end_stream()).unwrap_or(false)
-                    && !self.is_short()
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.stash.is_empty()
+            && match self.phase {
+                Phase::Ended => true,
+                Phase::Open => {
+                    self.inner_is_over()
+                        && self.held() == 0
+                        && !self.poisoned.load(Ordering::Relaxed)
+                }
+                Phase::Failed | Phase::Settling(_) => false,
             }
-            _ => false,
-        }
     }
 
     #[inline]
     pub(crate) fn size_hint<B: Body>(&self, body: Option<&B>) -> SizeHint {
-        let stashed = match self.stash.as_ref().and_then(Frame::data_ref) {
-            Some(data) => data.len() as u64,
-            None => 0,
+        let stashed = match &self.stash {
+            Stash::Data(data) => data.len() as u64,
+            Stash::Empty | Stash::Other(_) => 0,
         };
         let (Phase::Open, Some(body)) = (&self.phase, body) else {
             return match self.phase {
@@ -346,8 +405,14 @@ impl Watch {
         if self.poisoned.load(Ordering::Relaxed) {
             return SizeHint::default();
         }
-        let Some(size) = self.ask(|| body.size_hint()) else {
-            return SizeHint::default();
+        let size = match catch(|| body.size_hint()) {
+            Ok(size) => size,
+            Err(payload) => {
+                // there is no `&mut self`: the next poll ends it
+                self.poisoned.store(true, Ordering::Relaxed);
+                self.case.panicked(payload);
+                return SizeHint::default();
+            }
         };
         let ours = stashed + self.held() as u64;
         let mut with_ours = SizeHint::new();
@@ -356,16 +421,5 @@ impl Watch {
         }
         with_ours.set_lower(size.lower().saturating_add(ours));
         with_ours
-    }
-
-    /// Asks the inner body something; a panic poisons it, and the next poll ends it.
-    #[inline]
-    fn ask<T>(&self, ask: impl FnOnce() -> T) -> Option<T> {
-        catch(ask)
-            .map_err(|payload| {
-                self.poisoned.store(true, Ordering::Relaxed);
-                self.case.panicked(payload);
-            })
-            .ok()
     }
 }

@@ -112,6 +112,7 @@ async fn a_payload_that_is_no_string() {
 /// Gives a frame, then panics in one place; counts what it is asked after that.
 struct Fickle {
     given: bool,
+    data: &'static str,
     place: PanicIn,
     asked: Arc<AtomicUsize>,
 }
@@ -137,7 +138,7 @@ impl Body for Fickle {
             self.asked.fetch_add(1, Ordering::Relaxed);
         }
         self.given = true;
-        Poll::Ready(Some(Ok(Frame::data("{}\n".into()))))
+        Poll::Ready(Some(Ok(Frame::data(self.data.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -152,10 +153,14 @@ impl Body for Fickle {
 }
 
 /// A response with such a body, and how often that was asked.
-async fn fickle(place: PanicIn) -> (Response<ResponseBody<Fickle>>, Arc<AtomicUsize>) {
+async fn fickle(
+    data: &'static str,
+    place: PanicIn,
+) -> (Response<ResponseBody<Fickle>>, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let body = Fickle {
         given: false,
+        data,
         place,
         asked: Arc::clone(&asked),
     };
@@ -166,7 +171,7 @@ async fn fickle(place: PanicIn) -> (Response<ResponseBody<Fickle>>, Arc<AtomicUs
 
 #[tokio::test]
 async fn a_panic_in_is_end_stream_after_a_frame_ends_the_stream() {
-    let (mut response, asked) = fickle(PanicIn::IsEndStream).await;
+    let (mut response, asked) = fickle("{}\n", PanicIn::IsEndStream).await;
     let body = response.body_mut();
     assert!(body.frame().await.unwrap().unwrap().is_data());
     assert!(!body.is_end_stream());
@@ -178,7 +183,14 @@ async fn a_panic_in_is_end_stream_after_a_frame_ends_the_stream() {
 
 #[tokio::test]
 async fn a_panic_in_size_hint_after_the_first_frame_still_has_a_head() {
-    let (response, asked) = fickle(PanicIn::SizeHint).await;
+    let (response, asked) = fickle("{}\n", PanicIn::SizeHint).await;
+    assert_eq!(response.status(), 500);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn half_a_record_before_a_panic_in_is_end_stream_is_not_given() {
+    let (response, asked) = fickle("{", PanicIn::IsEndStream).await;
     assert_eq!(response.status(), 500);
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }

@@ -49,12 +49,22 @@ impl RecordHold {
     /// Takes the next chunk; gives what can be sent now, if anything. An empty chunk passes as it is.
     #[inline]
     pub fn push(&mut self, chunk: Bytes) -> Option<Bytes> {
-        // most chunks of most streams, and what a frame costs
-        if self.held.is_empty() && self.scanner.takes_whole(&chunk) {
-            self.open = false;
-            return Some(chunk);
+        match self.passes(&chunk) {
+            true => Some(chunk),
+            false => self.push_any(chunk),
         }
-        self.push_any(chunk)
+    }
+
+    /// Whether the next chunk can be sent as it is; then it counts as sent. One that cannot has to be given to
+    /// [`RecordHold::push`]. Nearly all chunks of nearly all streams do, and need not be moved in and out.
+    #[inline]
+    #[must_use]
+    pub fn passes(&mut self, chunk: &[u8]) -> bool {
+        let passes = self.held.is_empty() && self.scanner.takes_whole(chunk);
+        if passes {
+            self.open = false;
+        }
+        passes
     }
 
     fn push_any(&mut self, mut chunk: Bytes) -> Option<Bytes> {

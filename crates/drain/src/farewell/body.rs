@@ -42,13 +42,18 @@ struct Control {
     kind: StreamKind,
     hold: Option<RecordHold>,
     /// trailers that wait for the last of what was held
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// from when it first has to wait, which many never do
-    registration: Option<Registration>,
-    /// the waker that the registration has
-    waker: Option<Waker>,
+    waiting: Option<Box<Waiting>>,
     /// it has given `None` or trailers, and is not polled again
     over: bool,
+}
+
+/// What a stream that waits has with its drain.
+struct Waiting {
+    registration: Registration,
+    /// the waker that the registration has
+    waker: Waker,
 }
 
 /// Whether the drain ends a stream, and how strictly.
@@ -91,8 +96,7 @@ impl<B: Body> FarewellBody<B> {
                 kind,
                 hold,
                 trailers: None,
-                registration: None,
-                waker: None,
+                waiting: None,
                 over: false,
             }),
         }
@@ -118,18 +122,22 @@ impl Control {
 
     /// The stream waits: the drain has to know whom to wake. True when it ended in between.
     fn wait(&mut self, waker: &Waker) -> bool {
-        if self
-            .waker
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            return false;
+        match &mut self.waiting {
+            Some(waiting) if waiting.waker.will_wake(waker) => return false,
+            Some(waiting) => {
+                waiting.registration.wake_with(waker);
+                waiting.waker.clone_from(waker);
+            }
+            None => {
+                let shared = Arc::clone(&self.shared);
+                let registration = Registration::new(shared, self.policy, self.lot);
+                registration.wake_with(waker);
+                self.waiting = Some(Box::new(Waiting {
+                    registration,
+                    waker: waker.clone(),
+                }));
+            }
         }
-        let registration = self.registration.get_or_insert_with(|| {
-            Registration::new(Arc::clone(&self.shared), self.policy, self.lot)
-        });
-        registration.wake_with(waker);
-        self.waker = Some(waker.clone());
         self.call() != Call::None
     }
 
@@ -141,7 +149,7 @@ impl Control {
         let cause = Cause::new(FaultKind::Drain, message);
         self.fault.record(cause.clone());
         self.shared.count_farewell();
-        self.registration = None;
+        self.waiting = None;
         if let Some(hold) = &mut self.hold {
             hold.discard();
         }
@@ -173,7 +181,7 @@ where
             };
         };
         if let Some(trailers) = control.trailers.take() {
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
         }
         loop {
             let inner = this.inner.as_mut().as_pin_mut();
@@ -189,25 +197,17 @@ where
                 return Poll::Ready(Some(farewell));
             }
             match inner.poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let Some(hold) = &mut control.hold else {
-                        if frame.is_trailers() {
-                            control.ended();
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        if control.passes(&data) {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
-                        return Poll::Ready(Some(Ok(frame)));
-                    };
-                    match frame.into_data() {
-                        Ok(data) => {
-                            if let Some(ready) = hold.push(data) {
-                                return Poll::Ready(Some(Ok(Frame::data(ready))));
-                            }
-                        }
-                        Err(frame) => {
-                            control.ended();
-                            return Poll::Ready(Some(Ok(control.after_hold(frame))));
+                        if let Some(ready) = control.hold(data) {
+                            return Poll::Ready(Some(Ok(Frame::data(ready))));
                         }
                     }
-                }
+                    Err(frame) => return Poll::Ready(Some(Ok(control.after_hold(frame)))),
+                },
                 Poll::Ready(None) => {
                     let rest = control.hold.as_mut().and_then(RecordHold::finish);
                     control.ended();
@@ -270,22 +270,38 @@ impl Control {
     /// The stream has ended by itself.
     fn ended(&mut self) {
         self.over = true;
-        self.registration = None;
+        self.waiting = None;
+    }
+
+    /// Whether data goes on as it is.
+    #[inline]
+    fn passes(&mut self, data: &[u8]) -> bool {
+        self.hold.as_mut().is_none_or(|hold| hold.passes(data))
+    }
+
+    /// What may be given out now that this has come, which does not pass as it is.
+    fn hold(&mut self, data: Bytes) -> Option<Bytes> {
+        match &mut self.hold {
+            Some(hold) => hold.push(data),
+            None => Some(data),
+        }
     }
 
     /// Trailers end a stream: what is held goes first.
+    #[cold]
     fn after_hold(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        match (
-            self.hold.as_mut().and_then(RecordHold::finish),
-            frame.into_trailers(),
-        ) {
-            (Some(rest), Ok(trailers)) => {
-                self.trailers = Some(trailers);
+        let trailers = match frame.into_trailers() {
+            Ok(trailers) => trailers,
+            // no third kind of frame exists in http-body 1
+            Err(frame) => return frame,
+        };
+        self.ended();
+        match self.hold.as_mut().and_then(RecordHold::finish) {
+            Some(rest) => {
+                self.trailers = Some(Box::new(trailers));
                 Frame::data(rest)
             }
-            (None, Ok(trailers)) => Frame::trailers(trailers),
-            // no third kind of frame exists in http-body 1
-            (_, Err(frame)) => frame,
+            None => Frame::trailers(trailers),
         }
     }
 

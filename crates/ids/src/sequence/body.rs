@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_body::{BoxError, FaultKind, StreamError, bytes_changed};
 
-use super::{Numbers, json::JsonStamper, sse::SseStamper};
+use super::{Work, json::JsonStamper, sse::SseStamper};
 
 pin_project! {
     /// A body whose chunks and records are numbered; see [`SequenceLayer`](crate::SequenceLayer).
@@ -18,10 +18,8 @@ pin_project! {
     pub struct SequenceBody<B> {
         #[pin]
         inner: B,
-        stamp: Stamp,
         // `None` when the layer is off
-        numbers: Option<Numbers>,
-        length: Length,
+        work: Option<Box<Work>>,
     }
 }
 
@@ -74,14 +72,43 @@ impl Length {
     }
 }
 
-impl<B> SequenceBody<B> {
-    pub(super) fn new(inner: B, stamp: Stamp, numbers: Option<Numbers>, length: Length) -> Self {
-        Self {
-            inner,
-            stamp,
-            numbers,
-            length,
+impl Work {
+    /// The next chunk, numbered, with what belongs into it.
+    #[inline]
+    fn stamped(&mut self, data: Bytes) -> Bytes {
+        self.length.given += data.len() as u64;
+        let (sequence, draws) = (&self.sequence, self.draws);
+        let draw = || match draws {
+            true => sequence.next(),
+            false => sequence.last(),
+        };
+        match &mut self.stamp {
+            Stamp::Nothing => {
+                draw();
+                data
+            }
+            Stamp::Sse(stamper) => {
+                draw();
+                stamper.stamp(data)
+            }
+            Stamp::Json(stamper) => {
+                let mut drawn = false;
+                let stamped = stamper.stamp(data, || {
+                    drawn = true;
+                    draw()
+                });
+                if !drawn {
+                    draw();
+                }
+                stamped
+            }
         }
+    }
+}
+
+impl<B> SequenceBody<B> {
+    pub(super) fn new(inner: B, work: Option<Box<Work>>) -> Self {
+        Self { inner, work }
     }
 }
 
@@ -99,58 +126,40 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        let polled = ready!(this.inner.poll_frame(cx));
-        let Some(numbers) = this.numbers else {
-            return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
+        let Some(work) = this.work else {
+            return this.inner.poll_frame(cx).map_err(Into::into);
         };
-        let frame = match polled {
+        let frame = match ready!(this.inner.poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            None if this.length.is_short() => return Poll::Ready(Some(Err(this.length.error()))),
+            None if work.length.is_short() => return Poll::Ready(Some(Err(work.length.error()))),
             None => return Poll::Ready(None),
         };
         let data = match frame.into_data() {
             Ok(data) => data,
             // trailers end a body
-            Err(_) if this.length.is_short() => {
-                return Poll::Ready(Some(Err(this.length.error())));
+            Err(_) if work.length.is_short() => {
+                return Poll::Ready(Some(Err(work.length.error())));
             }
-            Err(other) => return Poll::Ready(this.stamp.trailers(other).map(Ok)),
+            Err(other) => return Poll::Ready(work.stamp.trailers(other).map(Ok)),
         };
-        this.length.given += data.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(match this.stamp {
-            Stamp::Nothing => {
-                numbers.draw();
-                data
-            }
-            Stamp::Sse(stamper) => {
-                numbers.draw();
-                stamper.stamp(data)
-            }
-            Stamp::Json(stamper) => {
-                let mut drawn = false;
-                let stamped = stamper.stamp(data, || {
-                    drawn = true;
-                    numbers.draw()
-                });
-                if !drawn {
-                    numbers.draw();
-                }
-                stamped
-            }
-        }))))
+        Poll::Ready(Some(Ok(Frame::data(work.stamped(data)))))
     }
 
     #[inline]
     fn is_end_stream(&self) -> bool {
         // nothing is ever held back; one that fell short has its error to come
-        self.inner.is_end_stream() && !self.length.is_short()
+        let short = |work: &Work| work.length.is_short();
+        self.inner.is_end_stream() && !self.work.as_deref().is_some_and(short)
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
         let inner = self.inner.size_hint();
-        if matches!(self.stamp, Stamp::Nothing) {
+        let Some(work) = &self.work else {
+            return inner;
+        };
+        if matches!(work.stamp, Stamp::Nothing) {
             return inner;
         }
         let mut size = SizeHint::new();

@@ -166,12 +166,15 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let work = self.config.enabled.then(|| {
             let extensions = request.extensions_mut();
-            Work {
+            Box::new(Work {
                 config: self.config,
                 sequence: extensions.get_or_insert_with(Sequence::new).clone(),
                 request_id: extensions.get::<RequestId>().cloned(),
                 method: request.method().clone(),
-            }
+                stamp: Stamp::Nothing,
+                draws: false,
+                length: Length::default(),
+            })
         });
         SequenceFuture {
             inner: self.inner.call(request),
@@ -180,27 +183,30 @@ where
     }
 }
 
+/// One response that is numbered. Boxed in the call, for the future and the body: where the layer is off, both are as
+/// small as if it were not there.
 #[derive(Debug)]
 struct Work {
     config: Config,
     sequence: Sequence,
     request_id: Option<RequestId>,
     method: Method,
+    stamp: Stamp,
+    /// this layer numbers the chunks; otherwise one inside has done it
+    draws: bool,
+    length: Length,
 }
 
 impl Work {
-    fn begin<B: Body<Data = Bytes>>(self, mut response: Response<B>) -> Response<SequenceBody<B>> {
-        let stamp = self.stamp(&response);
-        let mut length = Length::default();
-        if !matches!(stamp, Stamp::Nothing) {
+    fn begin<B: Body<Data = Bytes>>(&mut self, response: &mut Response<B>) {
+        self.stamp = self.stamp(response);
+        if !matches!(self.stamp, Stamp::Nothing) {
             let (status, headers) = (response.status(), response.headers());
             let delivery = Delivery::new(&self.method, status, headers, response.body());
-            length = Length::declared(delivery.declared_length().unwrap_or_default());
+            self.length = Length::declared(delivery.declared_length().unwrap_or_default());
             bytes_changed(response.headers_mut());
         }
-        let draws = self.sequence.claim_chunks();
-        let numbers = Some(Numbers::new(self.sequence, draws));
-        response.map(|body| SequenceBody::new(body, stamp, numbers, length))
+        self.draws = self.sequence.claim_chunks();
     }
 
     fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {
@@ -228,34 +234,12 @@ impl Work {
     }
 }
 
-/// The numbers of one body's chunks.
-#[derive(Debug)]
-struct Numbers {
-    sequence: Sequence,
-    /// this layer numbers the chunks; otherwise one inside has done it
-    draws: bool,
-}
-
-impl Numbers {
-    fn new(sequence: Sequence, draws: bool) -> Self {
-        Self { sequence, draws }
-    }
-
-    fn draw(&self) -> u64 {
-        if self.draws {
-            self.sequence.next()
-        } else {
-            self.sequence.last()
-        }
-    }
-}
-
 pin_project! {
     /// The response of a [`SequenceService`].
     pub struct SequenceFuture<F> {
         #[pin]
         inner: F,
-        work: Option<Work>,
+        work: Option<Box<Work>>,
     }
 }
 
@@ -270,12 +254,12 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        Poll::Ready(Ok(match this.work.take() {
-            Some(work) => work.begin(response),
-            None => response
-                .map(|body| SequenceBody::new(body, Stamp::Nothing, None, Length::default())),
-        }))
+        let mut response = ready!(this.inner.poll(cx))?;
+        let mut work = this.work.take();
+        if let Some(work) = &mut work {
+            work.begin(&mut response);
+        }
+        Poll::Ready(Ok(response.map(|body| SequenceBody::new(body, work))))
     }
 }
 

@@ -11,7 +11,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
     name = "stream-load",
     version,
     after_help = "Exit code: 0 when every threshold holds, 1 when one does not, 2 for a bad command line.\n\
-                  Without --total and --duration one round of --streams is made."
+                  Without --total and --duration one round of --streams is made.\n\
+                  Ctrl-C ends the run: streams that still run are `unfinished`, and the report is made."
 )]
 pub struct Args {
     /// What to ask for: an `http://` URL
@@ -36,6 +37,11 @@ pub struct Args {
     /// Open at most this many new streams a second
     #[arg(short, long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
+
+    /// Let at most this many streams wait for their response heads; more than a server accepts at a time (often 128) lose
+    /// a second each
+    #[arg(long, value_name = "N")]
+    pub opening: Option<NonZeroUsize>,
 
     /// Protocol version
     #[arg(long, value_enum, default_value_t = Http::H1)]
@@ -77,11 +83,23 @@ pub struct Args {
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub timeout: Option<Duration>,
 
+    /// How many bytes the body of each stream has to have
+    #[arg(long, value_name = "N")]
+    pub expect_bytes: Option<u64>,
+
+    /// How many records (events, lines) each stream has to have
+    #[arg(long, value_name = "N")]
+    pub expect_records: Option<u64>,
+
+    /// What the last record of each stream, as it was sent, has to hold (without records: its last 4 KiB)
+    #[arg(long, value_name = "TEXT")]
+    pub expect_last: Option<String>,
+
     /// Share of streams that are not read on after their first chunk
     #[arg(long, default_value = "0%", value_name = "PERCENT")]
     pub stall: Percent,
 
-    /// Most streams without a connection or without any response
+    /// Most streams without a connection, or without any response (those that an HTTP/2 server gave back included)
     #[arg(long, default_value = "0.5%", value_name = "PERCENT")]
     pub max_connect_failures: Percent,
 
@@ -89,7 +107,7 @@ pub struct Args {
     #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
     pub max_5xx: Percent,
 
-    /// Most streams cut (reset, early end of file, half a record, timeout)
+    /// Most streams cut (reset, early end of file, half a record, wrong digest, timeout, not as expected)
     #[arg(long, default_value = "0.3%", value_name = "PERCENT")]
     pub max_cut: Percent,
 

@@ -1,21 +1,27 @@
 //! Connections to the server under load.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::{body::Incoming, client::conn};
+use hyper::{
+    body::Incoming,
+    client::conn::{self, TrySendError},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use crate::{Args, Http};
 
 /// Opens connections, and keeps those that can be used again.
 #[derive(Debug)]
 pub(crate) struct Client {
-    address: SocketAddr,
+    address: Address,
     http: Http,
     keep_alive: bool,
     per_connection: usize,
@@ -24,6 +30,9 @@ pub(crate) struct Client {
     /// held while an h2 connection is made, so that those who wait share it
     connecting: tokio::sync::Mutex<()>,
 }
+
+/// Where the next connection goes.
+pub(crate) struct Address(Box<dyn Fn() -> SocketAddr + Send + Sync>);
 
 #[derive(Clone, Debug)]
 struct Shared {
@@ -41,17 +50,18 @@ pub(crate) enum Connection {
     },
 }
 
+/// Why a request has no response.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    NotConnected(io::Error),
+    NotConnectedInTime,
+    Failed(hyper::Error),
+    NotInTime,
+}
+
 impl Client {
-    pub(crate) async fn new(args: &Args) -> io::Result<Self> {
-        let host = args.url.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = args.url.port_u16().unwrap_or(80);
-        let address = tokio::net::lookup_host((host, port))
-            .await?
-            .next()
-            .ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))
-            })?;
-        Ok(Self {
+    pub(crate) fn new(args: &Args, address: Address) -> Self {
+        Self {
             address,
             http: args.http,
             keep_alive: args.keep_alive,
@@ -59,26 +69,56 @@ impl Client {
             idle_h1: Mutex::default(),
             shared_h2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-        })
+        }
     }
 
-    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+    /// Sends over a connection that is known, or over a new one.
+    ///
+    /// A known connection may turn out to be closing before anything of the request was written. Then the request goes
+    /// over the next connection, as in every client that has a pool; it is no failure.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        by: Instant,
+    ) -> Result<(Response<Incoming>, Connection), Unanswered> {
+        loop {
+            let connected = within(by, self.connect()).await;
+            let (mut connection, known) = connected
+                .ok_or(Unanswered::NotConnectedInTime)?
+                .map_err(Unanswered::NotConnected)?;
+            let sent = within(by, connection.send(request)).await;
+            match sent.ok_or(Unanswered::NotInTime)? {
+                Ok(response) => return Ok((response, connection)),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if known => request = unsent,
+                    Some(_) => {
+                        let error = io::Error::other(failed.into_error());
+                        return Err(Unanswered::NotConnected(error));
+                    }
+                    None => return Err(Unanswered::Failed(failed.into_error())),
+                },
+            }
+        }
+    }
+
+    /// A connection, and whether it was known before.
+    async fn connect(&self) -> io::Result<(Connection, bool)> {
         let _connecting = match self.http {
             Http::H1 => None,
             Http::H2 => Some(self.connecting.lock().await),
         };
-        if let Some(connection) = self.known() {
-            return Ok(connection);
+        if let Some(connection) = self.known().await {
+            return Ok((connection, true));
         }
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = TcpStream::connect(self.address.next()).await?;
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
-        match self.http {
+        let connection = match self.http {
             Http::H1 => {
                 let (sender, connection) =
                     conn::http1::handshake(io).await.map_err(io::Error::other)?;
                 tokio::spawn(connection);
-                Ok(Connection::H1(sender))
+                Connection::H1(sender)
             }
             Http::H2 => {
                 let (sender, connection) = conn::http2::Builder::new(TokioExecutor::new())
@@ -92,25 +132,24 @@ impl Client {
                     sender: sender.clone(),
                     users: Arc::clone(&users),
                 });
-                Ok(Connection::H2 {
+                Connection::H2 {
                     sender,
                     _user: users,
-                })
+                }
             }
-        }
+        };
+        Ok((connection, false))
     }
 
-    fn known(&self) -> Option<Connection> {
+    async fn known(&self) -> Option<Connection> {
         match self.http {
-            Http::H1 => {
-                let mut idle = self.idle_h1.lock();
-                while let Some(sender) = idle.pop() {
-                    if sender.is_ready() {
-                        return Some(Connection::H1(sender));
-                    }
+            Http::H1 => loop {
+                let mut sender = self.idle_h1.lock().pop()?;
+                // its last body is read, but its task may have to see that yet
+                if sender.ready().await.is_ok() {
+                    return Some(Connection::H1(sender));
                 }
-                None
-            }
+            },
             Http::H2 => {
                 let mut shared = self.shared_h2.lock();
                 shared.retain(|shared| !shared.sender.is_closed());
@@ -125,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Takes back the connection of a stream that has ended whole.
+    /// Takes back the connection of a stream that was read to its end.
     pub(crate) fn give_back(&self, connection: Connection) {
         if let (Connection::H1(sender), true) = (connection, self.keep_alive) {
             self.idle_h1.lock().push(sender);
@@ -134,13 +173,44 @@ impl Client {
 }
 
 impl Connection {
-    pub(crate) async fn send(
+    async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
-    ) -> hyper::Result<Response<Incoming>> {
+    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
         match self {
-            Self::H1(sender) => sender.send_request(request).await,
-            Self::H2 { sender, .. } => sender.send_request(request).await,
+            Self::H1(sender) => sender.try_send_request(request).await,
+            Self::H2 { sender, .. } => sender.try_send_request(request).await,
         }
     }
+}
+
+impl Address {
+    pub(crate) fn new(next: impl Fn() -> SocketAddr + Send + Sync + 'static) -> Self {
+        Self(Box::new(next))
+    }
+
+    /// The first address of the URL's host.
+    pub(crate) async fn of(args: &Args) -> io::Result<Self> {
+        let host = args.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = args.url.port_u16().unwrap_or(80);
+        let found = tokio::net::lookup_host((host, port)).await?.next();
+        let address = found.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))
+        })?;
+        Ok(Self::new(move || address))
+    }
+
+    fn next(&self) -> SocketAddr {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.next()).finish()
+    }
+}
+
+pub(crate) async fn within<F: Future>(by: Instant, future: F) -> Option<F::Output> {
+    timeout_at(by, future).await.ok()
 }

@@ -14,20 +14,27 @@ pub enum Ending {
     Drained,
     /// The stream's own last record is an error.
     InBandError,
-    /// It was ended cleanly in the middle of a record, so its reader drops the half or takes it for a whole.
+    /// It was ended cleanly in the middle of a record, so its reader drops the half or takes it for a whole; or its
+    /// closing record (an error, a farewell) was written into the middle of another.
     HalfRecord,
     /// The connection or the HTTP/2 stream ended before the response did.
     Cut,
     /// The whole body arrived and is not what its digest says.
     DigestMismatch,
+    /// The whole body arrived and is not what it was expected to be (`--expect-..`).
+    Unexpected,
     /// The head has a status of 4xx.
     Status4xx,
     /// The head has a status of 5xx.
     Status5xx,
-    /// No connection could be made.
+    /// No connection could be made, or it was over before anything of the request was sent.
     ConnectFailure,
     /// The connection was made and ended without a response.
     NoResponse,
+    /// The HTTP/2 server has sent a GOAWAY that names an earlier stream: this one was not processed, and may be sent again.
+    GoneAway,
+    /// The HTTP/2 server has refused the stream unprocessed (REFUSED_STREAM): it may be sent again.
+    Refused,
     /// Nothing came for longer than `--idle-timeout`, or the stream took longer than `--timeout`.
     Timeout,
     /// It was still running, and well, when the time of the run was over.
@@ -38,7 +45,7 @@ pub enum Ending {
 
 impl Ending {
     /// Every ending, in the order of the report.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Whole,
         Self::Unfinished,
         Self::Drained,
@@ -46,10 +53,13 @@ impl Ending {
         Self::HalfRecord,
         Self::Cut,
         Self::DigestMismatch,
+        Self::Unexpected,
         Self::Status4xx,
         Self::Status5xx,
         Self::ConnectFailure,
         Self::NoResponse,
+        Self::GoneAway,
+        Self::Refused,
         Self::Timeout,
         Self::Stalled,
     ];
@@ -64,10 +74,13 @@ impl Ending {
             Self::HalfRecord => "half_record",
             Self::Cut => "cut",
             Self::DigestMismatch => "digest_mismatch",
+            Self::Unexpected => "unexpected",
             Self::Status4xx => "status_4xx",
             Self::Status5xx => "status_5xx",
             Self::ConnectFailure => "connect_failure",
             Self::NoResponse => "no_response",
+            Self::GoneAway => "gone_away",
+            Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unfinished => "unfinished",
             Self::Stalled => "stalled",

@@ -21,6 +21,9 @@
 //! assert!(report.verdict().is_pass(), "{report}");
 //! # Ok(()) }
 //! ```
+//!
+//! [`Load`] is for tests that do something to the server meanwhile: it can be watched ([`Watch`]), sent elsewhere and
+//! stopped.
 
 mod args;
 mod client;
@@ -28,13 +31,16 @@ mod digests;
 mod ending;
 mod records;
 mod report;
+mod request;
 mod run;
 mod stream;
 mod tally;
+mod watch;
 
 pub use self::{
     args::{Args, Format, Http, Output, Percent, UsageError},
     ending::Ending,
     report::{Report, Verdict},
-    run::run,
+    run::{Load, Running, run},
+    watch::{Stream, Watch},
 };

@@ -3,12 +3,13 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use stream_load::{Args, Output};
+use stream_load::{Args, Load, Output, Report, UsageError};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let report = match stream_load::run(&args).await {
+    let output = args.output;
+    let report = match load(args).await {
         Ok(report) => report,
         // prints usage and exits with 2
         Err(error) => Args::command()
@@ -17,7 +18,7 @@ async fn main() -> ExitCode {
     };
     // whoever reads may have seen enough (`| head -1`): the exit code is told all the same
     let mut stdout = std::io::stdout().lock();
-    let _ = match args.output {
+    let _ = match output {
         Output::Text => writeln!(stdout, "{report}"),
         Output::Json => writeln!(stdout, "{}", report.to_json()),
     };
@@ -26,4 +27,13 @@ async fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+async fn load(args: Args) -> Result<Report, UsageError> {
+    let mut running = Load::new(args)?.start().await?;
+    tokio::select! {
+        () = running.ended() => {}
+        Ok(()) = tokio::signal::ctrl_c() => {}
+    }
+    Ok(running.finish().await)
 }

@@ -15,6 +15,8 @@ pub(crate) enum Word {
     Error,
     /// The last record says that the server goes away.
     Drain,
+    /// The last record says one of both, in the middle of another record.
+    Broken,
 }
 
 /// Reads the records of one stream.
@@ -24,12 +26,17 @@ pub(crate) struct Records {
     scanner: Scanner,
     /// what came of the record that is open
     open: Vec<u8>,
+    last: Vec<u8>,
     count: u64,
+    farewells: u64,
     word: Word,
 }
 
 /// A record longer than this is counted and not looked into.
 const LONGEST: usize = 256 * 1024;
+
+/// What is kept of a stream without records.
+const TAIL: usize = 4096;
 
 impl Records {
     pub(crate) fn new(format: Format, headers: &http::HeaderMap) -> Self {
@@ -43,23 +50,26 @@ impl Records {
             format,
             scanner: Scanner::new(format.unwrap_or(RecordFormat::Lines)),
             open: Vec::new(),
+            last: Vec::new(),
             count: 0,
+            farewells: 0,
             word: Word::Nothing,
         }
     }
 
     /// Reads the next chunk; gives the number of records that ended in it.
     pub(crate) fn push(&mut self, chunk: &Bytes) -> u64 {
-        let Some(format) = self.format else { return 0 };
+        let Some(format) = self.format else {
+            self.tail(chunk);
+            return 0;
+        };
         let before = self.count;
         let mut from = 0;
         let mut scanner = self.scanner;
         for at in scanner.boundaries(chunk) {
             self.extend(&chunk[from..at]);
             from = at;
-            let record = std::mem::take(&mut self.open);
-            self.record(format, &record);
-            self.open = record;
+            self.record(format);
             self.open.clear();
         }
         self.scanner = scanner;
@@ -72,15 +82,44 @@ impl Records {
         self.open.extend_from_slice(&part[..part.len().min(room)]);
     }
 
-    fn record(&mut self, format: RecordFormat, record: &[u8]) {
-        let text = String::from_utf8_lossy(record);
+    fn tail(&mut self, chunk: &[u8]) {
+        let new = &chunk[chunk.len().saturating_sub(TAIL)..];
+        let over = (self.last.len() + new.len()).saturating_sub(TAIL);
+        self.last.drain(..over);
+        self.last.extend_from_slice(new);
+    }
+
+    /// The record that is open is whole.
+    fn record(&mut self, format: RecordFormat) {
+        let text = String::from_utf8_lossy(&self.open);
         let word = match format {
             RecordFormat::Sse => sse_word(text.trim_start_matches('\u{feff}')),
             RecordFormat::Lines => line_word(text.trim_start_matches('\u{1e}')),
         };
         if let Some(word) = word {
             self.count += 1;
+            self.farewells += u64::from(word == Word::Drain);
             self.word = word;
+            std::mem::swap(&mut self.last, &mut self.open);
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many of them say that the server goes away.
+    pub(crate) fn farewells(&self) -> u64 {
+        self.farewells
+    }
+
+    /// The last one as it was sent. A last JSON value without its LF is one; of a stream without records, the last bytes.
+    pub(crate) fn last(&self) -> &[u8] {
+        if self.open.trim_ascii().is_empty() || self.ends_open() {
+            &self.last
+        } else {
+            &self.open
         }
     }
 
@@ -106,49 +145,55 @@ impl Records {
 /// `None` for a block that dispatches no event: comments, `retry:`, blank lines.
 fn sse_word(event: &str) -> Option<Word> {
     let (mut name, mut data) = ("", None::<String>);
+    // a line of data before the name, and one after it: nobody writes that in one piece
+    let (mut before, mut after) = (false, false);
     for line in event.split(['\r', '\n']) {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "event" => name = value,
-            "data" => match &mut data {
-                Some(data) => {
-                    data.push('\n');
-                    data.push_str(value);
+            "event" => (name, before) = (value, data.is_some()),
+            "data" => {
+                after = !name.is_empty();
+                match &mut data {
+                    Some(data) => {
+                        data.push('\n');
+                        data.push_str(value);
+                    }
+                    None => data = Some(value.to_owned()),
                 }
-                None => data = Some(value.to_owned()),
-            },
+            }
             _ => {}
         }
     }
     let data = data?;
     Some(match name {
+        "error" | "drain" if before && after => Word::Broken,
         "error" => Word::Error,
         "drain" => Word::Drain,
         // as the OpenAI API says it
-        _ => member_word(&data),
+        _ => member_word(&data).unwrap_or(Word::Nothing),
     })
 }
 
 /// `None` for a blank line.
 fn line_word(line: &str) -> Option<Word> {
-    (!line.trim().is_empty()).then(|| member_word(line))
+    (!line.trim().is_empty()).then(|| member_word(line).unwrap_or(Word::Broken))
 }
 
-/// A JSON object with a member `error` or `drain` at its top.
-fn member_word(text: &str) -> Word {
+/// A JSON object with a member `error` or `drain` at its top. `None` for what has one and is not JSON.
+fn member_word(text: &str) -> Option<Word> {
     // most records say neither: no need to parse them
     if !text.contains("\"error\"") && !text.contains("\"drain\"") {
-        return Word::Nothing;
+        return Some(Word::Nothing);
     }
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Object(members)) => match (members.get("error"), members.get("drain")) {
+    Some(match serde_json::from_str::<Value>(text).ok()? {
+        Value::Object(members) => match (members.get("error"), members.get("drain")) {
             (Some(Value::Object(_) | Value::String(_)), _) => Word::Error,
             (_, Some(Value::Object(_) | Value::String(_))) => Word::Drain,
             _ => Word::Nothing,
         },
         _ => Word::Nothing,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -189,6 +234,75 @@ mod tests {
         assert_eq!(
             read(Format::Sse, &["event: error\n\n"]),
             (0, Word::Nothing, false)
+        );
+    }
+
+    #[test]
+    fn a_closing_record_in_the_middle_of_another_is_no_closing_record() {
+        for half in ["data: 1", "data: 1\n", "data: 1\nid: 1\n"] {
+            let (_, word, _) = read(Format::Sse, &[half, "event: drain\ndata: {}\n\n"]);
+            assert_ne!(word, Word::Drain, "{half:?}");
+        }
+        assert_eq!(
+            read(Format::Sse, &["data: 1\n", "event: error\ndata: {}\n\n"]),
+            (1, Word::Broken, false)
+        );
+        // fields may come in any order
+        assert_eq!(
+            read(Format::Sse, &["id: 1\ndata: {}\nevent: error\n\n"]),
+            (1, Word::Error, false)
+        );
+        assert_eq!(
+            read(Format::Sse, &["event: tick\ndata: 1\ndata: 2\n\n"]),
+            (1, Word::Nothing, false)
+        );
+        assert_eq!(
+            read(Format::Jsonl, &["{\"a\":", "{\"drain\":{}}\n"]),
+            (1, Word::Broken, false)
+        );
+        // text that is no JSON is no news in an event
+        assert_eq!(
+            read(Format::Sse, &["data: an \"error\"\n\n"]),
+            (1, Word::Nothing, false)
+        );
+    }
+
+    #[test]
+    fn the_last_record_and_farewells_are_kept() {
+        let last = |format, chunks: &[&str]| {
+            let mut records = Records::new(format, &http::HeaderMap::new());
+            for chunk in chunks {
+                records.push(&Bytes::copy_from_slice(chunk.as_bytes()));
+            }
+            let last = String::from_utf8_lossy(records.last()).into_owned();
+            (last, records.farewells())
+        };
+        assert_eq!(
+            last(
+                Format::Sse,
+                &["data: 1\n\nda", "ta: 2\n\n", ": ping\n\n", "dat"]
+            ),
+            ("data: 2\n\n".to_owned(), 0)
+        );
+        assert_eq!(
+            last(
+                Format::Sse,
+                &["event: drain\ndata: {}\n\n", "event: drain\ndata: {}\n\n"]
+            )
+            .1,
+            2
+        );
+        assert_eq!(
+            last(Format::Jsonl, &["{}\n{\"a\":1}"]),
+            ("{\"a\":1}".to_owned(), 0)
+        );
+        assert_eq!(last(Format::Jsonl, &["{}\n{\"a\""]), ("{}\n".to_owned(), 0));
+        let long = "a".repeat(5000);
+        let (tail, _) = last(Format::Raw, &[&long, "bc", &"d".repeat(4000), "e"]);
+        assert_eq!(tail.len(), 4096);
+        assert!(
+            tail.starts_with('a') && tail.contains("bc") && tail.ends_with("de"),
+            "{tail}"
         );
     }
 

@@ -47,7 +47,12 @@ impl Report {
         let thresholds = [
             Threshold {
                 name: "connect failures",
-                endings: &[Ending::ConnectFailure, Ending::NoResponse],
+                endings: &[
+                    Ending::ConnectFailure,
+                    Ending::NoResponse,
+                    Ending::GoneAway,
+                    Ending::Refused,
+                ],
                 most: args.max_connect_failures,
             },
             Threshold {
@@ -61,6 +66,7 @@ impl Report {
                     Ending::Cut,
                     Ending::HalfRecord,
                     Ending::DigestMismatch,
+                    Ending::Unexpected,
                     Ending::Timeout,
                 ],
                 most: args.max_cut,

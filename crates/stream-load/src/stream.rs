@@ -1,185 +1,234 @@
 //! One stream, from its connection to its end.
 
-use std::future::Future;
+use std::error::Error;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Version, header};
-use http_body_util::{BodyExt, Full};
+use http::HeaderMap;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use crate::{
-    Args, Ending, Http,
-    client::{Client, Connection},
+    Ending, Format, Stream,
+    client::{Unanswered, within},
     digests::{Check, Digests},
     records::{Records, Word},
-    tally::Tally,
+    request::request,
+    run::Shared,
 };
+
+/// Runs one stream and counts all of it, its ending included.
+pub(crate) async fn run(shared: &Shared, opening: SemaphorePermit<'_>, stall: bool) -> Ending {
+    shared.tally.lock().begin();
+    let started = Instant::now();
+    let mut following = Following {
+        shared,
+        stall,
+        limits: Limits {
+            timeout: shared.args.timeout.map(|timeout| started + timeout),
+            run_end: shared.run_end,
+        },
+        started,
+        first: None,
+        last: None,
+        bytes: 0,
+        records: Records::new(Format::Raw, &HeaderMap::new()),
+    };
+    let end = match following.follow(opening).await {
+        Ok(end) | Err(end) => end,
+    };
+    shared.watch.ended(&following.seen(&end));
+    shared.tally.lock().count(end.ending, end.reason);
+    end.ending
+}
+
+/// A stream that is being followed.
+struct Following<'a> {
+    shared: &'a Shared,
+    stall: bool,
+    limits: Limits,
+    started: Instant,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    bytes: u64,
+    records: Records,
+}
+
+/// How it ended, and why.
+struct End {
+    ending: Ending,
+    reason: String,
+}
+
+/// A response body, and what belongs to it.
+struct Body {
+    head: HeaderMap,
+    frames: Incoming,
+    trailers: Option<HeaderMap>,
+    digests: Digests,
+}
 
 /// When a stream must be over.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+struct Limits {
     /// of this stream
     timeout: Option<Instant>,
     /// of the whole run
     run_end: Option<Instant>,
 }
 
-/// Runs one stream and counts all of it, its ending included.
-pub(crate) async fn run(
-    args: &Args,
-    client: &Client,
-    stall: bool,
-    run_end: Option<Instant>,
-    tally: &Mutex<Tally>,
-) -> Ending {
-    let started = Instant::now();
-    let limits = Limits {
-        timeout: args.timeout.map(|timeout| started + timeout),
-        run_end,
-    };
-    let by = limits.sooner(started + args.connect_timeout);
-    let mut connection = match within(by, client.connect()).await {
-        Some(Ok(connection)) => connection,
-        Some(Err(error)) => {
-            return tally
-                .lock()
-                .count(Ending::ConnectFailure, || error.to_string());
+impl Following<'_> {
+    /// To an end that the server has made (`Ok`), or any other.
+    async fn follow(&mut self, opening: SemaphorePermit<'_>) -> Result<End, End> {
+        let shared = self.shared;
+        let by = self
+            .limits
+            .sooner(self.started + shared.args.connect_timeout);
+        let sent = shared.client.send(request(&shared.args), by).await;
+        drop(opening);
+        let (response, connection) = sent.map_err(|why| self.unanswered(why))?;
+        let (head, frames) = response.into_parts();
+        shared.tally.lock().head(self.started.elapsed());
+        match head.status.as_u16() {
+            400..500 => return Err(End::new(Ending::Status4xx, head.status.to_string())),
+            500.. => return Err(End::new(Ending::Status5xx, head.status.to_string())),
+            _ => {}
         }
-        None => {
-            return tally
-                .lock()
-                .count(limits.overdue(Ending::ConnectFailure), || {
-                    "no connection in time".to_owned()
-                });
-        }
-    };
-    let response = match within(by, connection.send(request(args))).await {
-        Some(Ok(response)) => response,
-        Some(Err(error)) => return tally.lock().count(Ending::NoResponse, || chain(&error)),
-        None => {
-            return tally.lock().count(limits.overdue(Ending::Timeout), || {
-                "no response head in time".to_owned()
-            });
-        }
-    };
-    let (head, body) = response.into_parts();
-    tally.lock().head(started.elapsed());
-    match head.status.as_u16() {
-        400..500 => {
-            return tally
-                .lock()
-                .count(Ending::Status4xx, || head.status.to_string());
-        }
-        500.. => {
-            return tally
-                .lock()
-                .count(Ending::Status5xx, || head.status.to_string());
-        }
-        _ => {}
+        self.records = Records::new(shared.args.format, &head.headers);
+        let mut body = Body {
+            digests: Digests::new(&head.headers),
+            head: head.headers,
+            frames,
+            trailers: None,
+        };
+        self.read(&mut body).await?;
+        shared.tally.lock().duration(self.started.elapsed());
+        shared.client.give_back(connection);
+        Ok(self.judge(body))
     }
-    let reading = Reading {
-        records: Records::new(args.format, &head.headers),
-        digests: Digests::new(&head.headers),
-        started,
-        last: None,
-    };
-    reading
-        .read(
-            args,
-            &head.headers,
-            body,
-            limits,
-            stall,
-            (client, connection),
-            tally,
-        )
-        .await
-}
 
-/// A response body that is being read.
-#[derive(Debug)]
-struct Reading {
-    records: Records,
-    digests: Digests,
-    started: Instant,
-    last: Option<Instant>,
-}
+    fn unanswered(&self, why: Unanswered) -> End {
+        match why {
+            Unanswered::NotConnected(error) => End::new(Ending::ConnectFailure, chain(&error)),
+            Unanswered::NotConnectedInTime => self
+                .limits
+                .overdue(Ending::ConnectFailure, "no connection in time"),
+            Unanswered::NotInTime => self
+                .limits
+                .overdue(Ending::Timeout, "no response head in time"),
+            Unanswered::Failed(error) => {
+                let ending = unprocessed(&error).unwrap_or(Ending::NoResponse);
+                End::new(ending, chain(&error))
+            }
+        }
+    }
 
-impl Reading {
-    #[allow(clippy::too_many_arguments)] // a loop and all it touches
-    async fn read(
-        mut self,
-        args: &Args,
-        head: &HeaderMap,
-        mut body: Incoming,
-        limits: Limits,
-        stall: bool,
-        (client, connection): (&Client, Connection),
-        tally: &Mutex<Tally>,
-    ) -> Ending {
-        let mut trailers = None;
+    async fn read(&mut self, body: &mut Body) -> Result<(), End> {
+        let idle = self.shared.args.idle_timeout;
         loop {
-            let now = self.last.unwrap_or(self.started);
-            let by = limits.sooner(now + args.idle_timeout);
-            let frame = match within(by, body.frame()).await {
+            let by = self.limits.sooner(self.last.unwrap_or(self.started) + idle);
+            let frame = match within(by, body.frames.frame()).await {
                 Some(Some(Ok(frame))) => frame,
-                Some(Some(Err(error))) => {
-                    return tally.lock().count(Ending::Cut, || chain(&error));
-                }
-                Some(None) => break,
-                None => {
-                    return tally.lock().count(limits.overdue(Ending::Timeout), || {
-                        "no chunk in time".to_owned()
-                    });
-                }
+                Some(Some(Err(error))) => return Err(End::new(Ending::Cut, chain(&error))),
+                Some(None) => return Ok(()),
+                None => return Err(self.limits.overdue(Ending::Timeout, "no chunk in time")),
             };
             match frame.into_data() {
                 // the end of an h2 stream
                 Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
-                    self.chunk(&chunk, tally);
-                    if stall {
+                    body.digests.push(&chunk);
+                    self.chunk(&chunk);
+                    if self.stall {
                         // hold the connection, read no more
-                        let end = limits.sooner(Instant::now() + args.idle_timeout);
-                        tokio::time::sleep_until(end).await;
-                        drop((body, connection));
-                        return tally.lock().count(Ending::Stalled, String::new);
+                        tokio::time::sleep_until(self.limits.sooner(Instant::now() + idle)).await;
+                        return Err(End::new(Ending::Stalled, String::new()));
                     }
                 }
-                Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
+                Err(frame) => body.trailers = frame.into_trailers().ok().or(body.trailers.take()),
             }
         }
-        tally.lock().duration(self.started.elapsed());
-        let ending = match (self.records.word(), self.records.ends_open()) {
-            (_, true) => Ending::HalfRecord,
-            (Word::Error, _) => Ending::InBandError,
-            (Word::Drain, _) => Ending::Drained,
-            (Word::Nothing, _) => match self.digests.check(head, trailers.as_ref()) {
-                Check::Wrong => Ending::DigestMismatch,
-                Check::Right => {
-                    tally.lock().verified();
-                    Ending::Whole
-                }
-                Check::NoneAnnounced => Ending::Whole,
-            },
-        };
-        client.give_back(connection);
-        tally.lock().count(ending, String::new)
     }
 
-    fn chunk(&mut self, chunk: &Bytes, tally: &Mutex<Tally>) {
+    fn chunk(&mut self, chunk: &Bytes) {
         let now = Instant::now();
         let before = self.last.replace(now);
+        self.bytes += chunk.len() as u64;
         let records = self.records.push(chunk);
-        self.digests.push(chunk);
-        let mut tally = tally.lock();
-        match before {
-            None => tally.first_chunk(now - self.started),
-            Some(before) => tally.gap(now - before),
-        }
+        let mut tally = self.shared.tally.lock();
         tally.chunk(chunk.len(), records);
+        match before {
+            Some(before) => tally.gap(now - before),
+            None => {
+                tally.first_chunk(now - self.started);
+                drop(tally);
+                self.first = Some(now);
+                self.shared.watch.opened();
+            }
+        }
+    }
+
+    /// What a body that the server has ended without an error is.
+    fn judge(&self, body: Body) -> End {
+        let ending = match self.records.word() {
+            _ if self.records.ends_open() => Ending::HalfRecord,
+            Word::Broken => Ending::HalfRecord,
+            Word::Error => Ending::InBandError,
+            Word::Drain => Ending::Drained,
+            Word::Nothing => match body.digests.check(&body.head, body.trailers.as_ref()) {
+                Check::Wrong => Ending::DigestMismatch,
+                Check::Right => {
+                    self.shared.tally.lock().verified();
+                    return self.expected();
+                }
+                Check::NoneAnnounced => return self.expected(),
+            },
+        };
+        End::new(ending, String::new())
+    }
+
+    /// Whole, unless it is not what it was expected to be.
+    fn expected(&self) -> End {
+        let args = &self.shared.args;
+        let (bytes, records) = (self.bytes, self.records.count());
+        let last = self.records.last();
+        let found = if args.expect_bytes.is_some_and(|expected| expected != bytes) {
+            format!("{bytes} bytes")
+        } else if args
+            .expect_records
+            .is_some_and(|expected| expected != records)
+        {
+            format!("{records} records")
+        } else if args
+            .expect_last
+            .as_ref()
+            .is_some_and(|text| !contains(last, text))
+        {
+            "its last record does not hold the text".to_owned()
+        } else {
+            return End::new(Ending::Whole, String::new());
+        };
+        End::new(Ending::Unexpected, found)
+    }
+
+    fn seen<'a>(&'a self, end: &'a End) -> Stream<'a> {
+        Stream {
+            ending: end.ending,
+            reason: &end.reason,
+            started: self.started,
+            first_chunk: self.first,
+            last_chunk: self.last,
+            bytes: self.bytes,
+            records: self.records.count(),
+            farewells: self.records.farewells(),
+            last_record: self.records.last(),
+        }
+    }
+}
+
+impl End {
+    fn new(ending: Ending, reason: String) -> Self {
+        Self { ending, reason }
     }
 }
 
@@ -192,56 +241,40 @@ impl Limits {
     }
 
     /// A wait that ended with the run is no fault of the server's.
-    fn overdue(self, otherwise: Ending) -> Ending {
-        match self.run_end {
+    fn overdue(self, otherwise: Ending, reason: &str) -> End {
+        let ending = match self.run_end {
             Some(end) if Instant::now() >= end => Ending::Unfinished,
             _ => otherwise,
-        }
+        };
+        End::new(ending, reason.to_owned())
     }
 }
 
-async fn within<F: Future>(by: Instant, future: F) -> Option<F::Output> {
-    timeout_at(by, future).await.ok()
-}
-
-fn request(args: &Args) -> Request<Full<Bytes>> {
-    let body = Full::new(Bytes::from(args.data.clone().unwrap_or_default()));
-    let mut request = Request::new(body);
-    *request.method_mut() = args.method();
-    match args.http {
-        Http::H1 => {
-            let path = args.url.path_and_query().map_or("/", |path| path.as_str());
-            *request.uri_mut() = path.parse().unwrap_or_default();
-            if let Some(Ok(host)) = args.url.authority().map(|a| a.as_str().parse()) {
-                request.headers_mut().insert(header::HOST, host);
-            }
+/// How an HTTP/2 server says that a request may be sent again (RFC 9113 section 8.7).
+fn unprocessed(error: &hyper::Error) -> Option<Ending> {
+    let error: &h2::Error = sources(error).find_map(|error| error.downcast_ref())?;
+    match error.reason()? {
+        h2::Reason::NO_ERROR if error.is_remote() && error.is_go_away() => Some(Ending::GoneAway),
+        h2::Reason::REFUSED_STREAM if error.is_remote() && error.is_reset() => {
+            Some(Ending::Refused)
         }
-        Http::H2 => {
-            *request.uri_mut() = args.url.clone();
-            *request.version_mut() = Version::HTTP_2;
-        }
+        _ => None,
     }
-    let headers = request.headers_mut();
-    headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
-    if args.data.is_some() {
-        headers.insert(
-            header::CONTENT_TYPE,
-            http::HeaderValue::from_static("application/json"),
-        );
-    }
-    for (name, value) in &args.headers {
-        headers.insert(name.clone(), value.clone());
-    }
-    request
 }
 
 /// An error with its sources, which is where hyper and h2 say what happened.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let texts: Vec<String> = sources(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+fn sources<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+fn contains(record: &[u8], text: &str) -> bool {
+    let text = text.as_bytes();
+    text.is_empty() || record.windows(text.len()).any(|window| window == text)
 }

@@ -9,7 +9,8 @@ use crate::Ending;
 /// The figures of all streams. One for all workers: its histograms take half a megabyte.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    pub(crate) endings: BTreeMap<Ending, u64>,
+    begun: u64,
+    endings: BTreeMap<Ending, u64>,
     /// the first few reasons for each ending that has one, with how often each came
     pub(crate) reasons: BTreeMap<(Ending, String), u64>,
     pub(crate) head: Histogram<u64>,
@@ -31,6 +32,7 @@ impl Default for Tally {
         let histogram =
             || Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds in range");
         Self {
+            begun: 0,
             endings: BTreeMap::new(),
             reasons: BTreeMap::new(),
             head: histogram(),
@@ -46,6 +48,10 @@ impl Default for Tally {
 }
 
 impl Tally {
+    pub(crate) fn begin(&mut self) {
+        self.begun += 1;
+    }
+
     pub(crate) fn head(&mut self, time: Duration) {
         record(&mut self.head, time);
     }
@@ -72,9 +78,8 @@ impl Tally {
         self.verified += 1;
     }
 
-    pub(crate) fn count(&mut self, ending: Ending, reason: impl FnOnce() -> String) -> Ending {
+    pub(crate) fn count(&mut self, ending: Ending, reason: String) {
         *self.endings.entry(ending).or_default() += 1;
-        let reason = reason();
         if !reason.is_empty() {
             let mut key = (ending, reason);
             if self.reasons.len() >= REASONS && !self.reasons.contains_key(&key) {
@@ -82,7 +87,12 @@ impl Tally {
             }
             *self.reasons.entry(key).or_default() += 1;
         }
-        ending
+    }
+
+    /// What was begun and not counted was left while it ran.
+    pub(crate) fn leave_unfinished(&mut self) {
+        let left = self.begun - self.streams();
+        *self.endings.entry(Ending::Unfinished).or_default() += left;
     }
 
     pub(crate) fn of(&self, ending: Ending) -> u64 {

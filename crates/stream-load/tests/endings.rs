@@ -98,6 +98,14 @@ async fn each_way_a_stream_can_end_over_http_1() {
             false,
         ),
         (
+            Ending::HalfRecord,
+            format!(
+                "{sse}{one}{}{end}",
+                chunked(&["data: 2\n", "event: drain\ndata: {}\n\n"])
+            ),
+            false,
+        ),
+        (
             Ending::Cut,
             "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello".to_owned(),
             false,
@@ -118,6 +126,35 @@ async fn each_way_a_stream_can_end_over_http_1() {
         assert_eq!(report.count(ending), 2, "{ending} for {answer:?}: {report}");
         assert_eq!(report.streams(), 2);
     }
+}
+
+#[tokio::test]
+async fn what_is_expected_is_checked_of_whole_streams() {
+    let sse = format!("{HEAD}content-type: text/event-stream\r\n\r\n");
+    let events = format!(
+        "{sse}{}0\r\n\r\n",
+        chunked(&["data: 1\n\n", "data: [DONE]\n\n"])
+    );
+    let bytes = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello".to_owned();
+    for (ending, answer, more) in [
+        (Ending::Whole, &events, ["--expect-records", "2"]),
+        (Ending::Unexpected, &events, ["--expect-records", "3"]),
+        (Ending::Whole, &events, ["--expect-bytes", "23"]),
+        (Ending::Unexpected, &events, ["--expect-bytes", "22"]),
+        (Ending::Whole, &events, ["--expect-last", "data: [DONE]"]),
+        (Ending::Unexpected, &events, ["--expect-last", "data: 1"]),
+        (Ending::Whole, &bytes, ["--expect-last", "lo"]),
+        (Ending::Unexpected, &bytes, ["--expect-last", "hi"]),
+        (Ending::Unexpected, &bytes, ["--expect-records", "1"]),
+    ] {
+        let report = load(&h1(answer.clone(), false).await, &more).await;
+        assert_eq!(report.count(ending), 2, "{ending} for {more:?}: {report}");
+        assert_eq!(report.verdict().is_pass(), ending == Ending::Whole);
+    }
+    // an ending that says more stays what it is
+    let cut = format!("{sse}{}", chunked(&["data: 1\n\n"]));
+    let report = load(&h1(cut, false).await, &["--expect-records", "2"]).await;
+    assert_eq!(report.count(Ending::Cut), 2, "{report}");
 }
 
 #[tokio::test]
@@ -167,6 +204,8 @@ enum Then {
     End,
     Reset,
     GoAway,
+    /// instead of them
+    Refuse,
 }
 
 async fn h2(then: Then) -> String {
@@ -178,6 +217,10 @@ async fn h2(then: Then) -> String {
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if let Then::Refuse = then {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
                     let mut body = respond
                         .send_response(http::Response::new(()), false)
                         .unwrap();
@@ -194,8 +237,33 @@ async fn h2(then: Then) -> String {
                         Then::GoAway => {
                             connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
                         }
+                        Then::Refuse => unreachable!(),
                     }
                 }
+            });
+        }
+    });
+    url
+}
+
+/// Answers the first bytes of a request with a GOAWAY that names no stream (RFC 9113 section 6.8).
+async fn goes_away_at_once() -> String {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                stream.write_all(SETTINGS).await.unwrap();
+                let mut bytes = Vec::new();
+                // a HEADERS frame of the first stream
+                while !bytes.windows(6).any(|at| matches!(at, [1, _, 0, 0, 0, 1])) {
+                    assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0);
+                }
+                stream.write_all(GOAWAY).await.unwrap();
+                while stream.read_buf(&mut bytes).await.is_ok_and(|n| n > 0) {}
             });
         }
     });
@@ -208,6 +276,10 @@ async fn each_way_a_stream_can_end_over_http_2() {
         let report = load(&h2(then).await, &["--http", "2"]).await;
         assert_eq!(report.count(ending), 2, "{report}");
     }
+    let report = load(&h2(Then::Refuse).await, &["--http", "2"]).await;
+    assert_eq!(report.count(Ending::Refused), 2, "{report}");
+    let report = load(&goes_away_at_once().await, &["--http", "2"]).await;
+    assert_eq!(report.count(Ending::GoneAway), 2, "{report}");
     // the connection dies before or after the head is out: never a whole stream
     let report = load(&h2(Then::GoAway).await, &["--http", "2"]).await;
     assert_eq!(

@@ -2,6 +2,7 @@
 //!
 //! Each command prints what it found and exits with 1 when a figure is missed.
 
+mod proxy;
 mod race;
 mod rolling;
 mod streams;
@@ -13,6 +14,7 @@ use std::{
 };
 
 use clap::Parser;
+use stream_load::{Args, Load};
 
 /// Measures what a drain loses, against real sockets.
 #[derive(Debug, Parser)]
@@ -24,7 +26,7 @@ enum Command {
     Farewell(streams::Options),
     /// Many event streams that a demo server ends early, one by one
     Early(streams::Options),
-    /// Three demo servers behind nginx or haproxy, restarted one after another under load
+    /// Three demo servers behind nginx, haproxy or caddy, restarted one after another under load
     Rolling(rolling::Options),
 }
 
@@ -67,6 +69,14 @@ async fn main() -> ExitCode {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+/// A load of `stream-load`, given as on its command line.
+fn load(url: &str, options: &[&str]) -> Result<Load, BoxError> {
+    let args = ["stream-load", "--no-progress", url];
+    Ok(Load::new(Args::try_parse_from(
+        args.iter().chain(options),
+    )?)?)
 }
 
 /// The demo server to run: `DEMO_BIN`, or the one that is built beside this program.

@@ -1,30 +1,15 @@
 //! Requests lost while a server goes away.
 
-use std::{
-    future::IntoFuture,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use parking_lot::RwLock;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-    task::{JoinHandle, JoinSet},
-    time::sleep,
-};
+use stream_load::{Ending, Report};
+use tokio::{net::TcpSocket, sync::oneshot, task::JoinHandle, time::sleep};
 use tower_stream_drain::Drain;
 
-use crate::{BoxError, Findings};
+use crate::{BoxError, Findings, load};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -54,33 +39,34 @@ enum Arm {
     Control,
 }
 
-/// Where a load balancer sends new connections, and what became of the requests.
+/// What became of the requests.
 #[derive(Debug)]
-struct Rig {
-    backend: RwLock<SocketAddr>,
-    over: AtomicBool,
-    answered: AtomicU64,
+struct Found {
+    answered: u64,
     /// sent, and never answered
-    lost: AtomicU64,
+    lost: u64,
     /// sent, and known not to have been processed: a GOAWAY named an earlier stream
-    returned: AtomicU64,
-    refused: AtomicU64,
+    returned: u64,
+    /// by a status, a reset, or without a connection
+    refused: u64,
 }
 
 pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<(), BoxError> {
     let chances = (options.clients * options.rounds) as f64;
     let mut shares = Vec::new();
     for arm in [Arm::Control, Arm::Drain] {
-        let rig = measure(options, arm).await?;
-        let lost = rig.lost.load(Relaxed);
+        let report = measure(options, arm).await?;
+        let Found {
+            answered,
+            lost,
+            returned,
+            refused,
+        } = Found::of(&report);
         findings.note(format_args!(
-            "{arm:?} {:?}: {} answered, {lost} lost ({:.2} % of {chances} connections that met a shutdown), {} returned \
-             unprocessed, {} refused",
+            "{arm:?} {:?}: {answered} answered, {lost} lost ({:.2} % of {chances} connections that met a shutdown), \
+             {returned} returned unprocessed, {refused} refused",
             options.protocol,
-            rig.answered.load(Relaxed),
             lost as f64 / chances * 100.0,
-            rig.returned.load(Relaxed),
-            rig.refused.load(Relaxed),
         ))?;
         shares.push(lost as f64 / chances);
         if arm == Arm::Drain {
@@ -88,8 +74,10 @@ pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<()
                 lost == 0,
                 format_args!("{lost} requests lost in {} drains", options.rounds),
             )?;
-            let refused = rig.refused.load(Relaxed);
             findings.check(refused == 0, format_args!("{refused} requests refused"))?;
+            if lost + refused > 0 {
+                findings.note(&report)?;
+            }
         }
     }
     if options.protocol == Protocol::H1 {
@@ -102,35 +90,58 @@ pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<()
     Ok(())
 }
 
-async fn measure(options: &Options, arm: Arm) -> Result<Arc<Rig>, BoxError> {
-    let mut server = start(arm).await?;
-    let rig = Arc::new(Rig {
-        backend: RwLock::new(server.addr),
-        over: AtomicBool::new(false),
-        answered: AtomicU64::new(0),
-        lost: AtomicU64::new(0),
-        returned: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
-    });
-    let mut clients = JoinSet::new();
-    for _ in 0..options.clients {
-        let rig = Arc::clone(&rig);
-        match options.protocol {
-            Protocol::H1 => clients.spawn(async move { rig.h1().await }),
-            Protocol::H2 => clients.spawn(async move { rig.h2().await }),
-        };
+impl Found {
+    fn of(report: &Report) -> Self {
+        let count = |endings: &[Ending]| endings.iter().map(|ending| report.count(*ending)).sum();
+        let answered = count(&[Ending::Whole]);
+        let returned = count(&[Ending::GoneAway]);
+        let refused = count(&[
+            Ending::Refused,
+            Ending::Status4xx,
+            Ending::Status5xx,
+            Ending::ConnectFailure,
+        ]);
+        Self {
+            answered,
+            lost: report.streams() - answered - returned - refused,
+            returned,
+            refused,
+        }
     }
+}
+
+async fn measure(options: &Options, arm: Arm) -> Result<Report, BoxError> {
+    let mut server = start(arm).await?;
+    // where a load balancer sends new connections
+    let backend = Arc::new(RwLock::new(server.addr));
+    let (streams, http) = match options.protocol {
+        Protocol::H1 => (options.clients, "1"),
+        Protocol::H2 => (options.clients * 10, "2"),
+    };
+    let streams = streams.to_string();
+    let args = [
+        "-n",
+        &streams,
+        "--http",
+        http,
+        "--streams-per-connection",
+        "10",
+    ];
+    let until_stopped = ["--keep-alive", "--duration", "1h", "--expect-bytes", "5"];
+    let load = load("http://race/", &[&args[..], &until_stopped].concat())?;
+    let addr = Arc::clone(&backend);
+    let mut clients = load.connect_to(move || *addr.read()).start().await?;
     for _ in 0..options.rounds {
         sleep(Duration::from_millis(200)).await;
         let next = start(arm).await?;
         // readiness has failed: the balancer sends nobody new to the old one
-        *rig.backend.write() = next.addr;
+        *backend.write() = next.addr;
         std::mem::replace(&mut server, next).stop().await?;
     }
-    rig.over.store(true, Relaxed);
-    while clients.join_next().await.is_some() {}
+    clients.stop();
+    clients.ended().await;
     drop(server);
-    Ok(rig)
+    Ok(clients.finish().await)
 }
 
 struct Server {
@@ -140,7 +151,10 @@ struct Server {
 }
 
 async fn start(arm: Arm) -> io::Result<Server> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    // room for all clients at once: a SYN that finds none is sent again a second later, when the server may be gone
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let listener = socket.listen(4096)?;
     let addr = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel();
     let routes = Router::new().route("/", get(|| async { "hello" }));
@@ -179,110 +193,4 @@ impl Server {
         let _ = self.stop.send(());
         Ok(self.serving.await??)
     }
-}
-
-impl Rig {
-    fn over(&self) -> bool {
-        self.over.load(Relaxed)
-    }
-
-    async fn connect(&self) -> Option<TcpStream> {
-        let backend = *self.backend.read();
-        let stream = TcpStream::connect(backend).await.ok()?;
-        stream.set_nodelay(true).ok()?;
-        Some(stream)
-    }
-
-    async fn h1(&self) {
-        while !self.over() {
-            if let Some(mut stream) = self.connect().await {
-                while !self.over() && self.exchange(&mut stream).await {}
-            }
-        }
-    }
-
-    /// One request; false when its connection is over.
-    async fn exchange(&self, stream: &mut TcpStream) -> bool {
-        // what a client with a pool does: a connection that is known to be closed is not used
-        if stream.try_read(&mut [0; 1]).is_ok() {
-            return false;
-        }
-        if stream
-            .write_all(b"GET / HTTP/1.1\r\nHost: race\r\n\r\n")
-            .await
-            .is_err()
-        {
-            self.lost.fetch_add(1, Relaxed);
-            return false;
-        }
-        let mut answer = Vec::with_capacity(512);
-        while !answer.ends_with(b"hello") {
-            if answer.starts_with(b"HTTP/1.1 503") {
-                self.refused.fetch_add(1, Relaxed);
-                return false;
-            }
-            match stream.read_buf(&mut answer).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => {
-                    self.lost.fetch_add(1, Relaxed);
-                    return false;
-                }
-            }
-        }
-        self.answered.fetch_add(1, Relaxed);
-        !answer
-            .windows(17)
-            .any(|text| text.eq_ignore_ascii_case(b"connection: close"))
-    }
-
-    async fn h2(&self) {
-        while !self.over() {
-            let Some(stream) = self.connect().await else {
-                continue;
-            };
-            let Ok((client, connection)) = h2::client::handshake(stream).await else {
-                continue;
-            };
-            let connection = tokio::spawn(connection);
-            futures_util::future::join_all((0..10).map(|_| self.h2_requests(client.clone()))).await;
-            connection.abort();
-        }
-    }
-
-    async fn h2_requests(&self, client: h2::client::SendRequest<Bytes>) {
-        while !self.over() {
-            // fails once a GOAWAY has come: nothing was sent
-            let Ok(mut client) = client.clone().ready().await else {
-                return;
-            };
-            let request = http::Request::get("http://race/")
-                .body(())
-                .expect("a valid request");
-            let Ok((response, _)) = client.send_request(request, true) else {
-                return;
-            };
-            match h2_answer(response).await {
-                Ok(200) => self.answered.fetch_add(1, Relaxed),
-                Ok(_) => self.refused.fetch_add(1, Relaxed),
-                // RFC 9113 section 6.8: streams after the last one named were not processed
-                Err(error)
-                    if error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR) =>
-                {
-                    self.returned.fetch_add(1, Relaxed)
-                }
-                Err(_) => self.lost.fetch_add(1, Relaxed),
-            };
-        }
-    }
-}
-
-async fn h2_answer(response: h2::client::ResponseFuture) -> Result<u16, h2::Error> {
-    let response = response.await?;
-    let status = response.status().as_u16();
-    let mut body = response.into_body();
-    while let Some(data) = body.data().await {
-        let data = data?;
-        body.flow_control().release_capacity(data.len())?;
-    }
-    Ok(status)
 }

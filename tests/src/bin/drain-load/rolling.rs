@@ -1,28 +1,19 @@
 //! Three demo servers behind a real proxy, restarted one after another under load.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    net::SocketAddr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
-use e2e::{DemoProcess, End, Request, Response, Signal, h1};
-use parking_lot::Mutex;
+use clap::Args;
+use e2e::{DemoProcess, Signal};
+use stream_load::{Ending, Report, Running};
 use tokio::{
     net::{TcpListener, TcpStream},
-    process::Child,
-    task::JoinSet,
     time::sleep,
 };
 
-use crate::{BoxError, Findings, demo};
+use crate::{BoxError, Findings, demo, load, proxy::Proxy};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -39,32 +30,25 @@ pub(crate) struct Options {
     clients: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Proxy {
-    Nginx,
-    Haproxy,
-}
-
-struct Backend {
-    public: SocketAddr,
-    admin: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
     process: DemoProcess,
 }
 
-/// Long enough for haproxy's checks (2 x 100 ms); nginx has none and learns by refused connections.
+/// Long enough for haproxy's checks (2 x 100 ms); nginx and caddy learn by refused connections.
 const ADVERTISE: &str = "800ms";
 
-#[derive(Debug, Default)]
-struct Load {
-    over: AtomicBool,
-    good: AtomicU64,
-    failures: Mutex<BTreeMap<String, u64>>,
-}
+/// Long enough for every request but the endless ones.
+const DEADLINE: &str = "3s";
 
 pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<(), BoxError> {
     let mut backends = Vec::new();
-    for _ in 0..3 {
-        let (public, admin) = (free().await?, free().await?);
+    // as it is on a cluster: the same ports on every address, of which caddy's checks want the second one
+    let (public, admin) = (free().await?.port(), free().await?.port());
+    for host in 1..=3 {
+        let host = Ipv4Addr::new(127, 0, 0, host);
+        let (public, admin) = ((host, public).into(), (host, admin).into());
         let process = start(public, admin).await?;
         backends.push(Backend {
             public,
@@ -92,12 +76,7 @@ async fn under_load(
     findings: &mut Findings,
 ) -> Result<(), BoxError> {
     reachable(front).await?;
-    let load = Arc::new(Load::default());
-    let mut clients = JoinSet::new();
-    for n in 0..options.clients {
-        let load = Arc::clone(&load);
-        clients.spawn(async move { load.client(front, KINDS[n % KINDS.len()]).await });
-    }
+    let clients = Clients::start(front, options.clients).await?;
     sleep(Duration::from_secs(1)).await;
     let (mut clean, mut served) = (0, 0);
     for n in 0..options.restarts {
@@ -110,26 +89,55 @@ async fn under_load(
         // the proxy takes it in again
         sleep(Duration::from_millis(400)).await;
     }
-    load.over.store(true, Relaxed);
-    while clients.join_next().await.is_some() {}
-    let failures = load.failures.lock().clone();
-    let failed: u64 = failures.values().sum();
-    let good = load.good.load(Relaxed);
+    let found = clients.stop().await;
     findings.note(format_args!(
-        "{:?}: {good} requests through {} restarts, {served} of them served by servers that were replaced",
-        options.proxy, options.restarts
+        "{:?}: {} requests and {} farewells through {} restarts, {served} of them served by servers that were replaced",
+        options.proxy, found.good, found.farewells, options.restarts
     ))?;
-    for (failure, times) in failures {
-        findings.note(format_args!("  {times} x {failure}"))?;
+    for failure in &found.failures {
+        findings.note(format_args!("  {failure}"))?;
     }
-    findings.check(failed == 0, format_args!("{failed} failed requests"))?;
+    findings.check(
+        found.failed == 0,
+        format_args!("{} failed requests", found.failed),
+    )?;
     findings.check(
         clean == options.restarts,
         format_args!("{clean} of {} exits with 0", options.restarts),
     )?;
     findings.check(
-        good > 0 && served > 0,
+        found.good > 0 && served > 0,
         "there was load on the servers that were replaced",
+    )?;
+    findings.check(
+        found.farewells > 0,
+        format_args!("{} endless streams got their farewell", found.farewells),
+    )?;
+    control(options, front, &mut backends[0], findings).await
+}
+
+/// A server that is killed must be seen by the same load.
+async fn control(
+    options: &Options,
+    front: SocketAddr,
+    backend: &mut Backend,
+    findings: &mut Findings,
+) -> Result<(), BoxError> {
+    let clients = Clients::start(front, options.clients).await?;
+    sleep(Duration::from_secs(1)).await;
+    backend.process.signal(Signal::KILL)?;
+    backend.process.exit(Duration::from_secs(30)).await?;
+    sleep(Duration::from_millis(200)).await;
+    let found = clients.stop().await;
+    for failure in &found.failures {
+        findings.note(format_args!("  killed: {failure}"))?;
+    }
+    findings.check(
+        found.failed > 0,
+        format_args!(
+            "the control, a server that is killed, fails {} requests: this rig can see them",
+            found.failed
+        ),
     )?;
     Ok(())
 }
@@ -148,7 +156,7 @@ fn figure(log: &str, name: &str) -> u64 {
 
 async fn start(public: SocketAddr, admin: SocketAddr) -> Result<DemoProcess, BoxError> {
     let mut command = demo()?;
-    command.args(["--advertise", ADVERTISE, "--deadline", "20s"]);
+    command.args(["--advertise", ADVERTISE, "--deadline", DEADLINE]);
     command.args([
         "--public",
         &public.to_string(),
@@ -172,180 +180,123 @@ async fn reachable(addr: SocketAddr) -> Result<(), BoxError> {
     Err("the proxy does not listen".into())
 }
 
-impl Proxy {
-    fn start(
-        self,
-        front: SocketAddr,
-        backends: &[Backend],
-        scratch: &Path,
-    ) -> Result<Child, BoxError> {
-        let config = match self {
-            Self::Nginx => nginx(front, backends, scratch),
-            Self::Haproxy => haproxy(front, backends),
-        };
-        let path = scratch.join("config");
-        std::fs::write(&path, config)?;
-        let log = std::fs::File::create(scratch.join("log"))?;
-        let mut command = match self {
-            Self::Nginx => {
-                let mut command = tokio::process::Command::new("nginx");
-                command.arg("-c").arg(&path).arg("-p").arg(scratch);
-                command
-            }
-            Self::Haproxy => {
-                let mut command = tokio::process::Command::new("haproxy");
-                command.arg("-db").arg("-f").arg(&path);
-                command
-            }
-        };
-        let child = command
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn();
-        Ok(child.map_err(|error| format!("{self:?} cannot be run: {error}"))?)
-    }
+/// What is asked for, and how its answer is known to be the whole and right one.
+///
+/// A clean end of the body proves nothing by itself: caddy 2.6 gives a chunked body one when its upstream was cut. So each
+/// kind has something that only the whole one has: its length, its number of records, its last words.
+struct Kind {
+    name: &'static str,
+    path: &'static str,
+    options: &'static [&'static str],
+    good: Ending,
 }
 
-/// Its defaults, except for keep-alive to the servers: a request that was sent is repeated elsewhere only if that is safe.
-fn nginx(front: SocketAddr, backends: &[Backend], scratch: &Path) -> String {
-    let mut servers = String::new();
-    for backend in backends {
-        let _ = writeln!(servers, "    server {} fail_timeout=1s;", backend.public);
-    }
-    format!(
-        "daemon off; master_process off; worker_processes 1; pid {dir}/pid; error_log stderr warn;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{\n\
-           access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-           fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-           upstream demo {{\n{servers}    keepalive 64;\n  }}\n\
-           server {{ listen {front};\n\
-             location / {{ proxy_pass http://demo; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}\n\
-           }}\n\
-         }}\n",
-        dir = scratch.display()
-    )
+const KINDS: [Kind; 5] = [
+    Kind {
+        name: "GET",
+        path: "/bytes?size=20000&chunk=5000",
+        options: &["--expect-bytes", "20000"],
+        good: Ending::Whole,
+    },
+    Kind {
+        name: "POST",
+        path: "/v1/chat/completions?interval_ms=10",
+        options: &[
+            "--data",
+            r#"{"model":"demo","stream":false,"max_tokens":20,"messages":[{"role":"user","content":"the rabbit"}]}"#,
+            "--expect-last",
+            "\"finish_reason\"",
+        ],
+        good: Ending::Whole,
+    },
+    Kind {
+        name: "POST, streamed",
+        path: "/v1/chat/completions?interval_ms=10",
+        options: &[
+            "--data",
+            r#"{"model":"demo","stream":true,"max_tokens":20,"messages":[{"role":"user","content":"the rabbit"}]}"#,
+            "--expect-last",
+            "data: [DONE]\n",
+        ],
+        good: Ending::Whole,
+    },
+    Kind {
+        name: "20 events",
+        path: "/events?count=20&interval_ms=50",
+        options: &["--expect-records", "20"],
+        good: Ending::Whole,
+    },
+    // beyond the deadline of its server: it has to be told
+    Kind {
+        name: "endless events",
+        path: "/events?count=0&interval_ms=50",
+        options: &[],
+        good: Ending::Drained,
+    },
+];
+
+/// Busy clients, some of each kind.
+struct Clients(Vec<(&'static Kind, Running)>);
+
+struct Found {
+    /// whole answers
+    good: u64,
+    farewells: u64,
+    failed: u64,
+    failures: Vec<String>,
 }
 
-fn haproxy(front: SocketAddr, backends: &[Backend]) -> String {
-    let mut servers = String::new();
-    for (n, backend) in backends.iter().enumerate() {
-        let port = backend.admin.port();
-        let _ = writeln!(
-            servers,
-            "  server s{n} {} check port {port} inter 100ms fall 2 rise 1",
-            backend.public
-        );
-    }
-    format!(
-        "global\n  maxconn 4096\n\
-         defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n  option redispatch\n\
-         frontend front\n  bind {front}\n  default_backend demo\n\
-         backend demo\n  option httpchk GET /readyz\n  http-reuse safe\n{servers}"
-    )
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Get,
-    Post,
-    PostStream,
-    Events,
-}
-
-const KINDS: [Kind; 4] = [Kind::Get, Kind::Post, Kind::PostStream, Kind::Events];
-
-impl Kind {
-    fn request(self) -> Request {
-        let chat = |stream: bool| {
-            let body = format!(
-                "{{\"model\":\"demo\",\"stream\":{stream},\"max_tokens\":20,\
-                 \"messages\":[{{\"role\":\"user\",\"content\":\"the rabbit\"}}]}}"
-            );
-            Request::post("/v1/chat/completions?interval_ms=10", body)
-                .header("Content-Type", "application/json")
-        };
-        match self {
-            Self::Get => Request::get("/bytes?size=20000&chunk=5000"),
-            Self::Post => chat(false),
-            Self::PostStream => chat(true),
-            Self::Events => Request::get("/events?count=20&interval_ms=50"),
+impl Clients {
+    async fn start(front: SocketAddr, clients: usize) -> Result<Self, BoxError> {
+        let mut running = Vec::new();
+        for (n, kind) in KINDS.iter().enumerate() {
+            let share = (clients + KINDS.len() - 1 - n) / KINDS.len();
+            let url = format!("http://{front}{}", kind.path);
+            let share = share.max(1).to_string();
+            let until_stopped = ["-n", &share, "--keep-alive", "--duration", "1h"];
+            let load = load(&url, &[&until_stopped[..], kind.options].concat())?;
+            running.push((kind, load.start().await?));
         }
+        Ok(Self(running))
     }
 
-    /// Why an answer is not the whole and right one.
-    fn fault(self, response: &Response) -> Option<String> {
-        let whole = match self {
-            Self::Get => response.body().len() == 20_000,
-            Self::Post => response.text().contains("\"finish_reason\""),
-            Self::PostStream => {
-                let text = response.text();
-                let last = text
-                    .strip_suffix("\n\n")
-                    .and_then(|all| all.rsplit("\n\n").next());
-                last.is_some_and(|event| event.lines().any(|line| line == "data: [DONE]"))
-            }
-            Self::Events => {
-                response.text().matches("data: ").count() == 20
-                    && !response.text().contains("event: ")
-            }
+    /// Lets every request come to its end, but for the endless ones.
+    async fn stop(self) -> Found {
+        let mut found = Found {
+            good: 0,
+            farewells: 0,
+            failed: 0,
+            failures: Vec::new(),
         };
-        let good = response.status() == 200 && response.end.is_whole() && whole;
-        (!good).then(|| {
-            format!(
-                "{} {} {}",
-                response.status(),
-                response.end,
-                if whole { "whole" } else { "not whole" }
-            )
-        })
+        for (_, running) in &self.0 {
+            running.stop();
+        }
+        for (kind, mut running) in self.0 {
+            if kind.good == Ending::Whole {
+                running.ended().await;
+            }
+            found.add(kind, &running.finish().await);
+        }
+        found
     }
 }
 
-impl Load {
-    async fn client(&self, front: SocketAddr, kind: Kind) {
-        while !self.over.load(Relaxed) {
-            match h1::Connection::open(front).await {
-                Ok(mut connection) => while self.exchange(&mut connection, kind).await {},
-                Err(error) => self.fail(kind, &error.to_string()),
+impl Found {
+    fn add(&mut self, kind: &Kind, report: &Report) {
+        let good = report.count(kind.good);
+        match kind.good {
+            Ending::Whole => self.good += good,
+            _ => self.farewells += good,
+        }
+        for ending in Ending::ALL {
+            let count = report.count(ending);
+            // the endless streams that were still running at the end
+            let left = ending == Ending::Unfinished && kind.good == Ending::Drained;
+            if count > 0 && ending != kind.good && !left {
+                self.failed += count;
+                self.failures
+                    .push(format!("{}: {count} x {ending}", kind.name));
             }
         }
     }
-
-    /// One request; false when the connection, or the load, is over.
-    async fn exchange(&self, connection: &mut h1::Connection, kind: Kind) -> bool {
-        if self.over.load(Relaxed) {
-            return false;
-        }
-        match ask(connection, kind).await {
-            Ok(response) => {
-                match kind.fault(&response) {
-                    Some(fault) => self.fail(kind, &fault),
-                    None => {
-                        self.good.fetch_add(1, Relaxed);
-                    }
-                }
-                let close = response.header("connection");
-                !close.is_some_and(|option| option.eq_ignore_ascii_case("close"))
-            }
-            Err(end) => {
-                self.fail(kind, &end.to_string());
-                false
-            }
-        }
-    }
-
-    fn fail(&self, kind: Kind, why: &str) {
-        *self
-            .failures
-            .lock()
-            .entry(format!("{kind:?}: {why}"))
-            .or_default() += 1;
-    }
-}
-
-async fn ask(connection: &mut h1::Connection, kind: Kind) -> Result<Response, End> {
-    connection.send(&kind.request()).await?;
-    Ok(connection.reply().await?.finish().await)
 }

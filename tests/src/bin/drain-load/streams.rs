@@ -1,18 +1,17 @@
 //! Many event streams while their server goes away.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use e2e::{DemoProcess, Signal};
+use parking_lot::Mutex;
+use stream_load::{Ending, Stream, Watch};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
     sync::Semaphore,
-    task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::{BoxError, Findings, demo};
+use crate::{BoxError, Findings, demo, load};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -29,12 +28,36 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-/// What a reader saw, and when it saw the end.
+/// The readers of all streams.
+#[derive(Debug)]
+struct Readers {
+    /// a permit for each that has an event
+    open: Semaphore,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// What a reader saw.
+#[derive(Clone, Copy, Debug)]
 struct Seen {
-    farewells: usize,
-    half_event: bool,
-    whole: bool,
+    /// one farewell, by itself and whole, and the stream's clean end
+    well: bool,
+    /// when the last of it came
     at: Instant,
+}
+
+impl Watch for Readers {
+    fn opened(&self) {
+        self.open.add_permits(1);
+    }
+
+    fn ended(&self, stream: &Stream<'_>) {
+        let well = stream.ending == Ending::Drained
+            && stream.farewells == 1
+            // nothing of a half event before it
+            && stream.last_record.starts_with(b"event: drain\n");
+        let at = stream.last_chunk.unwrap_or(stream.started);
+        self.seen.lock().push(Seen { well, at });
+    }
 }
 
 pub(crate) async fn farewell(options: &Options, findings: &mut Findings) -> Result<(), BoxError> {
@@ -43,11 +66,7 @@ pub(crate) async fn farewell(options: &Options, findings: &mut Findings) -> Resu
     let stalled = options.streams * options.stalled / 100;
     let run = drain(options.streams, stalled, &flags).await?;
     let reading = options.streams - stalled;
-    let well = run
-        .seen
-        .iter()
-        .filter(|seen| seen.farewells == 1 && seen.whole && !seen.half_event);
-    let well = well.count();
+    let well = run.seen.iter().filter(|seen| seen.well).count();
     findings.note(format_args!("{}", run.report))?;
     findings.check(
         well == reading,
@@ -80,11 +99,7 @@ pub(crate) async fn early(options: &Options, findings: &mut Findings) -> Result<
     ];
     let run = drain(options.streams, 0, &flags).await?;
     findings.note(format_args!("{}", run.report))?;
-    let well = run
-        .seen
-        .iter()
-        .filter(|seen| seen.farewells == 1 && seen.whole)
-        .count();
+    let well = run.seen.iter().filter(|seen| seen.well).count();
     findings.check(
         well == options.streams,
         format_args!("{well} farewells of {}", options.streams),
@@ -127,37 +142,39 @@ async fn drain(
         command.arg(flag).arg(format!("{}ms", value.as_millis()));
     }
     let mut server = DemoProcess::start_command(&mut command).await?;
-    let addr = server.public_addr();
-    let opening = Arc::new(Semaphore::new(100));
-    let mut readers = JoinSet::new();
-    let ready = Arc::new(Semaphore::new(0));
-    let mut idle = Vec::new();
-    for n in 0..streams {
-        let permit = Arc::clone(&opening).acquire_owned().await?;
-        if n < stalled {
-            // as much as it takes, read by nobody
-            idle.push(open(addr, "/events?count=0&interval_ms=0&bytes=65536").await?);
-            continue;
-        }
-        let ready = Arc::clone(&ready);
-        readers.spawn(async move {
-            let stream = open(addr, "/events?count=0&interval_ms=1000").await;
-            drop(permit);
-            read(stream?, &ready).await
-        });
+    let url = |query| format!("http://{}/events?count=0&{query}", server.public_addr());
+    let readers = Arc::new(Readers {
+        open: Semaphore::new(0),
+        seen: Mutex::default(),
+    });
+    // as much as it takes, read by nobody
+    let mut idle = None;
+    if stalled > 0 {
+        let options = [
+            "-n",
+            &stalled.to_string(),
+            "--stall",
+            "100%",
+            "--opening",
+            "100",
+        ];
+        let load = load(&url("interval_ms=0&bytes=65536"), &options)?;
+        idle = Some(load.start().await?);
     }
-    let _all = ready
-        .acquire_many(u32::try_from(streams - stalled)?)
-        .await?;
+    let reading = (streams - stalled).to_string();
+    let load = load(
+        &url("interval_ms=1000"),
+        &["-n", &reading, "--opening", "100"],
+    )?;
+    let mut running = load.watch(Arc::clone(&readers)).start().await?;
+    let all = readers.open.acquire_many(u32::try_from(streams - stalled)?);
+    timeout(Duration::from_secs(120), all).await??.forget();
     sleep(Duration::from_millis(500)).await;
     let signalled = Instant::now();
     server.signal(Signal::TERM)?;
     let status = server.exit(Duration::from_secs(120)).await?;
     let exit = signalled.elapsed();
-    let mut seen = Vec::new();
-    while let Some(reader) = readers.join_next().await {
-        seen.push(reader??);
-    }
+    running.ended().await;
     drop(idle);
     let log = server.log().text();
     let report = log.lines().find(|line| line.contains("drained in"));
@@ -167,60 +184,6 @@ async fn drain(
         exit,
         code: status.code(),
         report: report.unwrap_or("no report").to_owned(),
-        seen,
+        seen: std::mem::take(&mut *readers.seen.lock()),
     })
-}
-
-async fn open(addr: SocketAddr, path: &str) -> Result<tokio::net::TcpStream, BoxError> {
-    let socket = TcpSocket::new_v4()?;
-    let mut stream = socket.connect(addr).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: load\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    Ok(stream)
-}
-
-/// Reads to the end of the connection; keeps no more than the last few hundred bytes.
-async fn read(mut stream: tokio::net::TcpStream, ready: &Semaphore) -> Result<Seen, BoxError> {
-    let mut tail = Vec::new();
-    let mut farewells = 0;
-    let mut first = true;
-    let mut at = Instant::now();
-    loop {
-        let known = tail.len();
-        if !matches!(stream.read_buf(&mut tail).await, Ok(1..)) {
-            break;
-        }
-        let from = known.saturating_sub(b"event: drain".len() - 1);
-        let new = count(&tail[from..], b"event: drain");
-        if new > 0 {
-            at = Instant::now();
-        }
-        farewells += new;
-        if first && count(&tail, b"\n\n\r\n") > 0 {
-            ready.add_permits(1);
-            first = false;
-        }
-        if tail.len() > 2048 {
-            tail.drain(..tail.len() - 1024);
-        }
-    }
-    // one record is one chunk: before the farewell's stand the end of another, CRLF, and the size of its own
-    let text = String::from_utf8_lossy(&tail);
-    let before = text.split("event: drain").next().unwrap_or_default();
-    let record = before
-        .strip_suffix("\r\n")
-        .and_then(|before| before.rsplit_once("\r\n"));
-    Ok(Seen {
-        farewells,
-        half_event: !record.is_some_and(|(record, _size)| record.ends_with("\n\n")),
-        whole: tail.ends_with(b"\n\n\r\n0\r\n\r\n"),
-        at,
-    })
-}
-
-fn count(bytes: &[u8], what: &[u8]) -> usize {
-    bytes
-        .windows(what.len())
-        .filter(|window| *window == what)
-        .count()
 }

@@ -3,4 +3,4 @@ use tower_stream_body::{ObservedBody, Switched};
 use crate::stream::Stream;
 
 /// The body of [`StreamMetrics`](crate::StreamMetrics): the inner body, unchanged.
-pub type ResponseBody<B> = Switched<B, ObservedBody<B, Stream>>;
+pub type ResponseBody<B> = Switched<B, ObservedBody<B, Box<Stream>>>;

@@ -24,7 +24,7 @@ pin_project! {
 }
 
 struct Measured {
-    observation: Observation<Stream>,
+    observation: Observation<Box<Stream>>,
     method: Method,
 }
 
@@ -36,7 +36,11 @@ impl<F> ResponseFuture<F> {
         }
     }
 
-    pub(crate) fn measured(inner: F, observation: Observation<Stream>, method: Method) -> Self {
+    pub(crate) fn measured(
+        inner: F,
+        observation: Observation<Box<Stream>>,
+        method: Method,
+    ) -> Self {
         Self {
             measured: Some(Measured {
                 observation,

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use opentelemetry::{KeyValue, StringValue, metrics::Histogram};
 use parking_lot::RwLock;
+use tower_stream_body::Outcome;
 
 #[cfg(feature = "bound-instruments")]
 use {opentelemetry::metrics::BoundHistogram, std::sync::OnceLock};
@@ -82,6 +83,8 @@ impl Series {
 pub(crate) struct Route {
     pub(crate) instruments: Instruments,
     pub(crate) route: KeyValue,
+    /// the attributes of a stream that is complete, as most are
+    pub(crate) complete: [KeyValue; 2],
     gap: Option<Box<[Series; BUCKETS]>>,
     pub(crate) producer_wait: Option<Series>,
     pub(crate) consumer_hold: Option<Series>,
@@ -100,6 +103,10 @@ impl Route {
             producer_wait: series(&instruments.producer_wait, per.producer_wait),
             consumer_hold: series(&instruments.consumer_hold, per.consumer_hold),
             instruments: instruments.clone(),
+            complete: [
+                route.clone(),
+                KeyValue::new(names::OUTCOME, Outcome::Complete.as_str()),
+            ],
             route,
         }
     }

@@ -48,7 +48,7 @@ where
         let method = request.method().clone();
         let route = shared.route(request.uri(), request.extensions());
         let fault = Fault::of(request.extensions_mut());
-        let mut observation = Observation::new(Stream::begin(route, &method), fault);
+        let mut observation = Observation::new(Box::new(Stream::begin(route, &method)), fault);
         // a panic in `call` itself, before there is a future, is a panic of the handler too
         let future = observation.run(|| self.inner.call(request));
         ResponseFuture::measured(future, observation, method)

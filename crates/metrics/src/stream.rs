@@ -74,7 +74,7 @@ impl Stream {
     }
 }
 
-impl Observe for Stream {
+impl Observe for Box<Stream> {
     #[inline]
     fn poll(&mut self) {
         self.now = None;
@@ -127,15 +127,14 @@ impl Observe for Stream {
             .add(-1, std::slice::from_ref(route));
 
         let outcome = KeyValue::new(names::OUTCOME, end.outcome().as_str());
-        let mut counted = [route.clone(), outcome.clone(), outcome.clone()];
-        let counted = match end.error_type() {
+        match end.error_type() {
+            None => instruments.stream_count.add(1, &self.route.complete),
             Some(error_type) => {
-                counted[2] = KeyValue::new(names::ERROR_TYPE, error_type);
-                &counted[..]
+                let error_type = KeyValue::new(names::ERROR_TYPE, error_type);
+                let counted = [route.clone(), outcome.clone(), error_type];
+                instruments.stream_count.add(1, &counted);
             }
-            None => &counted[..2],
-        };
-        instruments.stream_count.add(1, counted);
+        }
 
         if self.status.is_some() {
             instruments
@@ -151,18 +150,18 @@ impl Observe for Stream {
             }
             now
         });
+        let time = (ended - self.began).as_secs_f64();
         let method = KeyValue::new(names::METHOD, self.method);
-        let mut timed = [route.clone(), outcome, method.clone(), method];
-        let timed = match self.status {
+        match self.status {
             Some(code) => {
-                timed[3] = status(code);
-                &timed[..]
+                let timed = [route.clone(), outcome, method, status(code)];
+                instruments.stream_duration.record(time, &timed);
             }
-            None => &timed[..3],
-        };
-        instruments
-            .stream_duration
-            .record((ended - self.began).as_secs_f64(), timed);
+            None => {
+                let timed = [route.clone(), outcome, method];
+                instruments.stream_duration.record(time, &timed);
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, cell::LazyCell, sync::Arc};
 
-use http::{HeaderMap, Method, Request, Uri, Version, header};
+use http::{HeaderMap, Method, Request, Version, header};
 use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
 use tower_stream_body::{RequestId, Scope};
 use tracing::{Span, field, info_span};
@@ -59,8 +59,8 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
         url.query = request.uri().query().filter(|_| config.query),
         network.protocol.version = version(request.version()),
-        server.address = authority.as_ref().map(Authority::host),
-        server.port = authority.as_ref().and_then(Authority::port),
+        server.address = authority.map(|(host, _)| host),
+        server.port = authority.and_then(|(_, port)| port).map(i64::from),
         client.address = client(request).map(field::display),
         user_agent.original = text(request.headers(), header::USER_AGENT),
         request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
@@ -141,27 +141,23 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Host and port that the request was sent to: of the URI (HTTP/2, proxies), of `Host` otherwise.
-struct Authority(http::uri::Authority);
-
-impl Authority {
-    /// Without the brackets of an IPv6 address.
-    fn host(&self) -> &str {
-        let host = self.0.host();
-        host.strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host)
-    }
-
-    fn port(&self) -> Option<i64> {
-        self.0.port_u16().map(i64::from)
-    }
-}
-
-fn authority<B>(request: &Request<B>) -> Option<Authority> {
-    let of_uri = |uri: &Uri| uri.authority().cloned();
-    let of_host = || text(request.headers(), header::HOST)?.parse().ok();
-    of_uri(request.uri()).or_else(of_host).map(Authority)
+/// Host and port that the request was sent to: of the URI (HTTP/2, proxies), of `Host` otherwise (RFC 9110, 7.2).
+fn authority<B>(request: &Request<B>) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match request.uri().authority() {
+        Some(authority) => (authority.host(), authority.port_u16()),
+        None => {
+            let value = text(request.headers(), header::HOST)?;
+            match value.rsplit_once(':') {
+                // a colon in brackets is of an IPv6 address
+                Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+                _ => (value, None),
+            }
+        }
+    };
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    Some((bare.unwrap_or(host), port))
 }
 
 /// The trace context that the request brings, if the global propagator finds a valid one.

@@ -1,0 +1,60 @@
+//! The numbers of chunks.
+
+use super::*;
+
+#[tokio::test]
+async fn a_chunk_draws_one_number_whatever_it_holds() {
+    for (layer, content_type, chunks) in [
+        (SequenceLayer::new(), "text/plain", ["a", "b"]),
+        (
+            SequenceLayer::new(),
+            "text/event-stream",
+            ["data\n\ndata\n\n", "data"],
+        ),
+        (
+            SequenceLayer::new().json_lines(true),
+            "application/jsonl",
+            ["[]\n", "{}\n"],
+        ),
+    ] {
+        let mut request = request();
+        let sequence = Sequence::new();
+        request.extensions_mut().insert(sequence.clone());
+        let body = MockBody::new(chunks.map(mock::data));
+        let mut body = through(layer, request, response(content_type, body))
+            .await
+            .into_body();
+        assert!(!sequence.claim_chunks());
+        for n in 1..=2 {
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(sequence.last(), n, "{content_type}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn chunks_numbered_inside_are_not_numbered_again() {
+    let mut request = request();
+    let sequence = Sequence::new();
+    assert!(sequence.claim_chunks());
+    sequence.next();
+    request.extensions_mut().insert(sequence.clone());
+    let body = MockBody::new([mock::data("{}\n")]);
+    let layer = SequenceLayer::new().json_lines(true);
+    let body = through(layer, request, response("application/jsonl", body)).await;
+    let stamped = body.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(stamped, "{\"sequence_id\":1}\n");
+    assert_eq!(sequence.last(), 1);
+}
+
+#[tokio::test]
+async fn used_alone_it_begins_a_sequence_that_others_find() {
+    let inner = service_fn(|request: Request<()>| async move {
+        assert_eq!(request.extensions().get::<Sequence>().unwrap().last(), 0);
+        Ok::<_, BoxError>(Response::new(Full::new(Bytes::new())))
+    });
+    let service = ServiceBuilder::new()
+        .layer(SequenceLayer::new().event_id(EventId::RequestAndNumber))
+        .service(inner);
+    service.oneshot(Request::new(())).await.unwrap();
+}

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     DigestValue,
@@ -82,6 +82,19 @@ impl Announcements {
         Announce::ALL
             .into_iter()
             .filter(move |field| self.contains(*field))
+    }
+
+    /// Their names, for `Trailer`.
+    pub(crate) fn names(self) -> HeaderValue {
+        let names: Vec<_> = self.iter().map(Announce::field).collect();
+        let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+        header_value(names.join(", "))
+    }
+
+    pub(crate) fn remove(self, fields: &mut HeaderMap) {
+        for field in self.iter() {
+            fields.remove(field.field());
+        }
     }
 
     /// Sets each field to this digest.

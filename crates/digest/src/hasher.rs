@@ -5,20 +5,22 @@ use digest::Digest;
 use crate::{Algorithm, DigestValue, Md5, Segments, algorithm::MD5, segments::Segmenter};
 
 /// What hashes a body: the layer's algorithm or the one that the client wants instead, and the segments beside it.
+///
+/// What few bodies need is boxed, for a hasher is moved a few times until it stands in its body.
 #[derive(Debug)]
 pub(crate) struct Hasher<D> {
     whole: Whole<D>,
-    segments: Option<Segmenter<D>>,
+    segments: Option<Box<Segmenter<D>>>,
 }
 
 #[derive(Debug)]
 enum Whole<D> {
     Own(D),
-    Md5(Md5),
+    Md5(Box<Md5>),
     #[cfg(feature = "sha2")]
-    Sha256(sha2::Sha256),
+    Sha256(Box<sha2::Sha256>),
     #[cfg(feature = "sha2")]
-    Sha512(sha2::Sha512),
+    Sha512(Box<sha2::Sha512>),
 }
 
 impl<D: Algorithm> Hasher<D> {
@@ -37,14 +39,14 @@ impl<D: Algorithm> Hasher<D> {
         let whole = match key {
             _ if key == D::KEY => Whole::Own(D::new()),
             #[cfg(feature = "sha2")]
-            "sha-256" => Whole::Sha256(Digest::new()),
+            "sha-256" => Whole::Sha256(Box::default()),
             #[cfg(feature = "sha2")]
-            "sha-512" => Whole::Sha512(Digest::new()),
-            _ => Whole::Md5(Digest::new()),
+            "sha-512" => Whole::Sha512(Box::default()),
+            _ => Whole::Md5(Box::default()),
         };
         Self {
             whole,
-            segments: segment_size.map(Segmenter::new),
+            segments: segment_size.map(Segmenter::new).map(Box::new),
         }
     }
 
@@ -66,12 +68,12 @@ impl<D: Algorithm> Hasher<D> {
     pub(crate) fn finish(self) -> (DigestValue, Option<Segments>) {
         let digest = match self.whole {
             Whole::Own(whole) => DigestValue::finish(whole),
-            Whole::Md5(whole) => DigestValue::finish(whole),
+            Whole::Md5(whole) => DigestValue::finish(*whole),
             #[cfg(feature = "sha2")]
-            Whole::Sha256(whole) => DigestValue::finish(whole),
+            Whole::Sha256(whole) => DigestValue::finish(*whole),
             #[cfg(feature = "sha2")]
-            Whole::Sha512(whole) => DigestValue::finish(whole),
+            Whole::Sha512(whole) => DigestValue::finish(*whole),
         };
-        (digest, self.segments.map(Segmenter::finish))
+        (digest, self.segments.map(|segments| segments.finish()))
     }
 }

@@ -59,6 +59,7 @@ mod fields;
 mod hasher;
 pub mod kernel;
 mod later;
+mod layer;
 mod replay;
 mod request;
 mod segments;
@@ -70,13 +71,14 @@ mod verify;
 pub use self::{
     algorithm::{Algorithm, Md5},
     announce::{Announce, Announcements, Placement, Placements},
-    emit::{DigestBody, DigestFuture, DigestLayer, DigestService, Sent},
+    emit::{DigestBody, DigestFuture, DigestLayer, DigestService, HashedBody, Sent},
     later::Later,
+    layer::Layered,
     request::{VerifyRequestDigestFuture, VerifyRequestDigestLayer, VerifyRequestDigestService},
     segments::Segments,
     value::DigestValue,
     verify::{
-        DigestError, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
+        CheckedBody, DigestError, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
         VerifyDigestFuture, VerifyDigestLayer, VerifyDigestService,
     },
 };

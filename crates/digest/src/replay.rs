@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -15,17 +15,21 @@ use tower_stream_body::BoxError;
 /// A 16 MiB frame at once would hold the worker, and every stream on it, for some 20 ms.
 pub(crate) const SLICE: usize = 256 * 1024;
 
-/// More frames than this are not looked at ahead, however small: it is done in one poll.
+/// More frames than these are not looked at ahead, however small: it is done in one poll.
 const MAX_AHEAD: usize = 1024;
 
 /// Frames that were polled ahead, then the rest of the body; long frames in slices of at most [`SLICE`], none copied.
 ///
 /// The body inside is boxed, for it is polled before the head is released and moves into the response then.
 pub(crate) struct Replay<B> {
-    ahead: VecDeque<Result<Frame<Bytes>, BoxError>>,
-    ahead_bytes: u64,
-    /// what is left of a long frame
-    long: Bytes,
+    /// The next data: the first that was polled ahead, or what is left of a long frame.
+    next: Option<Bytes>,
+    /// More data that was polled ahead. As `Bytes` and not as frames, which have three times the size.
+    ahead: VecDeque<Bytes>,
+    /// Bytes in both.
+    held: u64,
+    /// What follows them: trailers or an error. Rare, so boxed.
+    last: Option<Box<Result<Frame<Bytes>, BoxError>>>,
     inner: Pin<Box<B>>,
     done: bool,
 }
@@ -50,9 +54,10 @@ where
 {
     pub(crate) fn new(inner: B) -> Self {
         Self {
+            next: None,
             ahead: VecDeque::new(),
-            ahead_bytes: 0,
-            long: Bytes::new(),
+            held: 0,
+            last: None,
             inner: Box::pin(inner),
             done: false,
         }
@@ -67,12 +72,12 @@ where
         declared: Option<u64>,
     ) -> Ahead {
         loop {
-            if self.ahead_bytes > bound {
+            if self.held > bound {
                 return Ahead::Open;
             }
             if self.done
                 || self.inner.is_end_stream()
-                || declared.is_some_and(|length| self.ahead_bytes >= length)
+                || declared.is_some_and(|length| self.held >= length)
             {
                 return Ahead::Whole;
             }
@@ -82,14 +87,26 @@ where
             match self.inner.as_mut().poll_frame(cx) {
                 Poll::Pending => return Ahead::Pending,
                 Poll::Ready(None) => self.done = true,
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.ahead_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                    self.done = frame.is_trailers();
-                    self.ahead.push_back(Ok(frame));
-                }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        self.held += data.len() as u64;
+                        match &mut self.next {
+                            Some(_) => self.ahead.push_back(data),
+                            none => *none = Some(data),
+                        }
+                    }
+                    Err(last) => {
+                        self.done = last.is_trailers();
+                        self.last = Some(Box::new(Ok(last)));
+                        if !self.done {
+                            // no kind of frame that is known today
+                            return Ahead::Open;
+                        }
+                    }
+                },
                 Poll::Ready(Some(Err(error))) => {
                     self.done = true;
-                    self.ahead.push_back(Err(error.into()));
+                    self.last = Some(Box::new(Err(error.into())));
                     return Ahead::Failed;
                 }
             }
@@ -98,14 +115,35 @@ where
 
     /// The data that was polled ahead.
     pub(crate) fn data_ahead(&self) -> impl Iterator<Item = &Bytes> {
-        self.ahead
-            .iter()
-            .filter_map(|frame| frame.as_ref().ok()?.data_ref())
+        self.next.iter().chain(&self.ahead)
     }
 
     /// The trailers, when they were polled ahead.
     pub(crate) fn trailers_ahead(&self) -> Option<&http::HeaderMap> {
-        self.ahead.back()?.as_ref().ok()?.trailers_ref()
+        (**self.last.as_ref()?).as_ref().ok()?.trailers_ref()
+    }
+
+    /// The next data that was polled ahead.
+    fn take_data(&mut self) -> Option<Bytes> {
+        if let Some(data) = self.next.take() {
+            return Some(data);
+        }
+        let data = self.ahead.pop_front()?;
+        if self.ahead.is_empty() {
+            // a stream may go on for hours, and needs the room no more
+            self.ahead = VecDeque::new();
+        }
+        Some(data)
+    }
+
+    /// Gives out this data, or the beginning of it.
+    fn slice(&mut self, mut data: Bytes) -> Frame<Bytes> {
+        if data.len() > SLICE {
+            let rest = data.split_off(SLICE);
+            self.held += rest.len() as u64;
+            self.next = Some(rest);
+        }
+        Frame::data(data)
     }
 }
 
@@ -121,53 +159,47 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        let frame = if !this.long.is_empty() {
-            Frame::data(std::mem::take(&mut this.long))
-        } else if let Some(frame) = this.ahead.pop_front() {
-            let frame = frame?;
-            this.ahead_bytes -= frame.data_ref().map_or(0, |data| data.len() as u64);
-            frame
-        } else if this.done {
+        if let Some(data) = self.take_data() {
+            self.held -= data.len() as u64;
+            return Poll::Ready(Some(Ok(self.slice(data))));
+        }
+        if let Some(last) = self.last.take() {
+            return Poll::Ready(Some(*last));
+        }
+        if self.done {
             return Poll::Ready(None);
-        } else {
-            match std::task::ready!(this.inner.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    this.done = true;
-                    return Poll::Ready(Some(Err(error.into())));
-                }
-                None => {
-                    this.done = true;
-                    return Poll::Ready(None);
-                }
+        }
+        Poll::Ready(match ready!(self.inner.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
+                Ok(data) => self.slice(data),
+                Err(other) => other,
+            })),
+            Some(Err(error)) => {
+                self.done = true;
+                Some(Err(error.into()))
             }
-        };
-        Poll::Ready(Some(Ok(match frame.into_data() {
-            Ok(mut data) => {
-                if data.len() > SLICE {
-                    this.long = data.split_off(SLICE);
-                }
-                Frame::data(data)
+            None => {
+                self.done = true;
+                None
             }
-            Err(other) => other,
-        })))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.long.is_empty() && self.ahead.is_empty() && (self.done || self.inner.is_end_stream())
+        self.next.is_none()
+            && self.ahead.is_empty()
+            && self.last.is_none()
+            && (self.done || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.ahead_bytes + self.long.len() as u64;
         let inner = self.inner.size_hint();
         let mut hint = SizeHint::new();
         // an exact hint becomes a Content-Length, and then an h1 server drops trailers, and never asks for an error
-        let failed = self.ahead.back().is_some_and(Result::is_err);
-        if let (Some(upper), None, false) = (inner.upper(), self.trailers_ahead(), failed) {
-            hint.set_upper(upper.saturating_add(held));
+        if let (Some(upper), None) = (inner.upper(), &self.last) {
+            hint.set_upper(upper.saturating_add(self.held));
         }
-        hint.set_lower(inner.lower().saturating_add(held));
+        hint.set_lower(inner.lower().saturating_add(self.held));
         hint
     }
 }
@@ -175,8 +207,7 @@ where
 impl<B> fmt::Debug for Replay<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replay")
-            .field("ahead", &self.ahead.len())
-            .field("long", &self.long.len())
+            .field("held", &self.held)
             .field("done", &self.done)
             .finish_non_exhaustive()
     }
@@ -224,5 +255,21 @@ mod tests {
             None,
             "as a Content-Length it would hide the error"
         );
+    }
+    #[test]
+    fn what_was_polled_ahead_leaves_no_room_behind() {
+        use tower_stream_body::mock::{MockBody, data};
+
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for (frames, room) in [(1, false), (100, true)] {
+            let mut body = Replay::new(MockBody::new((0..frames).map(|_| data("abc"))));
+            assert_eq!(body.look_ahead(&mut cx, 1000, None), Ahead::Whole);
+            assert_eq!(body.ahead.capacity() > 0, room, "{frames} frames");
+            for _ in 0..frames {
+                assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+            }
+            assert_eq!((body.held, body.ahead.capacity()), (0, 0));
+            assert!(body.is_end_stream());
+        }
     }
 }

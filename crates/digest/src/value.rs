@@ -9,6 +9,7 @@ use http::HeaderValue;
 use crate::Algorithm;
 
 const MAX: usize = 64;
+const BASE64_MAX: usize = MAX.div_ceil(3) * 4;
 
 /// The digest of some bytes, with the name of its algorithm. Shown in hex.
 ///
@@ -73,17 +74,26 @@ impl DigestValue {
 
     /// In lower case hex, as `md5sum` prints it.
     pub fn hex(&self) -> String {
-        hex::encode(self.as_bytes())
+        let mut text = [0; 2 * MAX];
+        let text = &mut text[..2 * self.len];
+        hex::encode_to_slice(self.as_bytes(), text).expect("two characters a byte");
+        ascii(text).to_owned()
     }
 
     /// In padded base64, as `Content-MD5` (RFC 1864) wants it.
     pub fn base64(&self) -> String {
-        BASE64.encode(self.as_bytes())
+        self.base64_in(&mut [0; BASE64_MAX]).to_owned()
     }
 
     /// As a member of `Content-Digest` (RFC 9530 section 2).
     pub fn content_digest(&self) -> String {
-        format!("{}=:{}:", self.algorithm, self.base64())
+        let base64 = &mut [0; BASE64_MAX];
+        [self.algorithm, "=:", self.base64_in(base64), ":"].concat()
+    }
+
+    fn base64_in<'a>(&self, text: &'a mut [u8; BASE64_MAX]) -> &'a str {
+        let len = BASE64.encode_slice(self.as_bytes(), text);
+        ascii(&text[..len.expect("room for the longest digest")])
     }
 
     pub(crate) fn from_hex<D: Algorithm>(text: &str) -> Option<Self> {
@@ -93,6 +103,10 @@ impl DigestValue {
     pub(crate) fn from_base64<D: Algorithm>(text: &str) -> Option<Self> {
         Self::from_bytes::<D>(&BASE64.decode(text).ok()?)
     }
+}
+
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("ASCII")
 }
 
 /// Hex, base64 and keys are all visible ASCII.

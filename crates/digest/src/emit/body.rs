@@ -3,19 +3,18 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tower_stream_body::{
     BoxError, Cause, FaultKind, Observation, Observe, ObservedBody, StreamEnd, StreamError,
+    Switched,
 };
 
-use super::{Sent, layer::Config};
+use super::{Sent, future::Call};
 use crate::{
     Algorithm, Announcements, DigestValue, Later, Placement, Segments, fields::X_SEGMENT_DIGEST,
     hasher::Hasher, replay::Replay,
@@ -23,82 +22,85 @@ use crate::{
 
 /// Hashes what passes, and tells how it went.
 pub(super) struct Tee<D: Algorithm> {
-    hasher: Option<Hasher<D>>,
-    done: Option<(DigestValue, Option<Segments>)>,
+    hash: Hash<D>,
     bytes: u64,
     declared: Option<u64>,
     pub(super) plan: Placement,
     /// The body is being polled, or has given out its trailers: what ends now ends with ours.
     trailing: bool,
-    method: Method,
-    uri: Uri,
     later: Later<Sent>,
-    config: Arc<Config>,
+    call: Box<Call>,
+}
+
+enum Hash<D> {
+    /// Not hashed, or not begun.
+    None,
+    Running(Hasher<D>),
+    Done(DigestValue, Option<Segments>),
 }
 
 impl<D: Algorithm> Tee<D> {
-    pub(super) fn new(
-        hasher: Hasher<D>,
-        later: Later<Sent>,
-        (method, uri): (Method, Uri),
-        declared: Option<u64>,
-        config: Arc<Config>,
-    ) -> Self {
+    pub(super) fn new(call: Box<Call>, declared: Option<u64>) -> Self {
         Self {
-            hasher: Some(hasher),
-            done: None,
+            hash: Hash::None,
             bytes: 0,
             declared,
             plan: Placement::Unannounced,
             trailing: false,
-            method,
-            uri,
-            later,
-            config,
+            later: Later::new(),
+            call,
         }
+    }
+
+    /// Where the outcome will be found.
+    pub(super) fn later(&self) -> Later<Sent> {
+        self.later.clone()
+    }
+
+    /// Hashes what passes from now on.
+    pub(super) fn hash_with(&mut self, hasher: Hasher<D>) {
+        self.hash = Hash::Running(hasher);
     }
 
     /// Hashes a body that is all there, before its frames pass. `None` when it is not as long as declared.
     pub(super) fn hash_ahead<'a>(
         &mut self,
+        mut hasher: Hasher<D>,
         data: impl Iterator<Item = &'a Bytes>,
     ) -> Option<DigestValue> {
-        let mut hasher = self.hasher.take()?;
         let mut bytes = 0;
         for data in data {
             hasher.update(data);
             bytes += data.len() as u64;
         }
-        self.done = Some(hasher.finish())
-            .filter(|_| self.declared.is_none_or(|declared| declared == bytes));
-        self.done.as_ref().map(|(digest, _)| *digest)
+        if self.declared.is_some_and(|declared| declared != bytes) {
+            return None;
+        }
+        let (digest, segments) = hasher.finish();
+        self.hash = Hash::Done(digest, segments);
+        Some(digest)
     }
 
     /// Announces the segments, when that is asked for and they are few.
     pub(super) fn write_segments(&self, fields: &mut HeaderMap) {
-        let segments = self
-            .done
-            .as_ref()
-            .and_then(|(_, segments)| segments.as_ref());
-        let value = segments
-            .filter(|_| self.config.announce_segments)
-            .and_then(Segments::field_value);
-        if let Some(value) = value {
+        if let Hash::Done(_, Some(segments)) = &self.hash
+            && self.call.config.announce_segments
+            && let Some(value) = segments.field_value()
+        {
             fields.insert(X_SEGMENT_DIGEST, value);
         }
     }
 
-    pub(super) fn do_not_hash(&mut self) {
-        self.hasher = None;
-    }
-
     /// The digest of the whole body, when it has ended as it should.
-    fn digest(&self) -> Option<&DigestValue> {
-        let right = self.declared.is_none_or(|declared| declared == self.bytes);
-        self.done
-            .as_ref()
-            .filter(|_| right)
-            .map(|(digest, _)| digest)
+    fn digest(&self) -> Option<DigestValue> {
+        match self.hash {
+            Hash::Done(digest, _)
+                if self.declared.is_none_or(|declared| declared == self.bytes) =>
+            {
+                Some(digest)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -106,47 +108,49 @@ impl<D: Algorithm> Observe for Tee<D> {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.bytes += data.len() as u64;
-            if let Some(hasher) = &mut self.hasher {
+            if let Hash::Running(hasher) = &mut self.hash {
                 hasher.update(data);
             }
         }
     }
 
     fn ended(&mut self) {
-        if let Some(hasher) = self.hasher.take() {
-            self.done = Some(hasher.finish());
-        }
+        self.hash = match std::mem::replace(&mut self.hash, Hash::None) {
+            Hash::Running(hasher) => {
+                let (digest, segments) = hasher.finish();
+                Hash::Done(digest, segments)
+            }
+            other => other,
+        };
     }
 
     fn end(&mut self, end: &StreamEnd) {
-        let digest = self
-            .digest()
-            .filter(|_| *end == StreamEnd::Complete)
-            .copied();
-        let done = self.done.as_mut().filter(|_| digest.is_some());
-        let segments = done.and_then(|(_, segments)| match self.config.announce_segments {
-            // the trailers are still to be written
-            true => segments.clone(),
-            false => segments.take(),
-        });
+        let digest = self.digest().filter(|_| *end == StreamEnd::Complete);
         let placement = match self.plan {
             Placement::Trailer if digest.is_none() || !self.trailing => Placement::Unannounced,
             plan => plan,
         };
-        self.config.counts.add(placement);
-        let sent = Sent {
-            method: self.method.clone(),
-            uri: self.uri.clone(),
+        let Call {
+            config,
+            method,
+            uri,
+            ..
+        } = &mut *self.call;
+        config.counts.add(placement);
+        let hash = &self.hash;
+        self.later.tell(config.on_sent.as_ref(), || Sent {
+            method: std::mem::take(method),
+            uri: std::mem::take(uri),
             digest,
-            segments,
+            segments: match hash {
+                // copied: the trailers may still have to be written
+                Hash::Done(_, segments) if digest.is_some() => segments.clone(),
+                _ => None,
+            },
             bytes: self.bytes,
             placement,
             end: end.clone(),
-        };
-        self.later.set(sent.clone());
-        if let Some(on_sent) = &self.config.on_sent {
-            on_sent(&sent);
-        }
+        });
     }
 }
 
@@ -183,42 +187,29 @@ pub(super) enum Announced {
     },
 }
 
-pin_project! {
-    /// The body that [`DigestLayer`](super::DigestLayer) makes.
-    pub struct DigestBody<B, D: Algorithm> {
-        #[pin]
-        kind: Kind<B, D>,
-    }
+/// The body that [`DigestLayer`](super::DigestLayer) makes. One that is not hashed passes as it is, and carries nothing
+/// about.
+pub type DigestBody<B, D> = Switched<B, Box<HashedBody<B, D>>>;
+
+/// A body that is hashed on its way, and its digest announced.
+pub struct HashedBody<B, D: Algorithm> {
+    inner: ObservedBody<Replay<B>, Tee<D>>,
+    announced: Announced,
+    /// The trailers were given out, or an error in their place.
+    over: bool,
 }
 
-pin_project! {
-    #[project = KindProjection]
-    enum Kind<B, D: Algorithm> {
-        Untouched { #[pin] inner: B },
-        // boxed: a response that is not hashed should not carry its size about
-        Hashed { inner: Box<ObservedBody<Replay<B>, Tee<D>>>, announced: Announced, over: bool },
-    }
-}
-
-impl<B, D: Algorithm> DigestBody<B, D> {
-    pub(super) fn untouched(inner: B) -> Self {
+impl<B, D: Algorithm> HashedBody<B, D> {
+    pub(super) fn new(inner: ObservedBody<Replay<B>, Tee<D>>, announced: Announced) -> Self {
         Self {
-            kind: Kind::Untouched { inner },
-        }
-    }
-
-    pub(super) fn hashed(inner: ObservedBody<Replay<B>, Tee<D>>, announced: Announced) -> Self {
-        Self {
-            kind: Kind::Hashed {
-                inner: Box::new(inner),
-                announced,
-                over: false,
-            },
+            inner,
+            announced,
+            over: false,
         }
     }
 }
 
-impl<B, D> Body for DigestBody<B, D>
+impl<B, D> Body for HashedBody<B, D>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -228,52 +219,54 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let (mut inner, announced, over) = match self.project().kind.project() {
-            KindProjection::Untouched { inner } => return inner.poll_frame(cx).map_err(Into::into),
-            KindProjection::Hashed {
-                inner,
-                announced,
-                over,
-            } => (Pin::new(&mut **inner), *announced, over),
-        };
+        let this = &mut *self;
+        let mut inner = Pin::new(&mut this.inner);
         let Announced::Trailers {
             fields,
             overwrite,
             chunked,
-        } = announced
+        } = this.announced
         else {
             return inner.poll_frame(cx);
         };
-        if *over {
+        if this.over {
             return Poll::Ready(None);
         }
         inner.as_mut().observation_mut().observer_mut().trailing = true;
         let polled = inner.as_mut().poll_frame(cx);
         let observation = inner.observation_mut();
         observation.observer_mut().trailing = false;
-        let polled = ready!(polled).transpose()?;
-        let frame = polled.map_or(Ok(HeaderMap::new()), Frame::into_trailers);
-        if chunked && let Some(error) = wrong_length(observation, frame.is_ok()) {
-            *over = true;
+        let wrong_length = |ended| match chunked {
+            true => wrong_length(observation, ended),
+            false => None,
+        };
+        // data is framed again, for a `Frame` that is moved whole costs more: see `ObservedBody`
+        let (error, mut trailers) = match ready!(polled).transpose()?.map(Frame::into_data) {
+            Some(Ok(data)) => match wrong_length(false) {
+                None => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                error => (error, HeaderMap::new()),
+            },
+            Some(Err(frame)) => match frame.into_trailers() {
+                Ok(trailers) => (wrong_length(true), trailers),
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            },
+            None => (wrong_length(true), HeaderMap::new()),
+        };
+        this.over = true;
+        if let Some(error) = error {
             return Poll::Ready(Some(Err(error.into())));
         }
-        let mut trailers = match frame {
-            Ok(trailers) => trailers,
-            Err(data) => return Poll::Ready(Some(Ok(data))),
-        };
-        *over = true;
         if observation.fault().cause().is_none()
             && let Some(digest) = observation.observer().digest()
         {
-            let fields = if overwrite {
-                fields
-            } else {
-                fields.missing_in(&trailers)
+            let fields = match overwrite {
+                true => fields,
+                false => fields.missing_in(&trailers),
             };
-            fields.write(digest, &mut trailers);
+            fields.write(&digest, &mut trailers);
             observation.observer().write_segments(&mut trailers);
             observation.observer_mut().trailing = true;
         }
@@ -281,47 +274,32 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Untouched { inner } => inner.is_end_stream(),
-            Kind::Hashed {
-                inner,
-                announced: Announced::Nowhere,
-                ..
-            } => inner.is_end_stream(),
+        match self.announced {
+            Announced::Nowhere => self.inner.is_end_stream(),
             // the trailers are still to come
-            Kind::Hashed { over, .. } => *over,
+            Announced::Trailers { .. } => self.over,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Untouched { inner } => inner.size_hint(),
-            Kind::Hashed {
-                inner,
-                announced: Announced::Trailers { chunked: true, .. },
-                ..
-            } => {
+        let inner = self.inner.size_hint();
+        match self.announced {
+            Announced::Trailers { chunked: true, .. } => {
                 // an exact hint would become a Content-Length, and then h1 drops the trailers
                 let mut hint = SizeHint::new();
-                hint.set_lower(inner.size_hint().lower());
+                hint.set_lower(inner.lower());
                 hint
             }
-            Kind::Hashed { inner, .. } => inner.size_hint(),
+            _ => inner,
         }
     }
 }
 
-impl<B: fmt::Debug, D: Algorithm> fmt::Debug for DigestBody<B, D> {
+impl<B, D: Algorithm> fmt::Debug for HashedBody<B, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Untouched { inner } => f.debug_tuple("DigestBody").field(inner).finish(),
-            Kind::Hashed {
-                inner, announced, ..
-            } => f
-                .debug_struct("DigestBody")
-                .field("inner", inner)
-                .field("announced", announced)
-                .finish_non_exhaustive(),
-        }
+        f.debug_struct("HashedBody")
+            .field("inner", &self.inner)
+            .field("announced", &self.announced)
+            .finish_non_exhaustive()
     }
 }

@@ -18,12 +18,12 @@ use tower_stream_body::{
 };
 
 use super::{
-    DigestBody,
+    DigestBody, HashedBody,
     body::{Announced, Tee},
     layer::Config,
 };
 use crate::{
-    Algorithm, Announce, Announcements, Later, Placement,
+    Algorithm, Announce, Announcements, Placement,
     fields::{self, Want},
     hasher::Hasher,
     replay::{Ahead, Replay},
@@ -34,14 +34,14 @@ pin_project! {
     pub struct DigestFuture<F, D> {
         #[pin]
         inner: F,
-        // `None`: the layer is off
-        call: Option<Call>,
+        // `None`: the layer is off; boxed, for then every request would move its room about
+        call: Option<Box<Call>>,
         algorithm: PhantomData<fn() -> D>,
     }
 }
 
 impl<F, D> DigestFuture<F, D> {
-    pub(super) fn new(inner: F, call: Option<Call>) -> Self {
+    pub(super) fn new(inner: F, call: Option<Box<Call>>) -> Self {
         Self {
             inner,
             call,
@@ -70,33 +70,35 @@ where
         let response = ready!(this.inner.poll(cx))?;
         Poll::Ready(Ok(match this.call.take() {
             Some(call) => call.respond(response, cx),
-            None => response.map(DigestBody::untouched),
+            None => response.map(DigestBody::off),
         }))
     }
 }
 
 /// What a response must know of its request.
 pub(super) struct Call {
-    config: Arc<Config>,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    te_trailers: bool,
-    want: Option<Want>,
+    pub(super) config: Arc<Config>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
     fault: Fault,
+    want: Option<Want>,
+    version: Version,
+    /// Trailers will arrive.
+    trailers: bool,
 }
 
 impl Call {
     pub(super) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
+        let headers = request.headers();
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
+            want: config.negotiate.then(|| Want::of(headers)).flatten(),
             version: request.version(),
-            te_trailers: fields::te_trailers(request.headers()),
-            want: if config.negotiate {
-                Want::of(request.headers())
-            } else {
-                None
+            trailers: match request.version() {
+                Version::HTTP_09 | Version::HTTP_10 => false,
+                Version::HTTP_11 => fields::te_trailers(headers),
+                _ => true,
             },
             fault: Fault::of(request.extensions_mut()),
             config,
@@ -104,7 +106,7 @@ impl Call {
     }
 
     fn respond<B, D>(
-        mut self,
+        mut self: Box<Self>,
         response: Response<B>,
         cx: &mut Context<'_>,
     ) -> Response<DigestBody<B, D>>
@@ -117,49 +119,35 @@ impl Call {
         self.fault.join(&mut head.extensions);
         let delivery = Delivery::new(&self.method, head.status, &head.headers, &body);
         if delivery.is_bodiless() {
-            return Response::from_parts(head, DigestBody::untouched(body));
+            return Response::from_parts(head, DigestBody::off(body));
         }
 
-        if head
-            .extensions
-            .get::<Promise>()
-            .is_some_and(|promise| !promise.holds_for(&head.headers))
-        {
+        let promise = head.extensions.get::<Promise>();
+        if promise.is_some_and(|promise| !promise.holds_for(&head.headers)) {
             digests_changed(&mut head.headers);
         }
-        if !self.config.wants(&head) {
-            return Response::from_parts(head, DigestBody::untouched(body));
+        let config = Arc::clone(&self.config);
+        if !config.wants(&head) {
+            return Response::from_parts(head, DigestBody::off(body));
         }
         let (key, fields) = self.choose::<D>(&head.headers);
-        if fields.is_empty() && self.config.segment_size.is_none() && self.config.on_sent.is_none()
-        {
-            return Response::from_parts(head, DigestBody::untouched(body));
+        if fields.is_empty() && config.segment_size.is_none() && config.on_sent.is_none() {
+            return Response::from_parts(head, DigestBody::off(body));
         }
 
-        let later = Later::new();
-        head.extensions.insert(later.clone());
         let declared = delivery.declared_length();
-        let hasher = Hasher::<D>::new(key, self.config.segment_size);
-        let tee = Tee::new(
-            hasher,
-            later,
-            (self.method, self.uri),
-            declared,
-            Arc::clone(&self.config),
-        );
-        let mut observation = Observation::new(tee, self.fault);
+        let (version, trailers, fault) = (self.version, self.trailers, self.fault.clone());
+        let tee = Tee::new(self, declared);
+        head.extensions.insert(tee.later());
+        let mut observation = Observation::new(tee, fault);
         let mut body = Replay::new(body);
-        let ahead = observation.run(|| body.look_ahead(cx, self.config.look_ahead, declared));
+        let ahead = observation.run(|| body.look_ahead(cx, config.look_ahead, declared));
 
-        let trailers = match self.version {
-            Version::HTTP_09 | Version::HTTP_10 => false,
-            Version::HTTP_11 => self.te_trailers,
-            _ => true,
-        };
+        let hasher = Hasher::<D>::new(key, config.segment_size);
         let mut announced = Announced::Nowhere;
         if ahead == Ahead::Whole && observation.fault().cause().is_none() {
             let tee = observation.observer_mut();
-            if let Some(digest) = tee.hash_ahead(body.data_ahead()) {
+            if let Some(digest) = tee.hash_ahead(hasher, body.data_ahead()) {
                 fields.write(&digest, &mut head.headers);
                 tee.write_segments(&mut head.headers);
                 if !fields.is_empty() {
@@ -167,31 +155,34 @@ impl Call {
                 }
             }
         } else if trailers && ahead != Ahead::Failed && !fields.is_empty() {
-            if self.config.overwrite {
-                fields
-                    .iter()
-                    .for_each(|field| drop(head.headers.remove(field.field())));
+            let chunked = version == Version::HTTP_11;
+            if config.overwrite {
+                fields.remove(&mut head.headers);
             }
-            let chunked = self.version == Version::HTTP_11;
             if chunked {
                 head.headers.remove(header::CONTENT_LENGTH);
-                head.headers.append(header::TRAILER, names(fields));
-                if self.config.announce_segments && self.config.segment_size.is_some() {
+                head.headers.append(header::TRAILER, fields.names());
+                if config.announce_segments && config.segment_size.is_some() {
                     let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
                     head.headers.append(header::TRAILER, name);
                 }
             }
-            observation.observer_mut().plan = Placement::Trailer;
+            let tee = observation.observer_mut();
+            tee.hash_with(hasher);
+            tee.plan = Placement::Trailer;
             announced = Announced::Trailers {
                 fields,
-                overwrite: self.config.overwrite,
+                overwrite: config.overwrite,
                 chunked,
             };
-        } else if !self.config.hash_unannounced {
-            observation.observer_mut().do_not_hash();
+        } else if config.hash_unannounced {
+            observation.observer_mut().hash_with(hasher);
         }
         let body = ObservedBody::new(body, observation, delivery);
-        Response::from_parts(head, DigestBody::hashed(body, announced))
+        Response::from_parts(
+            head,
+            DigestBody::on(Box::new(HashedBody::new(body, announced))),
+        )
     }
 
     /// The algorithm, and the fields that will announce it.
@@ -209,12 +200,4 @@ impl Call {
         }
         (key, fields.for_algorithm(key))
     }
-}
-
-fn names(fields: Announcements) -> HeaderValue {
-    let names: Vec<_> = fields
-        .iter()
-        .map(|field| field.field().as_str().to_owned())
-        .collect();
-    crate::value::header_value(names.join(", "))
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -17,7 +16,10 @@ use tower_stream_body::{BoxError, StreamEnd};
 use super::{DigestBody, DigestFuture, future::Call};
 use crate::{
     Algorithm, Announce, Announcements, DigestValue, Md5, Placement, Placements, Segments,
-    announce::Counts, replay::SLICE,
+    announce::Counts,
+    later::Callback,
+    layer::{Layered, Setup},
+    replay::SLICE,
 };
 
 /// Announces the digest of each response body: the digest of the bytes that are really sent.
@@ -60,13 +62,9 @@ use crate::{
 /// assert_eq!(response.headers()["content-digest"], "md5=:XUFAKrxLKna5cZ2REBfFkg==:");
 /// # }
 /// ```
-pub struct DigestLayer<D = md5::Md5> {
-    config: Arc<Config>,
-    algorithm: PhantomData<fn() -> D>,
-}
+pub struct DigestLayer<D = md5::Md5>(Setup<Config, D>);
 
 type OnlyIf = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
-type OnSent = Arc<dyn Fn(&Sent) + Send + Sync>;
 
 #[derive(Clone)]
 pub(super) struct Config {
@@ -79,7 +77,7 @@ pub(super) struct Config {
     pub(super) segment_size: Option<u64>,
     pub(super) announce_segments: bool,
     pub(super) hash_unannounced: bool,
-    pub(super) on_sent: Option<OnSent>,
+    pub(super) on_sent: Option<Callback<Sent>>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -99,7 +97,7 @@ impl DigestLayer<Md5> {
 impl<D: Algorithm> DigestLayer<D> {
     /// Announces this algorithm: MD5 by `Content-Digest` and `X-Content-MD5`, any other by `Content-Digest`.
     pub fn new() -> Self {
-        let config = Config {
+        Self(Setup::new(Config {
             on: true,
             only_if: None,
             announce: Announce::ContentDigest | Announce::XContentMd5,
@@ -111,11 +109,7 @@ impl<D: Algorithm> DigestLayer<D> {
             hash_unannounced: true,
             on_sent: None,
             counts: Arc::default(),
-        };
-        Self {
-            config: Arc::new(config),
-            algorithm: PhantomData,
-        }
+        }))
     }
 
     /// A layer of the same type that does nothing.
@@ -125,7 +119,7 @@ impl<D: Algorithm> DigestLayer<D> {
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        self.set(|config| config.on = on)
+        Self(self.0.set(|config| config.on = on))
     }
 
     /// Leaves alone the responses of which this is false: of an endless stream of events, say, nobody wants a digest.
@@ -138,30 +132,33 @@ impl<D: Algorithm> DigestLayer<D> {
     /// # drop(layer);
     /// ```
     pub fn only_if(self, wanted: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.set(|config| config.only_if = Some(Arc::new(wanted)))
+        Self(self.0.set(|config| config.only_if = Some(Arc::new(wanted))))
     }
 
     /// The fields that announce the digest. Those that cannot name the algorithm are left out.
     pub fn announce(self, fields: impl Into<Announcements>) -> Self {
-        self.set(|config| config.announce = fields.into())
+        Self(self.0.set(|config| config.announce = fields.into()))
     }
 
     /// Replaces digests of these names that the response already has. Off by default.
     pub fn overwrite(self, overwrite: bool) -> Self {
-        self.set(|config| config.overwrite = overwrite)
+        Self(self.0.set(|config| config.overwrite = overwrite))
     }
 
     /// Lets the client choose another algorithm for `Content-Digest` by `Want-Content-Digest` (RFC 9530 section 4): MD5
     /// and, with the feature `sha2`, SHA-256 and SHA-512. On by default. A client that refuses (`md5=0`) and wants nothing
     /// that is known gets no `Content-Digest`.
     pub fn negotiate(self, negotiate: bool) -> Self {
-        self.set(|config| config.negotiate = negotiate)
+        Self(self.0.set(|config| config.negotiate = negotiate))
     }
 
     /// How many bytes of a ready body may be held back to announce it in the head; 64 KiB by default, at most 256 KiB,
     /// which is what one poll may hash. 0 looks at empty bodies only.
     pub fn look_ahead(self, bytes: usize) -> Self {
-        self.set(|config| config.look_ahead = bytes.min(SLICE) as u64)
+        Self(
+            self.0
+                .set(|config| config.look_ahead = bytes.min(SLICE) as u64),
+        )
     }
 
     /// Hashes each `size` bytes too, for [`Sent::segments`]. With MD5 that costs a few per cent: both digests are computed
@@ -172,7 +169,7 @@ impl<D: Algorithm> DigestLayer<D> {
     /// When `size` is 0.
     pub fn segments(self, size: u64) -> Self {
         assert!(size > 0, "a segment holds at least one byte");
-        self.set(|config| config.segment_size = Some(size))
+        Self(self.0.set(|config| config.segment_size = Some(size)))
     }
 
     /// Announces the segments too, beside the digest of the whole: `X-Segment-Digest: md5=:<base64>:;size=<bytes>`, a
@@ -181,30 +178,28 @@ impl<D: Algorithm> DigestLayer<D> {
     /// It is left out when it would be longer than 8 KiB (383 segments by MD5), for clients limit what head and trailers
     /// may hold, to 16 KiB as a rule. [`Sent::segments`] has them always.
     pub fn announce_segments(self, announce: bool) -> Self {
-        self.set(|config| config.announce_segments = announce)
+        Self(self.0.set(|config| config.announce_segments = announce))
     }
 
     /// Whether to hash a body whose digest can reach the client in no way. On by default, for [`Sent`]; off, such a body
     /// costs nothing, and its [`Sent::digest`] is `None`.
     pub fn hash_unannounced(self, hash: bool) -> Self {
-        self.set(|config| config.hash_unannounced = hash)
+        Self(self.0.set(|config| config.hash_unannounced = hash))
     }
 
     /// Calls this once for each hashed body, when it has ended and before it is dropped; see [`Sent`].
     ///
     /// It runs on the server's task, in the drop of the body as a rule, so it must not block. A panic in it is swallowed.
     pub fn on_sent(self, callback: impl Fn(&Sent) + Send + Sync + 'static) -> Self {
-        self.set(|config| config.on_sent = Some(Arc::new(callback)))
+        Self(
+            self.0
+                .set(|config| config.on_sent = Some(Arc::new(callback))),
+        )
     }
 
     /// How many bodies were announced where so far, over all clones of this layer.
     pub fn placements(&self) -> Placements {
-        self.config.counts.read()
-    }
-
-    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
-        set(Arc::make_mut(&mut self.config));
-        self
+        self.0.config().counts.read()
     }
 }
 
@@ -216,19 +211,25 @@ impl<D: Algorithm> Default for DigestLayer<D> {
 
 impl<D> Clone for DigestLayer<D> {
     fn clone(&self) -> Self {
-        Self {
-            config: Arc::clone(&self.config),
-            algorithm: PhantomData,
-        }
+        Self(self.0.clone())
     }
 }
 
 impl<D> fmt::Debug for DigestLayer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DigestLayer")
-            .field("on", &self.config.on)
-            .field("announce", &self.config.announce)
-            .field("segment_size", &self.config.segment_size)
+        f.debug_tuple("DigestLayer").field(&self.0).finish()
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("on", &self.on)
+            .field("announce", &self.announce)
+            .field("overwrite", &self.overwrite)
+            .field("negotiate", &self.negotiate)
+            .field("look_ahead", &self.look_ahead)
+            .field("segment_size", &self.segment_size)
             .finish_non_exhaustive()
     }
 }
@@ -237,7 +238,7 @@ impl<S, D> Layer<S> for DigestLayer<D> {
     type Service = DigestService<S, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        DigestService {
+        Layered {
             inner,
             layer: self.clone(),
         }
@@ -245,28 +246,7 @@ impl<S, D> Layer<S> for DigestLayer<D> {
 }
 
 /// What [`DigestLayer`] makes of a service.
-pub struct DigestService<S, D = md5::Md5> {
-    inner: S,
-    layer: DigestLayer<D>,
-}
-
-impl<S: Clone, D> Clone for DigestService<S, D> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            layer: self.layer.clone(),
-        }
-    }
-}
-
-impl<S: fmt::Debug, D> fmt::Debug for DigestService<S, D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DigestService")
-            .field("inner", &self.inner)
-            .field("layer", &self.layer)
-            .finish()
-    }
-}
+pub type DigestService<S, D = md5::Md5> = Layered<S, DigestLayer<D>>;
 
 impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for DigestService<S, D>
 where
@@ -284,10 +264,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = &self.layer.config;
+        let config = self.layer.0.config();
         let call = config
             .on
-            .then(|| Call::new(Arc::clone(config), &mut request));
+            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
         DigestFuture::new(self.inner.call(request), call)
     }
 }

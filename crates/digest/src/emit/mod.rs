@@ -7,7 +7,7 @@ mod layer;
 mod tests;
 
 pub use self::{
-    body::DigestBody,
+    body::{DigestBody, HashedBody},
     future::DigestFuture,
     layer::{DigestLayer, DigestService, Sent},
 };

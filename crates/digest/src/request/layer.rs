@@ -18,7 +18,8 @@ use tower_service::Service;
 use tower_stream_body::{BoxError, Delivery, Fault, FaultKind, Observation, RequestId};
 
 use crate::{
-    Algorithm, Md5, fields,
+    Algorithm, Md5,
+    layer::{Layered, Setup},
     replay::Replay,
     verify::{
         self, Checker, Config, OnBadPromise, Verification, VerifyBody, bad_promise, instead_of,
@@ -65,10 +66,7 @@ use crate::{
 /// assert_eq!(service.oneshot(upload("hell0")).await.unwrap().status(), StatusCode::BAD_REQUEST);
 /// # }
 /// ```
-pub struct VerifyRequestDigestLayer<D = md5::Md5> {
-    config: Arc<Config>,
-    algorithm: PhantomData<fn() -> D>,
-}
+pub struct VerifyRequestDigestLayer<D = md5::Md5>(Setup<Config, D>);
 
 impl VerifyRequestDigestLayer<Md5> {
     /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
@@ -80,10 +78,7 @@ impl VerifyRequestDigestLayer<Md5> {
 impl<D: Algorithm> VerifyRequestDigestLayer<D> {
     /// Checks promises made by this algorithm, and no other.
     pub fn new() -> Self {
-        Self {
-            config: Arc::default(),
-            algorithm: PhantomData,
-        }
+        Self(Setup::new(Config::default()))
     }
 
     /// A layer of the same type that does nothing.
@@ -93,28 +88,26 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        self.set(|config| config.on = on)
+        Self(self.0.set(|config| config.on = on))
     }
 
     /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
-        self.set(|config| config.expect_trailers = expect)
+        Self(self.0.set(|config| config.expect_trailers = expect))
     }
 
     /// What to do with promises that cannot be read; [`OnBadPromise::Warn`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
-        self.set(|config| config.on_bad_promise = policy)
+        Self(self.0.set(|config| config.on_bad_promise = policy))
     }
 
     /// Calls this once for each body that something was promised of, when it is read to its end or dropped. A panic in it
     /// is swallowed.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
-        self.set(|config| config.on_outcome = Some(Arc::new(callback)))
-    }
-
-    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
-        set(Arc::make_mut(&mut self.config));
-        self
+        Self(
+            self.0
+                .set(|config| config.on_outcome = Some(Arc::new(callback))),
+        )
     }
 }
 
@@ -126,17 +119,14 @@ impl<D: Algorithm> Default for VerifyRequestDigestLayer<D> {
 
 impl<D> Clone for VerifyRequestDigestLayer<D> {
     fn clone(&self) -> Self {
-        Self {
-            config: Arc::clone(&self.config),
-            algorithm: PhantomData,
-        }
+        Self(self.0.clone())
     }
 }
 
 impl<D> fmt::Debug for VerifyRequestDigestLayer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("VerifyRequestDigestLayer")
-            .field(&self.config)
+            .field(&self.0)
             .finish()
     }
 }
@@ -145,7 +135,7 @@ impl<S, D> Layer<S> for VerifyRequestDigestLayer<D> {
     type Service = VerifyRequestDigestService<S, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        VerifyRequestDigestService {
+        Layered {
             inner,
             layer: self.clone(),
         }
@@ -153,28 +143,7 @@ impl<S, D> Layer<S> for VerifyRequestDigestLayer<D> {
 }
 
 /// What [`VerifyRequestDigestLayer`] makes of a service.
-pub struct VerifyRequestDigestService<S, D = md5::Md5> {
-    inner: S,
-    layer: VerifyRequestDigestLayer<D>,
-}
-
-impl<S: Clone, D> Clone for VerifyRequestDigestService<S, D> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            layer: self.layer.clone(),
-        }
-    }
-}
-
-impl<S: fmt::Debug, D> fmt::Debug for VerifyRequestDigestService<S, D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifyRequestDigestService")
-            .field("inner", &self.inner)
-            .field("layer", &self.layer)
-            .finish()
-    }
-}
+pub type VerifyRequestDigestService<S, D = md5::Md5> = Layered<S, VerifyRequestDigestLayer<D>>;
 
 impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyRequestDigestService<S, D>
 where
@@ -231,7 +200,7 @@ impl Upload {
     }
 }
 
-type Checked<B, D> = (Request<VerifyBody<B, D>>, Option<Upload>);
+type Checked<B, D> = (Request<VerifyBody<B, D>>, Option<Box<Upload>>);
 
 impl<D: Algorithm> VerifyRequestDigestLayer<D> {
     fn check<B>(&self, request: Request<B>) -> Result<Checked<B, D>, Box<Response<Bytes>>>
@@ -239,65 +208,48 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let promise = fields::promise::<D>(request.headers());
-        let trailers =
-            self.config.expect_trailers || fields::announces_digest_trailer(request.headers());
-        if !self.config.on || (promise == Ok(None) && !trailers) {
-            return Ok((request.map(VerifyBody::untouched), None));
-        }
+        let config = self.0.config();
+        let promised = if config.on {
+            config.promise::<D>(request.headers())
+        } else {
+            None
+        };
+        let Some(promised) = promised else {
+            return Ok((request.map(VerifyBody::off), None));
+        };
 
         let facts = verify::Request::of(&request);
-        let id = facts.id.clone();
+        let upload = Upload {
+            fault: Fault::new(),
+            id: facts.id.clone(),
+        };
         let (mut head, body) = request.into_parts();
         // a method whose response always has a body: what is asked for is the length
         let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
-        let expected = promise.unwrap_or_default();
-        let mut checker = Checker::<D>::new(
-            expected,
-            delivery.declared_length(),
-            facts,
-            Arc::clone(&self.config),
-        );
+        let mut checker = Checker::<D>::new(promised, delivery.declared_length(), facts, config);
         head.extensions.insert(checker.later());
-        let fault = Fault::new();
-        if let Err(bad) = promise {
-            checker.give_up(bad.into());
-            match self.config.on_bad_promise {
-                OnBadPromise::Ignore => {}
-                OnBadPromise::Warn => {
-                    tracing::warn!("the digest in the request head is {}", bad.as_str());
-                }
-                OnBadPromise::Refuse => {
-                    // its drop reports the outcome
-                    drop(Observation::new(checker, fault));
-                    return Err(Box::new(bad_promise(
-                        StatusCode::BAD_REQUEST,
-                        bad,
-                        id.as_ref(),
-                    )));
-                }
-            }
+        if let Err(bad) = promised
+            && config.refuses(bad, "request head", &head.uri)
+        {
+            let answer = bad_promise(StatusCode::BAD_REQUEST, bad, upload.id.as_ref());
+            // its drop reports the outcome
+            drop(Observation::new(checker, upload.fault));
+            return Err(Box::new(answer));
         }
-        let upload = Upload {
-            fault: fault.clone(),
-            id,
-        };
         if body.is_end_stream() || delivery.declared_length() == Some(0) {
             // a handler has no reason to poll it
             if let Err(error) = checker.judge_ahead(std::iter::empty(), None) {
-                fault.record(error.cause().clone());
+                upload.fault.record(error.cause().clone());
             }
         }
-        let answer = upload.bad_digest();
-        let body = VerifyBody::checked(
-            Replay::new(body),
-            Observation::new(checker, fault),
-            delivery,
-        );
-        match answer {
-            Some(answer) => Err(Box::new(answer)),
-            None => Ok((Request::from_parts(head, body), Some(upload))),
+        let observation = Observation::new(checker, upload.fault.clone());
+        if let Some(answer) = upload.bad_digest() {
+            // as above
+            drop(observation);
+            return Err(Box::new(answer));
         }
+        let body = verify::checked(Replay::new(body), observation, delivery);
+        Ok((Request::from_parts(head, body), Some(Box::new(upload))))
     }
 }
 
@@ -313,7 +265,7 @@ pin_project! {
 pin_project! {
     #[project = StepProjection]
     enum Step<F> {
-        Called { #[pin] inner: F, upload: Option<Upload> },
+        Called { #[pin] inner: F, upload: Option<Box<Upload>> },
         Refused { answer: Option<Box<Response<Bytes>>> },
     }
 }
@@ -336,18 +288,18 @@ where
         Poll::Ready(match self.project().step.project() {
             StepProjection::Refused { answer } => {
                 let answer = answer.take().expect("not polled after it was ready");
-                Ok(answer.map(VerifyBody::answer))
+                Ok(answer.map(verify::answer))
             }
             StepProjection::Called { inner, upload } => {
                 let answered = ready!(inner.poll(cx));
-                match upload.as_ref().and_then(Upload::bad_digest) {
-                    None => answered.map(|response| response.map(VerifyBody::untouched)),
+                match upload.as_ref().and_then(|upload| upload.bad_digest()) {
+                    None => answered.map(|response| response.map(VerifyBody::off)),
                     // also when the handler failed over it
                     Some(answer) => Ok(match answered {
-                        Err(_) => answer.map(VerifyBody::answer),
+                        Err(_) => answer.map(verify::answer),
                         Ok(response) => {
                             let (head, document) = instead_of(response.into_parts().0, answer);
-                            Response::from_parts(head, VerifyBody::answer(document))
+                            Response::from_parts(head, verify::answer(document))
                         }
                     }),
                 }

@@ -8,73 +8,60 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery, Observation, ObservedBody};
+use tower_stream_body::{BoxError, Delivery, Observation, ObservedBody, Switched};
 
 use super::Checker;
 use crate::{Algorithm, replay::Replay};
 
-pin_project! {
-    /// The body that [`VerifyDigestLayer`](crate::VerifyDigestLayer) and
-    /// [`VerifyRequestDigestLayer`](crate::VerifyRequestDigestLayer) make.
-    ///
-    /// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a
-    /// [`DigestError`](crate::DigestError) in its place, when the bytes are not those that were promised. All others pass
-    /// at once.
-    pub struct VerifyBody<B, D: Algorithm> {
-        #[pin]
-        kind: Kind<B, D>,
-    }
+/// The body that [`VerifyDigestLayer`](crate::VerifyDigestLayer) and
+/// [`VerifyRequestDigestLayer`](crate::VerifyRequestDigestLayer) make.
+///
+/// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a
+/// [`DigestError`](crate::DigestError) in its place, when the bytes are not those that were promised. All others pass
+/// at once. A body of which nothing was promised passes as it is, and carries none of this about.
+pub type VerifyBody<B, D> = Switched<B, Box<CheckedBody<B, D>>>;
+
+/// A body that is checked, or the answer in its place.
+pub struct CheckedBody<B, D: Algorithm>(Kind<B, D>);
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is boxed, and an answer is rare"
+)]
+enum Kind<B, D: Algorithm> {
+    Checked {
+        inner: ObservedBody<Replay<B>, Checker<D>>,
+        failed: bool,
+    },
+    Answer {
+        document: Option<Bytes>,
+    },
 }
 
-pin_project! {
-    #[project = KindProjection]
-    enum Kind<B, D: Algorithm> {
-        Untouched { #[pin] inner: B },
-        // boxed: a response that promises nothing should not carry its size about
-        Checked { inner: Box<ObservedBody<Replay<B>, Checker<D>>>, failed: bool },
-        Answer { document: Option<Bytes> },
-    }
+/// A body of our own, in place of the one that was promised.
+pub(crate) fn answer<B, D: Algorithm>(document: Bytes) -> VerifyBody<B, D> {
+    VerifyBody::on(Box::new(CheckedBody(Kind::Answer {
+        document: Some(document),
+    })))
 }
 
-impl<B, D: Algorithm> VerifyBody<B, D> {
-    pub(crate) fn untouched(inner: B) -> Self {
-        Self {
-            kind: Kind::Untouched { inner },
-        }
-    }
-
-    /// A body of our own, in place of the one that was promised.
-    pub(crate) fn answer(document: Bytes) -> Self {
-        Self {
-            kind: Kind::Answer {
-                document: Some(document),
-            },
-        }
-    }
-}
-
-impl<B, D> VerifyBody<B, D>
+pub(crate) fn checked<B, D>(
+    body: Replay<B>,
+    observation: Observation<Checker<D>>,
+    delivery: Delivery,
+) -> VerifyBody<B, D>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
     D: Algorithm,
 {
-    pub(crate) fn checked(
-        body: Replay<B>,
-        observation: Observation<Checker<D>>,
-        delivery: Delivery,
-    ) -> Self {
-        Self {
-            kind: Kind::Checked {
-                inner: Box::new(ObservedBody::new(body, observation, delivery)),
-                failed: false,
-            },
-        }
-    }
+    VerifyBody::on(Box::new(CheckedBody(Kind::Checked {
+        inner: ObservedBody::new(body, observation, delivery),
+        failed: false,
+    })))
 }
 
-impl<B, D> Body for VerifyBody<B, D>
+impl<B, D> Body for CheckedBody<B, D>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -84,38 +71,41 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let (mut inner, failed) = match self.project().kind.project() {
-            KindProjection::Untouched { inner } => return inner.poll_frame(cx).map_err(Into::into),
-            KindProjection::Answer { document } => {
+        let (mut inner, failed) = match &mut self.0 {
+            Kind::Answer { document } => {
                 return Poll::Ready(document.take().map(|json| Ok(Frame::data(json))));
             }
-            KindProjection::Checked { inner, failed } => (Pin::new(&mut **inner), failed),
+            Kind::Checked { inner, failed } => (Pin::new(inner), failed),
         };
         if *failed {
             return Poll::Ready(None);
         }
-        let frame = match ready!(inner.as_mut().poll_frame(cx)) {
-            Some(Ok(frame)) => Some(frame),
-            None => None,
-            Some(Err(error)) => {
-                *failed = true;
-                inner.observation_mut().observer_mut().aborted();
-                return Poll::Ready(Some(Err(error)));
-            }
-        };
+        let polled = ready!(inner.as_mut().poll_frame(cx));
         let ended = inner.is_end_stream();
         let observation = inner.observation_mut();
         let checker = observation.observer_mut();
-        let judged = match &frame {
-            None => checker.judge(None),
-            Some(frame) => match frame.trailers_ref() {
-                Some(trailers) => checker.judge(Some(trailers)),
-                None if checker.is_due(ended) => checker.judge(None),
-                None => Ok(()),
-            },
+        // data is framed again, for a `Frame` that is moved whole costs more: see `ObservedBody`
+        let (frame, judged) = match polled.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(data))) if !checker.is_due(ended) => {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Some(Ok(Ok(data))) => (Some(Frame::data(data)), checker.judge(None)),
+            Some(Ok(Err(frame))) => {
+                let judged = match frame.trailers_ref() {
+                    Some(trailers) => checker.judge(Some(trailers)),
+                    None => Ok(()),
+                };
+                (Some(frame), judged)
+            }
+            None => (None, checker.judge(None)),
+            Some(Err(error)) => {
+                *failed = true;
+                checker.aborted();
+                return Poll::Ready(Some(Err(error)));
+            }
         };
         match judged {
             Ok(()) => Poll::Ready(frame.map(Ok)),
@@ -128,8 +118,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Untouched { inner } => inner.is_end_stream(),
+        match &self.0 {
             Kind::Answer { document } => document.is_none(),
             Kind::Checked { inner, failed } => {
                 *failed || (inner.is_end_stream() && inner.observation().observer().is_judged())
@@ -138,8 +127,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Untouched { inner } => inner.size_hint(),
+        match &self.0 {
             Kind::Answer { document } => {
                 SizeHint::with_exact(document.as_ref().map_or(0, Bytes::len) as u64)
             }
@@ -148,12 +136,11 @@ where
     }
 }
 
-impl<B: fmt::Debug, D: Algorithm> fmt::Debug for VerifyBody<B, D> {
+impl<B, D: Algorithm> fmt::Debug for CheckedBody<B, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Untouched { inner } => f.debug_tuple("VerifyBody").field(inner).finish(),
-            Kind::Answer { document } => f.debug_tuple("VerifyBody").field(document).finish(),
-            Kind::Checked { inner, .. } => f.debug_tuple("VerifyBody").field(inner).finish(),
+        match &self.0 {
+            Kind::Answer { document } => f.debug_tuple("CheckedBody").field(document).finish(),
+            Kind::Checked { inner, .. } => f.debug_tuple("CheckedBody").field(inner).finish(),
         }
     }
 }

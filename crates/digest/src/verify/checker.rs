@@ -7,13 +7,16 @@ use http::{HeaderMap, Method, Uri};
 use http_body::Frame;
 use tower_stream_body::{Observe, RequestId, StreamEnd};
 
-use super::{DigestError, OnBadPromise, Unverifiable, Verdict, Verification, layer::Config};
+use super::{
+    DigestError, Unverifiable, Verdict, Verification,
+    layer::{Config, Promised},
+};
 use crate::{
     Algorithm, DigestValue, Later,
     fields::{self, BadPromise},
 };
 
-/// What is kept of a request.
+/// What is kept of a request: [`Verification`] names it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -44,24 +47,28 @@ pub(crate) struct Checker<D: Algorithm> {
 }
 
 impl<D: Algorithm> Checker<D> {
-    /// `expected` is what the head promises; without it, the trailers are waited for.
+    /// Of a body of which this is promised, see [`Config::promise`]. It is not checked when that cannot be read.
     pub(crate) fn new(
-        expected: Option<DigestValue>,
+        promised: Promised,
         declared: Option<u64>,
         request: Request,
-        config: Arc<Config>,
+        config: &Arc<Config>,
     ) -> Self {
-        Self {
+        let mut checker = Self {
             hasher: Some(D::new()),
             actual: None,
-            expected,
+            expected: promised.unwrap_or_default(),
             declared,
             bytes: 0,
             verdict: None,
             request,
             later: Later::new(),
-            config,
+            config: Arc::clone(config),
+        };
+        if let Err(bad) = promised {
+            checker.give_up(bad.into());
         }
+        checker
     }
 
     /// Where the outcome will be found.
@@ -124,13 +131,9 @@ impl<D: Algorithm> Checker<D> {
             Ok(late) => late,
             Err(bad) => {
                 self.verdict = Some(Verdict::Unverifiable(bad.into()));
-                return match self.config.on_bad_promise {
-                    OnBadPromise::Refuse => Err(DigestError::bad_promise()),
-                    OnBadPromise::Warn => {
-                        tracing::warn!(uri = %self.request.uri, "the digest in the trailers is {}", bad.as_str());
-                        Ok(())
-                    }
-                    OnBadPromise::Ignore => Ok(()),
+                return match self.config.refuses(bad, "trailers", &self.request.uri) {
+                    true => Err(DigestError::bad_promise()),
+                    false => Ok(()),
                 };
             }
         };
@@ -169,19 +172,19 @@ impl<D: Algorithm> Observe for Checker<D> {
             (StreamEnd::Complete, None) => Verdict::Unverifiable(Unverifiable::NoTrailer),
             _ => Verdict::Aborted,
         };
-        let verification = Verification {
-            method: self.request.method.clone(),
-            uri: self.request.uri.clone(),
-            verdict: self.verdict.unwrap_or(unjudged),
+        let verdict = self.verdict.unwrap_or(unjudged);
+        let request = &mut self.request;
+        let verification = || Verification {
+            method: std::mem::take(&mut request.method),
+            uri: std::mem::take(&mut request.uri),
+            verdict,
             expected: self.expected,
             actual: self.actual,
             declared: self.declared,
             bytes: self.bytes,
         };
-        self.later.set(verification.clone());
-        if let Some(on_outcome) = &self.config.on_outcome {
-            on_outcome(&verification);
-        }
+        self.later
+            .tell(self.config.on_outcome.as_ref(), verification);
     }
 }
 

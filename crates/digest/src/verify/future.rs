@@ -15,11 +15,11 @@ use pin_project_lite::pin_project;
 use tower_stream_body::{BoxError, Delivery, Fault, Observation, Promise};
 
 use super::{
-    Checker, OnBadPromise, Request, Unverifiable, VerifyBody, bad_promise, instead_of,
-    layer::Config, problem,
+    Checker, Request, Unverifiable, VerifyBody, bad_promise, checked, instead_of, layer::Config,
+    problem,
 };
 use crate::{
-    Algorithm, fields,
+    Algorithm,
     replay::{Ahead, Replay},
 };
 
@@ -27,19 +27,25 @@ pin_project! {
     /// The future of [`VerifyDigestService`](super::VerifyDigestService).
     pub struct VerifyDigestFuture<F, B, D: Algorithm> {
         #[pin]
-        inner: F,
-        // `None`: the layer is off, or the head is there
-        call: Option<Call>,
-        held: Option<Box<Held<B, D>>>,
+        step: Step<F, B, D>,
+    }
+}
+
+pin_project! {
+    // what is boxed is so because the layer may be off, and every request moves its room about
+    #[project = StepProjection]
+    enum Step<F, B, D: Algorithm> {
+        // `None`: the layer is off
+        Called { #[pin] inner: F, call: Option<Box<Call>> },
+        // `None`: released
+        Waiting { held: Option<Box<Held<B, D>>> },
     }
 }
 
 impl<F, B, D: Algorithm> VerifyDigestFuture<F, B, D> {
-    pub(super) fn new(inner: F, call: Option<Call>) -> Self {
+    pub(super) fn new(inner: F, call: Option<Box<Call>>) -> Self {
         Self {
-            inner,
-            call,
-            held: None,
+            step: Step::Called { inner, call },
         }
     }
 }
@@ -60,22 +66,31 @@ where
     type Output = Result<Response<VerifyBody<B, D>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if this.held.is_none() {
-            let response = ready!(this.inner.poll(cx))?;
-            let Some(call) = this.call.take() else {
-                return Poll::Ready(Ok(response.map(VerifyBody::untouched)));
-            };
-            match call.head(response) {
-                Step::Done(response) => return Poll::Ready(Ok(response)),
-                Step::Check(held) => *this.held = Some(held),
+        let mut step = self.project().step;
+        match step.as_mut().project() {
+            StepProjection::Called { inner, call } => {
+                let response = ready!(inner.poll(cx))?;
+                let Some(call) = call.take() else {
+                    return Poll::Ready(Ok(response.map(VerifyBody::off)));
+                };
+                let mut held = match call.head(response) {
+                    Ok(held) => held,
+                    Err(response) => return Poll::Ready(Ok(response)),
+                };
+                if held.look_ahead(cx).is_pending() {
+                    let held = Some(Box::new(held));
+                    step.set(Step::Waiting { held });
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(held.release()))
+            }
+            StepProjection::Waiting { held: waiting } => {
+                let held = waiting.as_mut().expect("not polled after it was ready");
+                ready!(held.look_ahead(cx));
+                let held = waiting.take().expect("held a line ago");
+                Poll::Ready(Ok(held.release()))
             }
         }
-        if let Some(held) = this.held {
-            ready!(held.look_ahead(cx));
-        }
-        let held = this.held.take().expect("held a line ago");
-        Poll::Ready(Ok(held.release()))
     }
 }
 
@@ -85,11 +100,6 @@ pub(super) struct Call {
     request: Request,
     version: Version,
     fault: Fault,
-}
-
-enum Step<B, D: Algorithm> {
-    Done(Response<VerifyBody<B, D>>),
-    Check(Box<Held<B, D>>),
 }
 
 impl Call {
@@ -102,7 +112,8 @@ impl Call {
         }
     }
 
-    fn head<B, D>(mut self, response: Response<B>) -> Step<B, D>
+    /// The response to be checked, or, as an `Err`, the one that need not be.
+    fn head<B, D>(mut self, response: Response<B>) -> Result<Held<B, D>, Response<VerifyBody<B, D>>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -111,50 +122,53 @@ impl Call {
         let (mut head, body) = response.into_parts();
         self.fault.join(&mut head.extensions);
         let delivery = Delivery::new(&self.request.method, head.status, &head.headers, &body);
-        let promise = fields::promise::<D>(&head.headers);
-        let trailers =
-            self.config.expect_trailers || fields::announces_digest_trailer(&head.headers);
-        if delivery.is_bodiless() || (promise == Ok(None) && !trailers) {
-            return Step::Done(Response::from_parts(head, VerifyBody::untouched(body)));
-        }
+        let promised = match delivery.is_bodiless() {
+            true => None,
+            false => self.config.promise::<D>(&head.headers),
+        };
+        let Some(promised) = promised else {
+            return Err(Response::from_parts(head, VerifyBody::off(body)));
+        };
 
         let declared = delivery.declared_length();
-        let expected = promise.unwrap_or_default();
         let id = self.request.id.clone();
-        let mut checker =
-            Checker::<D>::new(expected, declared, self.request, Arc::clone(&self.config));
+        let refused = promised.err().filter(|bad| {
+            self.config
+                .refuses(*bad, "response head", &self.request.uri)
+        });
+        let checker = Checker::<D>::new(promised, declared, self.request, &self.config);
         head.extensions.insert(checker.later());
-        if let Err(bad) = promise {
-            checker.give_up(bad.into());
-            match self.config.on_bad_promise {
-                OnBadPromise::Ignore => {}
-                OnBadPromise::Warn => {
-                    tracing::warn!("the digest in the response head is {}", bad.as_str());
-                }
-                OnBadPromise::Refuse => {
-                    // its drop reports the outcome
-                    drop(Observation::new(checker, self.fault));
-                    let answer = bad_promise(StatusCode::BAD_GATEWAY, bad, id.as_ref());
-                    let (head, document) = instead_of(head, answer);
-                    return Step::Done(Response::from_parts(head, VerifyBody::answer(document)));
-                }
-            }
+        let observation = Observation::new(checker, self.fault);
+        if let Some(bad) = refused {
+            // its drop reports the outcome
+            drop(observation);
+            let answer = bad_promise(StatusCode::BAD_GATEWAY, bad, id.as_ref());
+            return Err(in_place_of(head, answer));
         }
-        if let Some(digest) = expected {
+        if let Ok(Some(digest)) = promised {
             head.extensions
                 .insert(Promise::new(D::KEY, digest.as_bytes(), &head.headers));
         }
-        Step::Check(Box::new(Held {
+        Ok(Held {
             body: Replay::new(body),
-            observation: Observation::new(checker, self.fault),
+            observation,
             unframed: declared.is_none() && self.version <= Version::HTTP_10,
             buffer: self.config.buffer,
             ahead: Ahead::Open,
             head,
             delivery,
             id,
-        }))
+        })
     }
+}
+
+/// This answer instead of the response with this head.
+fn in_place_of<B, D: Algorithm>(
+    head: Parts,
+    answer: Response<Bytes>,
+) -> Response<VerifyBody<B, D>> {
+    let (head, document) = instead_of(head, answer);
+    Response::from_parts(head, super::answer(document))
 }
 
 /// A response whose head is not released yet.
@@ -208,8 +222,7 @@ where
                         detail,
                         self.id.as_ref(),
                     );
-                    let (head, document) = instead_of(self.head, answer);
-                    return Response::from_parts(head, VerifyBody::answer(document));
+                    return in_place_of(self.head, answer);
                 }
             }
             Ahead::Open | Ahead::Pending if self.unframed && !checker.is_judged() => {
@@ -217,7 +230,7 @@ where
             }
             Ahead::Open | Ahead::Pending | Ahead::Failed => {}
         }
-        let body = VerifyBody::checked(self.body, self.observation, self.delivery);
+        let body = checked(self.body, self.observation, self.delivery);
         Response::from_parts(self.head, body)
     }
 }

@@ -2,20 +2,25 @@
 
 use std::{
     fmt,
-    marker::PhantomData,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_body::BoxError;
 
 use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call};
-use crate::{Algorithm, Md5, replay::SLICE};
+use crate::{
+    Algorithm, DigestValue, Md5,
+    fields::{self, BadPromise},
+    later::Callback,
+    layer::{Layered, Setup},
+    replay::SLICE,
+};
 
 /// Checks each response body against the digest that the handler promised, so that a corrupt body never looks whole.
 ///
@@ -59,10 +64,7 @@ use crate::{Algorithm, Md5, replay::SLICE};
 /// assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
 /// # }
 /// ```
-pub struct VerifyDigestLayer<D = md5::Md5> {
-    config: Arc<Config>,
-    algorithm: PhantomData<fn() -> D>,
-}
+pub struct VerifyDigestLayer<D = md5::Md5>(Setup<Config, D>);
 
 /// What to do with a promise that is malformed, or contradicted by another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,15 +78,13 @@ pub enum OnBadPromise {
     Refuse,
 }
 
-type OnOutcome = Arc<dyn Fn(&Verification) + Send + Sync>;
-
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) on: bool,
     pub(crate) buffer: u64,
     pub(crate) expect_trailers: bool,
     pub(crate) on_bad_promise: OnBadPromise,
-    pub(crate) on_outcome: Option<OnOutcome>,
+    pub(crate) on_outcome: Option<Callback<Verification>>,
 }
 
 impl Default for Config {
@@ -99,6 +99,26 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// What a head promises of its body; `None`: nothing, and nothing can come in trailers.
+    pub(crate) fn promise<D: Algorithm>(&self, head: &HeaderMap) -> Option<Promised> {
+        let promised = fields::promise::<D>(head);
+        let in_trailers = || self.expect_trailers || fields::announces_digest_trailer(head);
+        (promised != Ok(None) || in_trailers()).then_some(promised)
+    }
+
+    /// Whether a message is refused for a promise that cannot be read.
+    pub(crate) fn refuses(&self, bad: BadPromise, place: &str, uri: &Uri) -> bool {
+        if self.on_bad_promise == OnBadPromise::Warn {
+            tracing::warn!(%uri, "the digest in the {place} is {}", bad.as_str());
+        }
+        self.on_bad_promise == OnBadPromise::Refuse
+    }
+}
+
+/// The digest that is promised, `None` when it will be in the trailers.
+pub(crate) type Promised = Result<Option<DigestValue>, BadPromise>;
+
 impl VerifyDigestLayer<Md5> {
     /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
     pub fn md5() -> Self {
@@ -109,10 +129,7 @@ impl VerifyDigestLayer<Md5> {
 impl<D: Algorithm> VerifyDigestLayer<D> {
     /// Checks promises made by this algorithm, and no other.
     pub fn new() -> Self {
-        Self {
-            config: Arc::default(),
-            algorithm: PhantomData,
-        }
+        Self(Setup::new(Config::default()))
     }
 
     /// A layer of the same type that does nothing.
@@ -122,23 +139,23 @@ impl<D: Algorithm> VerifyDigestLayer<D> {
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        self.set(|config| config.on = on)
+        Self(self.0.set(|config| config.on = on))
     }
 
     /// How many bytes of a body may be held back to decide before the head is sent; 64 KiB by default, at most 256 KiB,
     /// which is what one poll may hash. Only a body for an HTTP/1.0 client, of unknown length, is waited for.
     pub fn buffer_up_to(self, bytes: usize) -> Self {
-        self.set(|config| config.buffer = bytes.min(SLICE) as u64)
+        Self(self.0.set(|config| config.buffer = bytes.min(SLICE) as u64))
     }
 
     /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
-        self.set(|config| config.expect_trailers = expect)
+        Self(self.0.set(|config| config.expect_trailers = expect))
     }
 
     /// What to do with promises that cannot be read; [`OnBadPromise::Warn`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
-        self.set(|config| config.on_bad_promise = policy)
+        Self(self.0.set(|config| config.on_bad_promise = policy))
     }
 
     /// Calls this once for each body that something was promised of, when the outcome is known for sure: when the body is
@@ -147,12 +164,10 @@ impl<D: Algorithm> VerifyDigestLayer<D> {
     ///
     /// It runs on the server's task, so it must not block. A panic in it is swallowed.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
-        self.set(|config| config.on_outcome = Some(Arc::new(callback)))
-    }
-
-    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
-        set(Arc::make_mut(&mut self.config));
-        self
+        Self(
+            self.0
+                .set(|config| config.on_outcome = Some(Arc::new(callback))),
+        )
     }
 }
 
@@ -164,18 +179,13 @@ impl<D: Algorithm> Default for VerifyDigestLayer<D> {
 
 impl<D> Clone for VerifyDigestLayer<D> {
     fn clone(&self) -> Self {
-        Self {
-            config: Arc::clone(&self.config),
-            algorithm: PhantomData,
-        }
+        Self(self.0.clone())
     }
 }
 
 impl<D> fmt::Debug for VerifyDigestLayer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("VerifyDigestLayer")
-            .field(&self.config)
-            .finish()
+        f.debug_tuple("VerifyDigestLayer").field(&self.0).finish()
     }
 }
 
@@ -194,7 +204,7 @@ impl<S, D> Layer<S> for VerifyDigestLayer<D> {
     type Service = VerifyDigestService<S, D>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        VerifyDigestService {
+        Layered {
             inner,
             layer: self.clone(),
         }
@@ -202,28 +212,7 @@ impl<S, D> Layer<S> for VerifyDigestLayer<D> {
 }
 
 /// What [`VerifyDigestLayer`] makes of a service.
-pub struct VerifyDigestService<S, D = md5::Md5> {
-    inner: S,
-    layer: VerifyDigestLayer<D>,
-}
-
-impl<S: Clone, D> Clone for VerifyDigestService<S, D> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            layer: self.layer.clone(),
-        }
-    }
-}
-
-impl<S: fmt::Debug, D> fmt::Debug for VerifyDigestService<S, D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifyDigestService")
-            .field("inner", &self.inner)
-            .field("layer", &self.layer)
-            .finish()
-    }
-}
+pub type VerifyDigestService<S, D = md5::Md5> = Layered<S, VerifyDigestLayer<D>>;
 
 impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyDigestService<S, D>
 where
@@ -241,10 +230,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = &self.layer.config;
+        let config = self.layer.0.config();
         let call = config
             .on
-            .then(|| Call::new(Arc::clone(config), &mut request));
+            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
         VerifyDigestFuture::new(self.inner.call(request), call)
     }
 }

@@ -11,11 +11,12 @@ mod tests;
 
 pub(crate) use self::{
     answer::{bad_promise, instead_of, problem},
+    body::{answer, checked},
     checker::{Checker, Request},
     layer::Config,
 };
 pub use self::{
-    body::VerifyBody,
+    body::{CheckedBody, VerifyBody},
     future::VerifyDigestFuture,
     layer::{OnBadPromise, VerifyDigestLayer, VerifyDigestService},
     outcome::{DigestError, Unverifiable, Verdict, Verification},

@@ -1,0 +1,41 @@
+//! What a layer that is off adds to the types of a stack, which every request moves about and every stream keeps.
+
+use std::{convert::Infallible, future::Future, pin::Pin};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use tower_stream_digest::{
+    DigestBody, DigestFuture, Md5, VerifyBody, VerifyDigestFuture, VerifyRequestDigestFuture,
+};
+
+const POINTER: usize = size_of::<usize>();
+
+#[test]
+fn a_body_grows_by_a_pointer_at_most() {
+    fn check<B>() {
+        assert!(size_of::<DigestBody<B, Md5>>() <= size_of::<B>() + POINTER);
+        assert!(size_of::<VerifyBody<B, Md5>>() <= size_of::<B>() + POINTER);
+    }
+    check::<Body>();
+    check::<Full<Bytes>>();
+    check::<VerifyBody<Body, Md5>>();
+}
+
+#[test]
+fn a_future_grows_by_a_pointer() {
+    fn check<F>() {
+        assert_eq!(size_of::<DigestFuture<F, Md5>>(), size_of::<F>() + POINTER);
+        assert_eq!(
+            size_of::<VerifyDigestFuture<F, Body, Md5>>(),
+            size_of::<F>() + POINTER
+        );
+        assert_eq!(
+            size_of::<VerifyRequestDigestFuture<F, Md5>>(),
+            size_of::<F>() + POINTER
+        );
+    }
+    check::<std::future::Ready<Result<Response<Body>, Infallible>>>();
+    check::<Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>>>>>();
+}

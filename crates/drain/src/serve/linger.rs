@@ -95,3 +95,107 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
         self.io.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        net::{TcpListener, TcpStream},
+        task::JoinHandle,
+        time::Instant,
+    };
+
+    use super::*;
+
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    static PART: [u8; 100_000] = [b'x'; 100_000];
+
+    fn lingering() -> Link {
+        let link = Link::default();
+        link.linger();
+        link
+    }
+
+    /// A client that has sent a part of its upload, and a server that has read the beginning of it, answers and closes.
+    async fn answered(link: Link) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        client.write_all(&PART).await?;
+        let (server, _) = listener.accept().await?;
+        let server = tokio::spawn(async move {
+            let mut server = Lingering::new(server, link);
+            server.read_exact(&mut [0; 100]).await?;
+            server.write_all(ANSWER).await?;
+            server.shutdown().await
+        });
+        Ok((client, server))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_to_the_end_reads_its_answer() -> io::Result<()> {
+        let (mut client, server) = answered(lingering()).await?;
+        client.readable().await?;
+        for _ in 0..10 {
+            client.write_all(&PART).await?;
+        }
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await?;
+        assert_eq!(answer, ANSWER);
+        assert!(!server.is_finished(), "the end came with the answer");
+        drop(client);
+        server.await?
+    }
+
+    /// What lingering is for: a client that sends to the end before it reads never comes to its answer.
+    #[tokio::test]
+    async fn a_close_with_unread_bytes_breaks_the_upload() -> io::Result<()> {
+        let (mut client, server) = answered(Link::default()).await?;
+        server.await??;
+        let sent = client.write_all(&PART).await;
+        assert!(sent.is_err(), "there was no reset");
+        Ok(())
+    }
+
+    /// How long the shutdown of a server's end takes.
+    async fn closing(server: DuplexStream, link: Link) -> io::Result<Duration> {
+        let start = Instant::now();
+        Lingering::new(server, link).shutdown().await?;
+        Ok(start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_the_client_and_not_for_ever() -> io::Result<()> {
+        let (silent, server) = duplex(16);
+        assert_eq!(closing(server, lingering()).await?, AT_MOST);
+        drop(silent);
+
+        let (client, server) = duplex(16);
+        let second = Duration::from_secs(1);
+        tokio::spawn(async move {
+            sleep(second).await;
+            drop(client);
+        });
+        assert_eq!(closing(server, lingering()).await?, second);
+
+        let (_client, server) = duplex(16);
+        assert_eq!(closing(server, Link::default()).await?, Duration::ZERO);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_stops_is_left_after_a_while() -> io::Result<()> {
+        let (mut client, server) = duplex(16);
+        let sending = tokio::spawn(async move {
+            let mut sent = 0;
+            // each fills the pipe, so that somebody has to read
+            while client.write_all(&[b'x'; 16]).await.is_ok() {
+                sent += 1;
+                sleep(Duration::from_millis(100)).await;
+            }
+            sent
+        });
+        assert_eq!(closing(server, lingering()).await?, AT_MOST);
+        assert_eq!(sending.await?, 20);
+        Ok(())
+    }
+}

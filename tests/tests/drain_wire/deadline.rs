@@ -1,0 +1,104 @@
+//! At the deadline, and readers that are slow.
+
+use std::convert::Infallible;
+
+use axum::{Router, body::Body, routing::get};
+use e2e::{End, Protocol, Request, h1};
+use futures_util::stream;
+use tokio::time::sleep;
+
+use super::{MS, Outcome, Rig, drain, hello};
+
+#[tokio::test]
+async fn at_the_deadline_every_protocol_reads_one_farewell() -> Outcome {
+    let rig = Rig::start(drain().deadline(400 * MS), hello()).await?;
+    let clients = Protocol::ALL.map(|protocol| {
+        let addr = rig.addr;
+        tokio::spawn(async move { protocol.send(addr, &Request::get("/events")).await })
+    });
+    while rig.drain.in_flight() < 3 {
+        sleep(MS).await;
+    }
+    rig.drain.start();
+    for (protocol, client) in Protocol::ALL.into_iter().zip(clients) {
+        let response = client.await??;
+        let whole = match protocol {
+            Protocol::Http10 => End::Closed,
+            Protocol::Http11 => End::LastChunk,
+            Protocol::Http2 => End::EndStream,
+        };
+        assert_eq!(response.end, whole, "{protocol:?}");
+        let text = response.text();
+        let (before, farewell) = text.split_once("event: drain\n").ok_or("no farewell")?;
+        assert!(before.ends_with("\n\n"), "{protocol:?} {text}");
+        assert!(
+            farewell.starts_with("data: {") && farewell.ends_with("\n\n"),
+            "{farewell}"
+        );
+        assert!(!farewell.contains("id:"), "{farewell}");
+    }
+    let report = rig.report().await?;
+    assert_eq!(
+        (report.stats.farewelled, report.stats.cut),
+        (3, 0),
+        "{report}"
+    );
+    Ok(())
+}
+
+/// The body is dropped long before its bytes are delivered: the connection is waited for, not the count.
+#[tokio::test]
+async fn a_slow_reader_gets_all_of_a_large_body() -> Outcome {
+    const SIZE: usize = 16 << 20;
+    let app = Router::new().route("/", get(|| async { vec![b'x'; SIZE] }));
+    let rig = Rig::start(drain(), app).await?;
+    let mut reader = h1::Connection::open_with_receive_buffer(rig.addr, 4096).await?;
+    reader.send(&Request::get("/")).await?;
+    reader.read_some(1).await?;
+    rig.drain.start();
+    while !rig.drain.state().is_refusing() {
+        reader.read_some(1024).await?;
+        sleep(5 * MS).await;
+    }
+    let answer = reader.reply().await?.finish().await;
+    assert_eq!(
+        (answer.body().len(), answer.end.clone()),
+        (SIZE, End::Length)
+    );
+    let report = rig.report().await?;
+    assert!(
+        report.is_clean() && report.connections_cut == 0,
+        "{report:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stalled_reader_is_cut_at_the_deadline() -> Outcome {
+    let endless =
+        || async { Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(vec![0; 65536]))) };
+    let rig = Rig::start(
+        drain().deadline(400 * MS),
+        hello().route("/flood", get(endless)),
+    )
+    .await?;
+    let mut stalled = h1::Connection::open_with_receive_buffer(rig.addr, 4096).await?;
+    stalled.send(&Request::get("/flood")).await?;
+    stalled.read_some(1).await?;
+    let mut reading = h1::Connection::open(rig.addr).await?;
+    reading.send(&Request::get("/events")).await?;
+    let reply = reading.reply().await?;
+    rig.drain.start();
+    let response = reply.finish().await;
+    assert!(response.text().contains("event: drain\n"));
+    let report = rig.report().await?;
+    assert_eq!(
+        (report.stats.cut, report.stats.farewelled),
+        (1, 1),
+        "{report}"
+    );
+    assert_eq!(report.connections_cut, 1, "{report}");
+    let answer = stalled.reply().await?.finish().await;
+    assert!(answer.end.is_cut(), "{}", answer.end);
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The header fields that carry digests, or ask for them.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, header};
 
 use crate::{Algorithm, DigestValue, algorithm::MD5};
 
@@ -97,55 +97,46 @@ fn is_composite(text: &str) -> bool {
     })
 }
 
-/// `Want-Content-Digest` (RFC 9530 section 4): how much the client wants each algorithm.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Want(HeaderValue);
-
-impl Want {
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        headers.get(WANT_CONTENT_DIGEST).cloned().map(Self)
+/// The key among `offered` that the client wants most by `Want-Content-Digest` (RFC 9530 section 4), the earlier of equals.
+/// Without a wish for any of them it is the first; `None` when the client refuses that one.
+pub(crate) fn wanted(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'static str> {
+    if !headers.contains_key(WANT_CONTENT_DIGEST) {
+        return offered.first().copied();
     }
-
-    /// From 0 (not acceptable) to 10, `None` when the client does not say or says it wrong.
-    fn preference(&self, key: &str) -> Option<u8> {
-        let members = self.0.to_str().ok()?.split(',');
-        members
-            .filter_map(|member| {
-                member
-                    .split_once(';')
-                    .map_or(member, |(member, _)| member)
-                    .trim()
-                    .split_once('=')
-            })
-            .filter(|(name, _)| *name == key)
-            .filter_map(|(_, preference)| preference.parse().ok())
-            .rfind(|preference| *preference <= 10)
-    }
-
-    /// The key among `offered` that the client wants most, the earlier of equals. Without a wish for any of them it is
-    /// the first, unless the client refuses that one.
-    pub(crate) fn choose(&self, offered: &[&'static str]) -> Option<&'static str> {
-        let preference = |key: &&'static str| self.preference(key).unwrap_or(0);
-        let wanted = offered
-            .iter()
+    let preference = |key: &&'static str| preference(headers, key);
+    let wanted = offered
+        .iter()
+        .copied()
+        .rev()
+        .max_by_key(preference)
+        .filter(|key| preference(key) > Some(0));
+    let unasked = || {
+        offered
+            .first()
             .copied()
-            .rev()
-            .max_by_key(preference)
-            .filter(|key| preference(key) > 0);
-        let unasked = || {
-            offered
-                .first()
-                .copied()
-                .filter(|key| self.preference(key).is_none())
-        };
-        wanted.or_else(unasked)
-    }
+            .filter(|key| preference(key).is_none())
+    };
+    wanted.or_else(unasked)
+}
+
+/// From 0 (not acceptable) to 10, `None` when the client does not say or says it wrong.
+fn preference(headers: &HeaderMap, key: &str) -> Option<u8> {
+    // of a repeated key the last member counts (RFC 8941 section 3.2)
+    list(headers, &WANT_CONTENT_DIGEST)
+        .filter_map(|member| {
+            let member = member.split_once(';').map_or(member, |(member, _)| member);
+            let (name, preference) = member.split_once('=')?;
+            (name == key).then(|| preference.trim_end().parse().ok())?
+        })
+        .filter(|preference| *preference <= 10)
+        .last()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Md5;
+    use http::HeaderValue;
 
     const HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
     const HELLO_64: &str = "XUFAKrxLKna5cZ2REBfFkg==";
@@ -241,11 +232,8 @@ mod tests {
 
     #[test]
     fn the_wanted_algorithm() {
-        let choose = |want: &str| {
-            Want::of(&fields(&[("want-content-digest", want)]))
-                .unwrap()
-                .choose(&["md5", "sha-256", "sha-512"])
-        };
+        let offered = ["md5", "sha-256", "sha-512"];
+        let choose = |want: &str| wanted(&fields(&[("want-content-digest", want)]), &offered);
         assert_eq!(choose("sha-256=1"), Some("sha-256"));
         assert_eq!(choose("md5=1, sha-256=10, sha-512=3"), Some("sha-256"));
         assert_eq!(choose("sha-512=5,sha-256=5"), Some("sha-256"));
@@ -263,6 +251,13 @@ mod tests {
             "no preferences at all"
         );
         assert_eq!(choose("%"), Some("md5"));
+
+        let want = |want: &str| HeaderValue::try_from(want).unwrap();
+        let mut lines = HeaderMap::new();
+        assert_eq!(wanted(&lines, &offered), Some("md5"));
+        lines.append(WANT_CONTENT_DIGEST, want("md5=1, sha-256=9"));
+        lines.append(WANT_CONTENT_DIGEST, want("sha-512=3, sha-256=2"));
+        assert_eq!(wanted(&lines, &offered), Some("sha-512"), "over lines");
     }
 
     #[test]

@@ -136,14 +136,15 @@ where
         Some(data)
     }
 
-    /// Gives out this data, or the beginning of it.
-    fn slice(&mut self, mut data: Bytes) -> Frame<Bytes> {
+    /// Keeps what of this data is too long for one poll.
+    #[inline]
+    fn slice(&mut self, mut data: Bytes) -> Bytes {
         if data.len() > SLICE {
             let rest = data.split_off(SLICE);
             self.held += rest.len() as u64;
             self.next = Some(rest);
         }
-        Frame::data(data)
+        data
     }
 }
 
@@ -161,7 +162,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(data) = self.take_data() {
             self.held -= data.len() as u64;
-            return Poll::Ready(Some(Ok(self.slice(data))));
+            return Poll::Ready(Some(Ok(Frame::data(self.slice(data)))));
         }
         if let Some(last) = self.last.take() {
             return Poll::Ready(Some(*last));
@@ -171,7 +172,7 @@ where
         }
         Poll::Ready(match ready!(self.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => Some(Ok(match frame.into_data() {
-                Ok(data) => self.slice(data),
+                Ok(data) => Frame::data(self.slice(data)),
                 Err(other) => other,
             })),
             Some(Err(error)) => {

@@ -187,8 +187,7 @@ pub(super) enum Announced {
     },
 }
 
-/// The body that [`DigestLayer`](super::DigestLayer) makes. One that is not hashed passes as it is, and carries nothing
-/// about.
+/// The body that [`DigestLayer`](super::DigestLayer) makes. One that is not hashed passes as it is.
 pub type DigestBody<B, D> = Switched<B, Box<HashedBody<B, D>>>;
 
 /// A body that is hashed on its way, and its digest announced.

@@ -23,8 +23,7 @@ use super::{
     layer::Config,
 };
 use crate::{
-    Algorithm, Announce, Announcements, Placement,
-    fields::{self, Want},
+    Algorithm, Announce, Announcements, Placement, fields,
     hasher::Hasher,
     replay::{Ahead, Replay},
 };
@@ -81,19 +80,26 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) uri: Uri,
     fault: Fault,
-    want: Option<Want>,
+    /// The algorithm for `Content-Digest`; `None`: the client refuses.
+    wanted: Option<&'static str>,
     version: Version,
     /// Trailers will arrive.
     trailers: bool,
 }
 
 impl Call {
-    pub(super) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
+    pub(super) fn new<D: Algorithm>(
+        config: Arc<Config>,
+        request: &mut Request<impl Sized>,
+    ) -> Self {
         let headers = request.headers();
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            want: config.negotiate.then(|| Want::of(headers)).flatten(),
+            wanted: match config.negotiate {
+                true => fields::wanted(headers, Hasher::<D>::KEYS),
+                false => Some(D::KEY),
+            },
             version: request.version(),
             trailers: match request.version() {
                 Version::HTTP_09 | Version::HTTP_10 => false,
@@ -192,8 +198,8 @@ impl Call {
             fields = fields.missing_in(head);
         }
         let mut key = D::KEY;
-        if let (Some(want), true) = (&self.want, fields.contains(Announce::ContentDigest)) {
-            match want.choose(Hasher::<D>::KEYS) {
+        if fields.contains(Announce::ContentDigest) {
+            match self.wanted {
                 Some(wanted) => key = wanted,
                 None => fields = fields.without(Announce::ContentDigest),
             }

@@ -267,7 +267,7 @@ where
         let config = self.layer.0.config();
         let call = config
             .on
-            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
+            .then(|| Box::new(Call::new::<D>(Arc::clone(config), &mut request)));
         DigestFuture::new(self.inner.call(request), call)
     }
 }

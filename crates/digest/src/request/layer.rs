@@ -209,12 +209,7 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         B::Error: Into<BoxError>,
     {
         let config = self.0.config();
-        let promised = if config.on {
-            config.promise::<D>(request.headers())
-        } else {
-            None
-        };
-        let Some(promised) = promised else {
+        let Some(promised) = config.promise::<D>(request.headers()) else {
             return Ok((request.map(VerifyBody::off), None));
         };
 
@@ -244,8 +239,6 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         }
         let observation = Observation::new(checker, upload.fault.clone());
         if let Some(answer) = upload.bad_digest() {
-            // as above
-            drop(observation);
             return Err(Box::new(answer));
         }
         let body = verify::checked(Replay::new(body), observation, delivery);

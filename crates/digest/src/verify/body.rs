@@ -18,7 +18,7 @@ use crate::{Algorithm, replay::Replay};
 ///
 /// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a
 /// [`DigestError`](crate::DigestError) in its place, when the bytes are not those that were promised. All others pass
-/// at once. A body of which nothing was promised passes as it is, and carries none of this about.
+/// at once. A body of which nothing was promised passes as it is.
 pub type VerifyBody<B, D> = Switched<B, Box<CheckedBody<B, D>>>;
 
 /// A body that is checked, or the answer in its place.

@@ -100,8 +100,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What a head promises of its body; `None`: nothing, and nothing can come in trailers.
+    /// What is promised of a body; `None`: nothing to be checked.
     pub(crate) fn promise<D: Algorithm>(&self, head: &HeaderMap) -> Option<Promised> {
+        if !self.on {
+            return None;
+        }
         let promised = fields::promise::<D>(head);
         let in_trailers = || self.expect_trailers || fields::announces_digest_trailer(head);
         (promised != Ok(None) || in_trailers()).then_some(promised)

@@ -43,9 +43,11 @@ enum State<B> {
 }
 
 pin_project! {
-    struct Watched<B> {
-        watch: Watch,
-        // `None` once it has failed
+    /// One response that is watched. Boxed in the call: the body is to be polled before the head is released, and must
+    /// not move from then on; and what is kept of the request need not move through every future outside.
+    pub(crate) struct Watched<B> {
+        pub(crate) watch: Watch,
+        // `None` before the head, and once it has failed
         #[pin]
         body: Option<B>,
     }
@@ -54,6 +56,15 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             drop_body(this.project().body);
         }
+    }
+}
+
+impl<B> Watched<B> {
+    pub(crate) fn new(case: Case) -> Pin<Box<Self>> {
+        Box::pin(Self {
+            watch: Watch::new(case),
+            body: None,
+        })
     }
 }
 
@@ -83,10 +94,12 @@ where
     /// Wraps the body of a response, or answers in its place if it fails in its first poll.
     pub(crate) fn begin(
         response: Response<B>,
-        mut case: Case,
+        mut watched: Pin<Box<Watched<B>>>,
         cx: &mut Context<'_>,
     ) -> Response<Self> {
         let (mut parts, body) = response.into_parts();
+        let mut this = watched.as_mut().project();
+        let case = &mut this.watch.case;
         case.join(&mut parts);
         let opened = catch(|| {
             let delivery = Delivery::new(&case.request.method, parts.status, &parts.headers, &body);
@@ -101,19 +114,15 @@ where
             }
         };
         let first_poll = case.config.first_poll;
-        let mut watched = Box::pin(Watched {
-            watch: Watch::new(case, &parts, delivery, ended),
-            body: Some(body),
-        });
-        let this = watched.as_mut().project();
+        this.watch.begin(&parts, delivery, ended);
+        this.body.set(Some(body));
         let first_poll = first_poll && !delivery.is_bodiless() && !this.watch.inner_is_over();
-        if let Some(body) = this.body.as_pin_mut()
+        if let Some(body) = this.body.as_mut().as_pin_mut()
             && first_poll
             && !this.watch.poll_first(body, cx)
         {
-            let mut this = watched.as_mut().project();
-            drop_body(this.body.as_mut());
-            return this.watch.case().head(Some(parts)).map(Self::written);
+            drop_body(this.body);
+            return this.watch.case.head(Some(parts)).map(Self::written);
         }
         let state = State::Watched(watched);
         Response::from_parts(parts, Self { state })

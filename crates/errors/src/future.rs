@@ -12,6 +12,7 @@ use tower_stream_body::BoxError;
 
 use crate::{
     ResponseBody,
+    body::Watched,
     case::Case,
     panic::{catch, drop_caught},
 };
@@ -21,36 +22,36 @@ pin_project! {
     ///
     /// A panic of the inner future, in a poll or in its drop, ends here. The inner future is dropped as soon as it is
     /// done.
-    pub struct ResponseFuture<F> {
+    pub struct ResponseFuture<F, B> {
         // `None` once it is done
         #[pin]
         inner: Option<F>,
         // `None`: off, or done
-        case: Option<Case>,
+        watched: Option<Pin<Box<Watched<B>>>>,
     }
 
-    impl<F> PinnedDrop for ResponseFuture<F> {
+    impl<F, B> PinnedDrop for ResponseFuture<F, B> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            if this.case.is_some() {
+            if this.watched.is_some() {
                 drop_caught("a handler future", || this.inner.set(None));
             }
         }
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F, B> ResponseFuture<F, B> {
     pub(crate) fn off(inner: F) -> Self {
         Self {
             inner: Some(inner),
-            case: None,
+            watched: None,
         }
     }
 
     pub(crate) fn new(inner: F, case: Case) -> Self {
         Self {
             inner: Some(inner),
-            case: Some(case),
+            watched: Some(Watched::new(case)),
         }
     }
 
@@ -58,12 +59,12 @@ impl<F> ResponseFuture<F> {
     pub(crate) fn failed(case: Case) -> Self {
         Self {
             inner: None,
-            case: Some(case),
+            watched: Some(Watched::new(case)),
         }
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F>
+impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes>,
@@ -73,7 +74,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let Some(case) = this.case else {
+        let Some(watched) = this.watched else {
             let inner = this.inner.as_pin_mut().expect("polled after it was ready");
             return inner.poll(cx).map_ok(|r| r.map(ResponseBody::off));
         };
@@ -82,25 +83,25 @@ where
             Some(inner) => match catch(|| inner.poll(cx)) {
                 Ok(polled) => Some(ready!(polled)),
                 Err(payload) => {
-                    case.panicked(payload);
+                    watched.watch.case.panicked(payload);
                     None
                 }
             },
         };
         drop_caught("a handler future", || this.inner.set(None));
-        let case = this.case.take().expect("checked above");
+        let watched = this.watched.take().expect("checked above");
         Poll::Ready(Ok(match polled {
-            None => case.head(None).map(|data| ResponseBody::written(data)),
-            Some(Ok(response)) => ResponseBody::begin(response, case, cx),
+            None => watched.watch.case.head(None).map(ResponseBody::written),
+            Some(Ok(response)) => ResponseBody::begin(response, watched, cx),
             Some(Err(error)) => return Poll::Ready(Err(error)),
         }))
     }
 }
 
-impl<F> std::fmt::Debug for ResponseFuture<F> {
+impl<F, B> std::fmt::Debug for ResponseFuture<F, B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("case", &self.case)
+            .field("on", &self.watched.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -108,8 +108,6 @@ impl ErrorWriterLayer {
 
     /// Whether to poll a body once before its head is released, so that a failure found there still gets a status of
     /// its own. Default: true.
-    ///
-    /// It costs one allocation a response (not a frame): a body that has been polled must not move any more.
     #[must_use]
     pub fn first_poll(self, first_poll: bool) -> Self {
         self.set(|config| config.first_poll = first_poll)

@@ -23,7 +23,7 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Watch {
-    case: Case,
+    pub(crate) case: Case,
     stream: StreamKind,
     records: Records,
     /// the head leaves room for bytes that the inner body did not give
@@ -100,7 +100,25 @@ enum Phase {
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
 impl Watch {
-    pub(crate) fn new(case: Case, parts: &Parts, delivery: Delivery, inner_ended: bool) -> Self {
+    /// Before there is a head.
+    pub(crate) fn new(case: Case) -> Self {
+        Self {
+            case,
+            stream: StreamKind::Other,
+            records: Records::Unknown,
+            writable: false,
+            bodiless: false,
+            expected: UNDECLARED,
+            given: 0,
+            poisoned: AtomicBool::new(false),
+            inner_ended: false,
+            stash: Stash::Empty,
+            phase: Phase::Open,
+        }
+    }
+
+    /// The head is there.
+    pub(crate) fn begin(&mut self, parts: &Parts, delivery: Delivery, inner_ended: bool) {
         let stream = StreamKind::of(&parts.headers);
         let encoded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
         let codings = parts.headers.get_all(header::CONTENT_ENCODING);
@@ -111,28 +129,17 @@ impl Watch {
             && !codings.iter().any(encoded);
         let records = match (stream, stream.records()) {
             (_, Some(format)) if writable => {
-                Records::Held(RecordHold::new(format, case.config.hold_cap))
+                Records::Held(RecordHold::new(format, self.case.config.hold_cap))
             }
             (StreamKind::GrpcWeb, _) if writable => Records::GrpcWeb(Messages::default()),
             _ => Records::Unknown,
         };
-        Self {
-            case,
-            stream,
-            records,
-            writable,
-            bodiless: delivery.is_bodiless(),
-            expected: delivery.declared_length().unwrap_or(UNDECLARED),
-            given: 0,
-            poisoned: AtomicBool::new(false),
-            inner_ended,
-            stash: Stash::Empty,
-            phase: Phase::Open,
-        }
-    }
-
-    pub(crate) fn case(&self) -> &Case {
-        &self.case
+        self.stream = stream;
+        self.records = records;
+        self.writable = writable;
+        self.bodiless = delivery.is_bodiless();
+        self.expected = delivery.declared_length().unwrap_or(UNDECLARED);
+        self.inner_ended = inner_ended;
     }
 
     /// A frame that goes before whatever the inner body gives next.

@@ -53,6 +53,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = self.config.as_deref();
         let config = config.filter(|_| request.extensions().get::<HasRequestSpan>().is_none());
@@ -123,6 +124,7 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(spanned) = this.spanned else {

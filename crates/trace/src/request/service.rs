@@ -86,11 +86,11 @@ where
 pin_project! {
     /// The future of [`RequestSpan`].
     ///
-    /// The future inside is dropped as soon as it is ready, while its span is entered for the poll: to enter it once
-    /// more for the drop alone would cost as much again.
+    /// In its span, the future inside is dropped as soon as it is ready, while the span is entered for the poll: to enter
+    /// it once more for the drop alone would cost as much again.
     pub struct ResponseFuture<F> {
         spanned: Option<Spanned>,
-        // `None` once it is ready
+        // `None` once it is ready, and was in its span
         #[pin]
         inner: Option<F>,
     }
@@ -126,14 +126,17 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
         let Some(spanned) = this.spanned else {
-            let response = ready!(poll_to_end(this.inner, cx))?;
+            let response = ready!(inner.poll(cx))?;
             return Poll::Ready(Ok(response.map(ResponseBody::off)));
         };
         let entered = spanned.span.enter();
-        let inner = this.inner;
-        let result = ready!(spanned.observation.run(|| poll_to_end(inner, cx)));
+        let result = ready!(spanned.observation.run(|| inner.poll(cx)));
+        spanned.observation.run(|| this.inner.set(None));
         drop(entered);
         let Some(Spanned {
             mut observation,
@@ -155,18 +158,6 @@ where
             }
         })
     }
-}
-
-/// Polls a future, and drops it at once when it is ready.
-fn poll_to_end<F: Future>(mut inner: Pin<&mut Option<F>>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    let Some(future) = inner.as_mut().as_pin_mut() else {
-        return Poll::Pending;
-    };
-    let polled = future.poll(cx);
-    if polled.is_ready() {
-        inner.set(None);
-    }
-    polled
 }
 
 impl<F> fmt::Debug for ResponseFuture<F> {

@@ -1,116 +1,71 @@
 #!/usr/bin/env python3
-"""Soak: the demo server under load of which 1 % panics. Memory and descriptors must stay flat.
+"""Soak: the demo server under load while many of its streams panic. Memory and descriptors must stay flat.
 
-    tests/clients/.venv/bin/python tests/soak/panics.py [--seconds 120] [--workers 32]
+    tests/soak/panics.py [--seconds 120] [--streams 32] [--panics 50]
 
-Needs httpx with HTTP/2, which `tests/clients/run` installs there. Starts the demo server (DEMO_BIN, or a release build),
-drives it over HTTP/1.1 (raw, keep-alive) and HTTP/2 (httpx, all streams on one connection), reads every answer to its end,
-and samples the server's /proc. Exit 1 when an answer is not what it must be, the server died, memory grew by more than 5 %
-from the second quarter to the last, or descriptors are left.
+Starts the demo server (DEMO_BIN, or a release build) and drives it with stream-load (STREAM_LOAD, or a release build) over
+HTTP/1.1 with keep-alive and over HTTP/2: whole streams as fast as they go, and each way of panicking in each format at a
+steady rate. Every stream is read to its end; meanwhile the server's /proc is sampled. Exit 1 when a stream ended otherwise
+than it must, the server died, memory grew by more than 5 % from the second quarter to the last, or descriptors are left.
 """
 
 import argparse
-import asyncio
+import itertools
+import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
-
-import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 HOW = ["panic-handler", "panic-body", "panic-drop", "producer-panic"]
 FORMAT = ["sse", "ndjson", "bytes", "json"]
 
 
-def target(failing: float) -> tuple[str, str]:
-    """A path, and what kind of request it is."""
-    if random.random() < failing:
-        how, form = random.choice(HOW), random.choice(FORMAT)
-        return f"/fail?how={how}&format={form}&after=3&interval_ms=0", f"{how} {form}"
-    return "/events?count=20&interval_ms=0", "whole"
-
-
-def wanted(kind: str) -> set[str]:
-    """How an answer of this kind may end."""
-    how, _, form = kind.partition(" ")
-    if how == "whole":
-        return {"whole"}
-    if how == "panic-handler":
-        return {"500"}
-    return {"record"} if form in ("sse", "ndjson") else {"cut"}
-
-
-def verdict(status: int, body: bytes, cut: bool) -> str:
-    if cut:
-        return "cut"
-    if status != 200:
-        return str(status)
-    return "record" if b'{"error":{"kind":"panic"' in body else "whole"
-
-
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
-    """Status, body, and whether it was cut."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.decode().lower().split("\r\n")
-    status = int(lines[0].split()[1])
-    length = [int(line.split(":")[1]) for line in lines if line.startswith("content-length:")]
-    if length:
-        return status, await reader.readexactly(length[0]), False
-    body = b""
-    try:
-        while size := int(await reader.readuntil(b"\r\n"), 16):
-            body += (await reader.readexactly(size + 2))[:-2]
-        await reader.readexactly(2)
-    except asyncio.IncompleteReadError:
-        return status, body, True
-    return status, body, False
-
-
 class Load:
-    def __init__(self, port: int, failing: float) -> None:
-        self.port, self.failing = port, failing
-        self.counts: Counter[str] = Counter()
-        self.wrong: Counter[str] = Counter()
-        self.over = False
+    """A stream-load that runs, and how each of its streams must end."""
 
-    def note(self, kind: str, got: str) -> None:
-        self.counts[kind.split()[0]] += 1
-        if got not in wanted(kind):
-            self.wrong[f"{kind}: {got}"] += 1
+    def __init__(self, program: str, url: str, http: str, ending: str, seconds: int, *options: str) -> None:
+        self.name, self.http, self.ending = f"HTTP/{http} {url.partition('?')[2]}", http, ending
+        common = ["--http", http, "--keep-alive", "--duration", f"{seconds}s", "--grace", "20s", "-o", "json"]
+        command = [program, url, *common, "--no-progress", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    async def http1(self) -> None:
-        writer = None
-        while not self.over:
-            if writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            path, kind = target(self.failing)
-            writer.write(f"GET {path} HTTP/1.1\r\nhost: soak\r\n\r\n".encode())
-            try:
-                status, body, cut = await read_answer(reader)
-                self.note(kind, verdict(status, body, cut))
-            except (asyncio.IncompleteReadError, ConnectionError) as error:
-                self.note(kind, type(error).__name__)
-                cut = True
-            if cut:
-                writer.close()
-                writer = None
-        if writer:
-            writer.close()
+    def report(self) -> tuple[int, list[str]]:
+        """How many streams there were, and what was wrong."""
+        report = json.loads(self.process.communicate()[0])
+        endings = {ending: count for ending, count in report["endings"].items() if count}
+        wrong = [f"{self.name}: {endings}"] if set(endings) != {self.ending} else []
+        for reason in report["reasons"]:
+            # the server's doing, and not a connection that was lost
+            if self.http == "2" and reason["ending"] == "cut" and "internal error" not in reason["reason"]:
+                wrong.append(f"{self.name}: {reason}")
+        return report["streams"], wrong
 
-    async def http2(self, client: httpx.AsyncClient) -> None:
-        while not self.over:
-            path, kind = target(self.failing)
-            try:
-                response = await client.get(f"http://127.0.0.1:{self.port}{path}")
-                self.note(kind, verdict(response.status_code, response.content, False))
-            except httpx.RemoteProtocolError as error:
-                reset = "INTERNAL_ERROR" in str(error) or "error_code:2" in str(error)
-                self.note(kind, "cut" if reset else str(error))
+
+def ending(how: str, form: str) -> str:
+    """How a stream that panics must end."""
+    if how == "panic-handler":
+        return "status_5xx"
+    if how == "panic-drop":
+        return "whole"  # the body was over when it was dropped
+    return "in_band_error" if form in ("sse", "ndjson") else "cut"
+
+
+def start_loads(program: str, address: str, arguments: argparse.Namespace) -> tuple[list[Load], list[Load]]:
+    whole, failing = [], []
+    kinds = list(itertools.product(HOW, FORMAT))
+    rate = str(arguments.panics / len(kinds) / 2)
+    for http in "1", "2":
+        url = f"http://{address}/events?count=20&interval_ms=0"
+        options = ["-n", str(arguments.streams), "--expect-records", "20"]
+        whole.append(Load(program, url, http, "whole", arguments.seconds, *options))
+        for how, form in kinds:
+            url = f"http://{address}/fail?how={how}&format={form}&after=3&interval_ms=0"
+            failing.append(Load(program, url, http, ending(how, form), arguments.seconds, "-n", "4", "--rate", rate))
+    return whole, failing
 
 
 def sample(pid: int) -> tuple[int, int]:
@@ -120,51 +75,54 @@ def sample(pid: int) -> tuple[int, int]:
     return int(rss.split()[1]), len(os.listdir(f"/proc/{pid}/fd"))
 
 
-async def soak(server: subprocess.Popen, port: int, arguments: argparse.Namespace) -> bool:
-    load = Load(port, arguments.failing)
+def soak(server: subprocess.Popen, program: str, address: str, arguments: argparse.Namespace) -> bool:
     idle = sample(server.pid)
-    client = httpx.AsyncClient(http1=False, http2=True, timeout=20)
-    workers = [load.http1() for _ in range(arguments.workers)]
-    workers += [load.http2(client) for _ in range(arguments.workers)]
-    running = asyncio.gather(*workers)
+    whole, failing = start_loads(program, address, arguments)
     samples, start = [], time.monotonic()
     while (elapsed := time.monotonic() - start) < arguments.seconds and server.poll() is None:
-        await asyncio.sleep(1)
+        time.sleep(1)
         samples.append(sample(server.pid))
         if len(samples) % 10 == 0:
-            print(f"{elapsed:5.0f} s  {samples[-1][0]:7} KiB  {samples[-1][1]:4} descriptors  {sum(load.counts.values())} answers", flush=True)
-    load.over = True
-    await running
-    await client.aclose()
-    await asyncio.sleep(2)
+            print(f"{elapsed:5.0f} s  {samples[-1][0]:7} KiB  {samples[-1][1]:4} descriptors", flush=True)
+    counts, wrong = {"whole": 0, "failed on purpose": 0}, []
+    for name, loads in zip(counts, (whole, failing)):
+        for load in loads:
+            streams, found = load.report()
+            counts[name] += streams
+            wrong += found
+    time.sleep(2)
     alive = server.poll() is None
     left = sample(server.pid) if alive else (0, 0)
     quarter = max(len(samples) // 4, 1)
     early = statistics.median(rss for rss, _ in samples[quarter : 2 * quarter])
     late = statistics.median(rss for rss, _ in samples[-quarter:])
-    failing = sum(count for kind, count in load.counts.items() if kind != "whole")
-    print(f"{sum(load.counts.values())} answers, {failing} of them failed on purpose: {dict(load.counts)}")
+    print(f"streams: {counts}")
     print(f"memory: {early:.0f} KiB in the second quarter, {late:.0f} KiB in the last ({(late / early - 1) * 100:+.1f} %)")
     print(f"descriptors: {idle[1]} before, {max(fds for _, fds in samples)} at most, {left[1]} after")
-    print(f"answers that are not what they must be: {dict(load.wrong) or 'none'}")
-    return alive and not load.wrong and late <= early * 1.05 and left[1] <= idle[1] + 1
+    print("streams that did not end as they must:", *(wrong or ["none"]), sep="\n  ")
+    return alive and all(counts.values()) and not wrong and late <= early * 1.05 and left[1] <= idle[1] + 1
+
+
+def binary(variable: str, package: str) -> str:
+    if path := os.environ.get(variable):
+        return path
+    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", package], cwd=ROOT, check=True)
+    return str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / package)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--workers", type=int, default=32, help="HTTP/1.1 connections, and HTTP/2 streams")
-    parser.add_argument("--failing", type=float, default=0.01, help="share of requests that panic")
+    parser.add_argument("--streams", type=int, default=32, help="whole streams at a time, over each protocol")
+    parser.add_argument("--panics", type=float, default=50, help="panics a second")
     arguments = parser.parse_args()
-    binary = os.environ.get("DEMO_BIN")
-    if not binary:
-        subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "demo-server"], cwd=ROOT, check=True)
-        binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/demo-server"
-    command = [str(binary), "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "RUST_LOG": "off"})
+    demo, program = binary("DEMO_BIN", "demo-server"), binary("STREAM_LOAD", "stream-load")
+    command = [demo, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    environment = {**os.environ, "RUST_LOG": "off", "RUST_BACKTRACE": "0"}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
     try:
-        port = int(server.stdout.readline().split("public=")[1].split()[0].rsplit(":", 1)[1])
-        good = asyncio.run(soak(server, port, arguments))
+        address = server.stdout.readline().split("public=")[1].split()[0].removeprefix("http://")
+        good = soak(server, program, address, arguments)
     finally:
         server.terminate()
         server.wait()

@@ -170,12 +170,29 @@ impl Args {
             None => return Err(UsageError(format!("{}: not an http:// URL", self.url))),
         }
         if self
+            .url
+            .authority()
+            .is_some_and(|a| a.as_str().contains('@'))
+        {
+            let instead = "say it with --header 'authorization: ..'";
+            return Err(UsageError(format!("a user in the URL: {instead}")));
+        }
+        if self
             .rate
             .is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))
         {
             return Err(UsageError("--rate: must be more than 0".to_owned()));
         }
         Ok(())
+    }
+
+    /// How many streams there are, unless time alone says it.
+    pub(crate) fn total(&self) -> Option<usize> {
+        match (self.total, self.duration) {
+            (Some(total), _) => Some(total.get()),
+            (None, None) => Some(self.streams.get()),
+            (None, Some(_)) => None,
+        }
     }
 
     pub(crate) fn method(&self) -> Method {
@@ -267,6 +284,7 @@ mod tests {
                 .contains("https")
         );
         assert!(args("/x").is_err());
+        assert!(args("http://me:secret@127.0.0.1/").is_err());
     }
 
     #[test]

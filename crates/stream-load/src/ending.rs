@@ -21,7 +21,8 @@ pub enum Ending {
     Cut,
     /// The whole body arrived and is not what its digest says.
     DigestMismatch,
-    /// The whole body arrived and is not what it was expected to be (`--expect-..`).
+    /// The whole body arrived and is not what it was expected to be (`--expect-..`), or the head has a status of 3xx:
+    /// redirects are not followed.
     Unexpected,
     /// The head has a status of 4xx.
     Status4xx,

@@ -238,12 +238,7 @@ impl Shared {
     /// one.
     async fn next(&self) -> Option<(usize, SemaphorePermit<'_>)> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        let total = match (self.args.total, self.args.duration) {
-            (Some(total), _) => Some(total.get()),
-            (None, None) => Some(self.args.streams.get()),
-            (None, Some(_)) => None,
-        };
-        if total.is_some_and(|total| number >= total) {
+        if self.args.total().is_some_and(|total| number >= total) {
             return None;
         }
         if let Some(rate) = self.args.rate {
@@ -285,8 +280,8 @@ fn progress(args: &Args) -> ProgressBar {
     if args.no_progress || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = match args.total {
-        Some(total) => ProgressBar::new(total.get() as u64),
+    let bar = match args.total() {
+        Some(total) => ProgressBar::new(total as u64),
         None => ProgressBar::no_length(),
     };
     let style = ProgressStyle::with_template(

@@ -90,6 +90,7 @@ impl Following<'_> {
         let (head, frames) = response.into_parts();
         shared.tally.lock().head(self.started.elapsed());
         match head.status.as_u16() {
+            300..400 => return Err(End::new(Ending::Unexpected, head.status.to_string())),
             400..500 => return Err(End::new(Ending::Status4xx, head.status.to_string())),
             500.. => return Err(End::new(Ending::Status5xx, head.status.to_string())),
             _ => {}

@@ -116,6 +116,11 @@ async fn each_way_a_stream_can_end_over_http_1() {
             false,
         ),
         (
+            Ending::Unexpected,
+            "HTTP/1.1 301 Moved Permanently\r\nlocation: /\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            false,
+        ),
+        (
             Ending::Status4xx,
             "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(),
             false,

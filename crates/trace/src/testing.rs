@@ -15,7 +15,7 @@ use opentelemetry::{
     trace::{SpanKind, TracerProvider},
 };
 use opentelemetry_sdk::trace::{
-    InMemorySpanExporter, Sampler, SdkTracer, SdkTracerProvider, SpanData,
+    InMemorySpanExporter, Sampler, SdkTracer, SdkTracerProvider, ShouldSample, SpanData,
 };
 use tower::{Service, ServiceExt, service_fn};
 use tower_stream_body::BoxError;
@@ -46,7 +46,12 @@ impl Traces {
     }
 
     pub(crate) fn unsampled() -> Self {
-        Self::with(Sampler::AlwaysOff, |layer| layer)
+        Self::sampled_by(Sampler::AlwaysOff)
+    }
+
+    /// With tracing-opentelemetry's defaults, and another sampler than the one that takes all.
+    pub(crate) fn sampled_by(sampler: impl ShouldSample + 'static) -> Self {
+        Self::with(sampler, |layer| layer)
     }
 
     /// OpenTelemetry without tracing.
@@ -63,7 +68,7 @@ impl Traces {
     }
 
     fn with(
-        sampler: Sampler,
+        sampler: impl ShouldSample + 'static,
         change: impl FnOnce(
             OpenTelemetryLayer<Registry, SdkTracer>,
         ) -> OpenTelemetryLayer<Registry, SdkTracer>,

@@ -53,7 +53,7 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut call = None;
         if let Some(config) = &self.config
-            && let Some(parent) = Parent::of_call()
+            && let Some(parent) = Parent::of_call(request.extensions())
         {
             let mut attributes = Vec::new();
             if let Some(of) = &config.attributes {
@@ -119,7 +119,10 @@ enum Parent {
 
 impl Parent {
     /// `None` when it is known and not sampled.
-    fn of_call() -> Option<Self> {
+    fn of_call(request: &Extensions) -> Option<Self> {
+        if parent::is_known_unsampled(request) {
+            return None;
+        }
         let current = parent::current();
         if !parent::has_span(&current) {
             Some(Self::Unknown)

@@ -20,6 +20,7 @@ use super::{
     observer::RequestObserver,
     span::{self, InSpan},
 };
+use crate::parent::{self, Activated};
 
 /// The service of [`RequestSpanLayer`](super::RequestSpanLayer).
 #[derive(Clone, Debug)]
@@ -69,7 +70,11 @@ where
         let observer = Box::new(RequestObserver::new(Arc::clone(&span)));
         let mut observation = Observation::new(observer, fault);
         let method = request.method().clone();
+        let outside = parent::activated();
         let entered = span.enter();
+        if parent::activated() != outside {
+            request.extensions_mut().insert(Activated);
+        }
         let inner = observation.run(|| self.inner.call(request));
         drop(entered);
         ResponseFuture {

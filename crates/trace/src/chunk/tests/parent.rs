@@ -6,10 +6,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use opentelemetry::{
-    Context,
-    trace::{FutureExt as _, TraceContextExt, Tracer},
+    Context, KeyValue,
+    trace::{
+        FutureExt as _, Link, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId,
+        TraceState, Tracer,
+    },
 };
-use tower::{Layer, ServiceExt, service_fn};
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_stream_body::mock::{self, MockBody};
 use tracing::Instrument;
 
@@ -34,6 +38,69 @@ async fn a_parent_is_needed_and_it_must_be_sampled() {
     let service = layer.layer(respond(Response::new(MockBody::new([mock::data("a")]))));
     read(get(service).await.into_body()).await.unwrap();
     assert!(alone.spans().is_empty(), "no trace of its own");
+}
+
+#[tokio::test]
+async fn a_sampled_span_inside_of_an_unsampled_request_is_a_parent() {
+    /// Takes the spans of this name, and what is inside of them.
+    #[derive(Clone, Debug)]
+    struct Named(&'static str);
+    impl ShouldSample for Named {
+        fn should_sample(
+            &self,
+            parent: Option<&Context>,
+            _: TraceId,
+            name: &str,
+            _: &SpanKind,
+            _: &[KeyValue],
+            _: &[Link],
+        ) -> SamplingResult {
+            let inside = parent.is_some_and(|parent| parent.span().span_context().is_sampled());
+            SamplingResult {
+                decision: match inside || name == self.0 {
+                    true => SamplingDecision::RecordAndSample,
+                    false => SamplingDecision::Drop,
+                },
+                attributes: Vec::new(),
+                trace_state: TraceState::default(),
+            }
+        }
+    }
+    let traces = Traces::sampled_by(Named("inner"));
+    let layer = ChunkSpanLayer::new(traces.tracer());
+    let mut chunks = layer.layer(respond(Response::new(MockBody::new([mock::data("a")]))));
+    let service = service_fn(move |request| {
+        let span = tracing::info_span!("inner");
+        let entered = span.enter();
+        let response = chunks.call(request);
+        drop(entered);
+        response.instrument(span)
+    });
+    read(
+        get(RequestSpanLayer::new().layer(service))
+            .await
+            .into_body(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(traces.chunks().len(), 1);
+}
+
+#[tokio::test]
+async fn without_context_activation_a_stale_context_is_not_the_parent() {
+    let stale = SpanContext::new(
+        TraceId::from(1),
+        SpanId::from(1),
+        TraceFlags::default(),
+        false,
+        TraceState::default(),
+    );
+    let _stale = Context::new().with_remote_span_context(stale).attach();
+    let traces = Traces::lean();
+    let body = traced(&traces, |layer| layer, MockBody::new([mock::data("a")])).await;
+    read(body).await.unwrap();
+    let request = traces.request().span_context.span_id();
+    assert_eq!(traces.chunks()[0].parent_span_id, request);
 }
 
 #[tokio::test]

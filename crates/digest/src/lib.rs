@@ -12,8 +12,8 @@
 //! | [`VerifyDigestLayer`] | checks what the handler promised of its body | inside, next to the handler |
 //! | [`VerifyRequestDigestLayer`] | checks what a client promised of its upload | outside of request decompression |
 //!
-//! Each is off with `off()`, which keeps the type. What came of a body is told once, to a callback and as a [`Later`] in
-//! the extensions: [`Sent`] and [`Verification`].
+//! Each is off with `off()`, which keeps the type and takes a pointer in it. What came of a body is told once, to a callback
+//! and as a [`Later`] in the extensions: [`Sent`] and [`Verification`].
 //!
 //! # Example
 //!

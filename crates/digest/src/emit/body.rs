@@ -137,16 +137,17 @@ impl<D: Algorithm> Observe for Tee<D> {
             ..
         } = &mut *self.call;
         config.counts.add(placement);
-        let hash = &self.hash;
+        let segments = match &mut self.hash {
+            // the trailers are still to be written
+            Hash::Done(_, segments) if config.announce_segments => segments.clone(),
+            Hash::Done(_, segments) => segments.take(),
+            Hash::None | Hash::Running(_) => None,
+        };
         self.later.tell(config.on_sent.as_ref(), || Sent {
             method: std::mem::take(method),
             uri: std::mem::take(uri),
             digest,
-            segments: match hash {
-                // copied: the trailers may still have to be written
-                Hash::Done(_, segments) if digest.is_some() => segments.clone(),
-                _ => None,
-            },
+            segments: segments.filter(|_| digest.is_some()),
             bytes: self.bytes,
             placement,
             end: end.clone(),

@@ -83,7 +83,7 @@ pub(super) struct Call {
     /// The algorithm for `Content-Digest`; `None`: the client refuses.
     wanted: Option<&'static str>,
     version: Version,
-    /// Trailers will arrive.
+    /// Whether trailers arrive.
     trailers: bool,
 }
 
@@ -162,25 +162,15 @@ impl Call {
             }
         } else if trailers && ahead != Ahead::Failed && !fields.is_empty() {
             let chunked = version == Version::HTTP_11;
-            if config.overwrite {
-                fields.remove(&mut head.headers);
-            }
-            if chunked {
-                head.headers.remove(header::CONTENT_LENGTH);
-                head.headers.append(header::TRAILER, fields.names());
-                if config.announce_segments && config.segment_size.is_some() {
-                    let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
-                    head.headers.append(header::TRAILER, name);
-                }
-            }
-            let tee = observation.observer_mut();
-            tee.hash_with(hasher);
-            tee.plan = Placement::Trailer;
+            announce_trailers(&config, fields, chunked, &mut head.headers);
             announced = Announced::Trailers {
                 fields,
                 overwrite: config.overwrite,
                 chunked,
             };
+            let tee = observation.observer_mut();
+            tee.hash_with(hasher);
+            tee.plan = Placement::Trailer;
         } else if config.hash_unannounced {
             observation.observer_mut().hash_with(hasher);
         }
@@ -205,5 +195,20 @@ impl Call {
             }
         }
         (key, fields.for_algorithm(key))
+    }
+}
+
+/// Makes the head true of a body whose digest comes in the trailers.
+fn announce_trailers(config: &Config, fields: Announcements, chunked: bool, head: &mut HeaderMap) {
+    if config.overwrite {
+        fields.remove(head);
+    }
+    if chunked {
+        head.remove(header::CONTENT_LENGTH);
+        head.append(header::TRAILER, fields.names());
+        if config.announce_segments && config.segment_size.is_some() {
+            let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
+            head.append(header::TRAILER, name);
+        }
     }
 }

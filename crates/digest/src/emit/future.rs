@@ -145,8 +145,9 @@ impl Call {
         let (version, trailers, fault) = (self.version, self.trailers, self.fault.clone());
         let tee = Tee::new(self, declared);
         head.extensions.insert(tee.later());
-        let mut observation = Observation::new(tee, fault);
         let mut body = Replay::new(body);
+        // after the body, so that it is dropped before it: observers report from the outside in
+        let mut observation = Observation::new(tee, fault);
         let ahead = observation.run(|| body.look_ahead(cx, config.look_ahead, declared));
 
         let hasher = Hasher::<D>::new(key, config.segment_size);

@@ -173,9 +173,10 @@ fn in_place_of<B, D: Algorithm>(
 
 /// A response whose head is not released yet.
 struct Held<B, D: Algorithm> {
+    // first, so that it is dropped before the body: observers report from the outside in
+    observation: Observation<Checker<D>>,
     head: Parts,
     body: Replay<B>,
-    observation: Observation<Checker<D>>,
     delivery: Delivery,
     /// nothing but the end of the connection will tell the client where the body ends
     unframed: bool,

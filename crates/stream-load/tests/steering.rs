@@ -246,7 +246,9 @@ async fn new_connections_go_where_they_are_sent() {
 async fn streams_that_are_left_are_unfinished_and_counted() {
     let endless = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello";
     let server = Server::start(endless, usize::MAX).await;
-    let running = Load::new(args(&server.url(), &["-n", "3"])).unwrap();
+    // each lets the next one open as soon as it has its head
+    let more = ["-n", "3", "--opening", "1"];
+    let running = Load::new(args(&server.url(), &more)).unwrap();
     let running = running.start().await.unwrap();
     while server.connections.load(Relaxed) < 3 {
         sleep(Duration::from_millis(1)).await;

@@ -25,8 +25,10 @@ struct Server {
 }
 
 impl Server {
-    /// Answers each request with `answer`; closes a connection after `requests` of them without a word.
-    async fn start(answer: &'static str, requests: usize) -> Self {
+    /// Serves each connection on a task of its own.
+    async fn start<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -35,10 +37,15 @@ impl Server {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Relaxed);
-                tokio::spawn(serve(stream, answer, requests));
+                tokio::spawn(serve(stream));
             }
         });
         Self { addr, connections }
+    }
+
+    /// Answers each request with `answer`; closes a connection after `requests` of them without a word.
+    async fn answering(answer: &'static str, requests: usize) -> Self {
+        Self::start(move |stream| serve(stream, answer, requests)).await
     }
 
     fn url(&self) -> String {
@@ -70,7 +77,7 @@ fn args(url: &str, more: &[&str]) -> Args {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_kept_alive_serves_all_streams() {
-    let server = Server::start(OK, usize::MAX).await;
+    let server = Server::answering(OK, usize::MAX).await;
     let more = ["-n", "2", "--total", "500", "--keep-alive"];
     let report = run(&args(&server.url(), &more)).await.unwrap();
     assert_eq!(report.count(Ending::Whole), 500, "{report}");
@@ -79,7 +86,7 @@ async fn a_connection_that_is_kept_alive_serves_all_streams() {
 
 #[tokio::test]
 async fn a_connection_that_was_closed_meanwhile_is_not_used() {
-    let server = Server::start(OK, 2).await;
+    let server = Server::answering(OK, 2).await;
     // slow enough for the end of a connection to have arrived
     let more = ["-n", "1", "--total", "9", "--rate", "50", "--keep-alive"];
     let report = run(&args(&server.url(), &more)).await.unwrap();
@@ -89,29 +96,19 @@ async fn a_connection_that_was_closed_meanwhile_is_not_used() {
 
 /// Sends a GOAWAY with the head of the first answer on each connection, and ends that answer 100 ms later.
 async fn serves_one_stream_a_connection() -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&connections);
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            count.fetch_add(1, Relaxed);
+    Server::start(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let head = http::Response::new(());
+            let mut body = respond.send_response(head, false).unwrap();
+            connection.graceful_shutdown();
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    let head = http::Response::new(());
-                    let mut body = respond.send_response(head, false).unwrap();
-                    connection.graceful_shutdown();
-                    tokio::spawn(async move {
-                        sleep(Duration::from_millis(100)).await;
-                        body.send_data(bytes::Bytes::from("a"), true).unwrap();
-                    });
-                }
+                sleep(Duration::from_millis(100)).await;
+                body.send_data(bytes::Bytes::from("a"), true).unwrap();
             });
         }
-    });
-    Server { addr, connections }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -145,33 +142,26 @@ impl Watch for Seen {
 }
 
 /// Two chunks, 20 ms apart.
-async fn farewell() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-                let first = format!("{head}data: 1\n\n");
-                stream.write_all(first.as_bytes()).await.unwrap();
-                sleep(Duration::from_millis(20)).await;
-                stream
-                    .write_all(b"event: drain\ndata: {}\n\n")
-                    .await
-                    .unwrap();
-                stream.shutdown().await.unwrap();
-                let _ = stream.read(&mut [0; 4096]).await;
-            });
-        }
-    });
-    url
+async fn farewell() -> Server {
+    Server::start(|mut stream| async move {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+        let first = format!("{head}data: 1\n\n");
+        stream.write_all(first.as_bytes()).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+        stream
+            .write_all(b"event: drain\ndata: {}\n\n")
+            .await
+            .unwrap();
+        stream.shutdown().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+    })
+    .await
 }
 
 #[tokio::test]
 async fn each_stream_is_reported_once() {
     let seen = Arc::new(Seen::default());
-    let load = Load::new(args(&farewell().await, &["-n", "3"])).unwrap();
+    let load = Load::new(args(&farewell().await.url(), &["-n", "3"])).unwrap();
     let mut running = load.watch(Arc::clone(&seen)).start().await.unwrap();
     running.ended().await;
     assert_eq!(seen.opened.load(Relaxed), 3);
@@ -182,25 +172,20 @@ async fn each_stream_is_reported_once() {
 
 /// Answers requests 20 ms after they came, and knows how many waited at most.
 async fn slow_heads() -> (Server, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let (waiting, most) = (Arc::clone(&connections), Arc::new(AtomicUsize::new(0)));
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
     let at_most = Arc::clone(&most);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let waiting = Arc::clone(&waiting);
-            at_most.fetch_max(waiting.fetch_add(1, Relaxed) + 1, Relaxed);
-            tokio::spawn(async move {
-                sleep(Duration::from_millis(20)).await;
-                waiting.fetch_sub(1, Relaxed);
-                stream.write_all(OK.as_bytes()).await.unwrap();
-                while stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
-            });
+    let server = Server::start(move |mut stream| {
+        let waiting = Arc::clone(&waiting);
+        at_most.fetch_max(waiting.fetch_add(1, Relaxed) + 1, Relaxed);
+        async move {
+            sleep(Duration::from_millis(20)).await;
+            waiting.fetch_sub(1, Relaxed);
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            while stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
         }
     });
-    (Server { addr, connections }, most)
+    (server.await, most)
 }
 
 #[tokio::test]
@@ -219,7 +204,10 @@ async fn so_many_streams_wait_for_their_heads() {
 
 #[tokio::test]
 async fn new_connections_go_where_they_are_sent() {
-    let (old, new) = (Server::start(OK, 1).await, Server::start(OK, 1).await);
+    let (old, new) = (
+        Server::answering(OK, 1).await,
+        Server::answering(OK, 1).await,
+    );
     let next = Arc::new(RwLock::new(old.addr));
     let load = Load::new(args("http://service/", &["-n", "2", "--duration", "1h"])).unwrap();
     let address = Arc::clone(&next);
@@ -245,7 +233,7 @@ async fn new_connections_go_where_they_are_sent() {
 #[tokio::test]
 async fn streams_that_are_left_are_unfinished_and_counted() {
     let endless = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello";
-    let server = Server::start(endless, usize::MAX).await;
+    let server = Server::answering(endless, usize::MAX).await;
     // each lets the next one open as soon as it has its head
     let more = ["-n", "3", "--opening", "1"];
     let running = Load::new(args(&server.url(), &more)).unwrap();

@@ -14,7 +14,8 @@ use super::RequestSpan;
 /// | when | fields |
 /// |---|---|
 /// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
-/// | at the end | `http.response.status_code`, `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code` |
+/// | at the head | `http.response.status_code` |
+/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code` |
 ///
 /// The end is decided by [`tower_stream_body`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
 /// The status is `Error` for a 5xx, a failure of the body and a panic. A client that left is `aborted`, with an

@@ -34,6 +34,9 @@ impl RequestObserver {
 
     pub(super) fn head(&mut self, status: StatusCode) {
         self.status = Some(status);
+        // now, for whoever reads a log line of a stream that goes on for minutes
+        let code = i64::from(status.as_u16());
+        self.span.record("http.response.status_code", code);
     }
 }
 
@@ -61,10 +64,9 @@ impl Observe for Box<RequestObserver> {
             .status
             .map(|_| i64::try_from(self.bytes).unwrap_or(i64::MAX));
         let chunks = self.status.map(|_| self.chunks);
-        // all at once, for each record goes through the whole subscriber
+        // at once, for each record goes through the whole subscriber
         tracing::record_all!(
             self.span,
-            http.response.status_code = self.status.map(|status| i64::from(status.as_u16())),
             stream.outcome = outcome.as_str(),
             stream.chunks = chunks,
             stream.ttfc_ms = self.to_first.map(|time| time.as_secs_f64() * 1e3),

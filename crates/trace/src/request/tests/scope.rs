@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_stream_body::mock::MockBody;
 
@@ -51,6 +53,35 @@ async fn a_log_line_in_the_poll_and_in_the_drop_has_its_request() {
     // tracing-opentelemetry makes an event inside a span an event of that span
     let events = traces.request().events.len();
     assert_eq!(events, 2, "one of the poll, one of the drop");
+}
+
+#[tokio::test]
+async fn a_log_line_of_the_body_has_the_status() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let written = Arc::clone(&lines);
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || Lines(Arc::clone(&written)))
+        .with_ansi(false)
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let mut body = get(RequestSpanLayer::new().layer(respond(Response::new(Logs))))
+        .await
+        .into_body();
+    body.frame().await.unwrap().unwrap();
+    let lines = String::from_utf8(lines.lock().clone()).unwrap();
+    assert!(lines.contains("http.response.status_code=200"), "{lines}");
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

@@ -44,20 +44,12 @@ struct Control {
     /// trailers that wait for the last of what was held
     trailers: Option<Box<HeaderMap>>,
     /// from when it first has to wait, which many never do
-    waiting: Option<Box<Waiting>>,
+    registration: Option<Registration>,
     /// it has given `None` or trailers, and is not polled again
     over: bool,
 }
 
-/// What a stream that waits has with its drain.
-struct Waiting {
-    registration: Registration,
-    /// the waker that the registration has
-    waker: Waker,
-}
-
 /// Whether the drain ends a stream, and how strictly.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Call {
     None,
     AtBoundary,
@@ -96,7 +88,7 @@ impl<B: Body> FarewellBody<B> {
                 kind,
                 hold,
                 trailers: None,
-                waiting: None,
+                registration: None,
                 over: false,
             }),
         }
@@ -120,25 +112,23 @@ impl Control {
         self.hold.as_ref().is_none_or(RecordHold::is_clean)
     }
 
-    /// The stream waits: the drain has to know whom to wake. True when it ended in between.
-    fn wait(&mut self, waker: &Waker) -> bool {
-        match &mut self.waiting {
-            Some(waiting) if waiting.waker.will_wake(waker) => return false,
-            Some(waiting) => {
-                waiting.registration.wake_with(waker);
-                waiting.waker.clone_from(waker);
-            }
-            None => {
-                let shared = Arc::clone(&self.shared);
-                let registration = Registration::new(shared, self.policy, self.lot);
-                registration.wake_with(waker);
-                self.waiting = Some(Box::new(Waiting {
-                    registration,
-                    waker: waker.clone(),
-                }));
-            }
+    /// Whether the stream has to end now, at the place where it is.
+    #[inline]
+    fn ends_now(&self) -> bool {
+        match self.call() {
+            Call::None => false,
+            Call::AtBoundary => self.is_clean(),
+            Call::Now => true,
         }
-        self.call() != Call::None
+    }
+
+    /// The stream waits: the drain has to know whom to wake. Each time anew, for a waker is used up by the call that
+    /// came inside of an open record.
+    fn wait(&mut self, waker: &Waker) {
+        let registration = self.registration.get_or_insert_with(|| {
+            Registration::new(Arc::clone(&self.shared), self.policy, self.lot)
+        });
+        registration.wake_with(waker);
     }
 
     /// Ends the stream. The fault is recorded before anything is dropped.
@@ -149,7 +139,7 @@ impl Control {
         let cause = Cause::new(FaultKind::Drain, message);
         self.fault.record(cause.clone());
         self.shared.count_farewell();
-        self.waiting = None;
+        self.registration = None;
         if let Some(hold) = &mut self.hold {
             hold.discard();
         }
@@ -188,10 +178,8 @@ where
             let Some(inner) = inner.filter(|_| !control.over) else {
                 return Poll::Ready(None);
             };
-            let called = control.call();
-            let now = called == Call::Now || called == Call::AtBoundary && control.is_clean();
             // a stream that has just ended by itself is complete, whoever polls it again
-            if now && !inner.is_end_stream() {
+            if control.ends_now() && !inner.is_end_stream() {
                 let farewell = control.end();
                 this.inner.set(None);
                 return Poll::Ready(Some(farewell));
@@ -220,7 +208,9 @@ where
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending => {
-                    if !control.wait(cx.waker()) {
+                    control.wait(cx.waker());
+                    // it may have been called in between
+                    if !control.ends_now() {
                         return Poll::Pending;
                     }
                 }
@@ -270,7 +260,7 @@ impl Control {
     /// The stream has ended by itself.
     fn ended(&mut self) {
         self.over = true;
-        self.waiting = None;
+        self.registration = None;
     }
 
     /// Whether data goes on as it is.

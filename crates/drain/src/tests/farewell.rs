@@ -506,6 +506,27 @@ async fn early_means_between_two_records() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_called_inside_of_an_open_record_is_woken_at_the_deadline_too() {
+    let drain = Drain::builder()
+        .advertise(SECOND)
+        .deadline(5 * SECOND)
+        .early_end_window(SECOND)
+        .build();
+    let open = format!("data: {}", "x".repeat(100_000));
+    let body = MockBody::new([mock::data(open), mock::hang()]);
+    let began = Instant::now();
+    let layer = drain.farewell().policy(Policy::EndEarly);
+    let (text, error) = drained(&drain, layer, stream(SSE, body)).await;
+    assert_eq!(text.len(), 100_006);
+    assert!(error.is_some());
+    let took = began.elapsed();
+    assert!(
+        took >= 5 * SECOND && took < 5 * SECOND + 10 * MS,
+        "{took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn off_it_ends_nothing() {
     let drain = drain();
     let body = MockBody::new([mock::data("da"), mock::sleep(10 * SECOND), mock::data("ta")]);

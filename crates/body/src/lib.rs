@@ -67,6 +67,7 @@ pub mod mock;
 mod observe;
 mod problem;
 mod promise;
+mod relay;
 mod scope;
 mod switched;
 
@@ -81,6 +82,7 @@ pub use self::{
     observe::{Observation, Observe, ObservedBody},
     problem::Problem,
     promise::{Promise, bytes_changed, digests_changed, head_replaced},
+    relay::relay,
     scope::{Scope, Scoped},
     switched::Switched,
 };

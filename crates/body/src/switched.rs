@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::BoxError;
+use crate::{BoxError, relay};
 
 pin_project! {
     /// A body as it is, or with what a layer puts around it: one type, whether the layer is on or off.
@@ -66,7 +66,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            Projected::Off { body } => body.poll_frame(cx).map_err(Into::into),
+            Projected::Off { body } => relay(body.poll_frame(cx)),
             Projected::On { body } => body.poll_frame(cx),
         }
     }

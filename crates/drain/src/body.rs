@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::BoxError;
+use tower_stream_body::{BoxError, relay};
 
 use crate::{State, admission::Word, drain::Shared};
 
@@ -93,7 +93,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            KindProj::Inner { body } => body.poll_frame(cx).map_err(Into::into),
+            KindProj::Inner { body } => relay(body.poll_frame(cx)),
             KindProj::Refusal { text } => Poll::Ready(text.take().map(Frame::data).map(Ok)),
             KindProj::Reset { done } => {
                 let first = !std::mem::replace(done, true);

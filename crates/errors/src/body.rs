@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery};
+use tower_stream_body::{BoxError, Delivery, relay};
 
 use crate::{
     case::Case,
@@ -147,7 +147,7 @@ where
             State::Written(data) => {
                 return Poll::Ready(data.take().map(|data| Ok(Frame::data(data))));
             }
-            State::Off(body) => return body.as_mut().poll_frame(cx).map_err(Into::into),
+            State::Off(body) => return relay(body.as_mut().poll_frame(cx)),
         };
         let (watch, mut body) = (watched.watch, watched.body);
         if let Some(frame) = watch.take_stash() {

@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_body::{
-    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, StreamError, StreamKind,
+    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, StreamError, StreamKind, relay,
 };
 
 use super::{
@@ -166,7 +166,7 @@ where
         let mut this = self.project();
         let Some(control) = this.control else {
             return match this.inner.as_pin_mut() {
-                Some(inner) => inner.poll_frame(cx).map_err(Into::into),
+                Some(inner) => relay(inner.poll_frame(cx)),
                 None => Poll::Ready(None),
             };
         };

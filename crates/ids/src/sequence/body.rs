@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, FaultKind, StreamError, bytes_changed};
+use tower_stream_body::{BoxError, FaultKind, StreamError, bytes_changed, relay};
 
 use super::{Work, json::JsonStamper, sse::SseStamper};
 
@@ -127,7 +127,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let Some(work) = this.work else {
-            return this.inner.poll_frame(cx).map_err(Into::into);
+            return relay(this.inner.poll_frame(cx));
         };
         let frame = match ready!(this.inner.poll_frame(cx)) {
             Some(Ok(frame)) => frame,

@@ -81,6 +81,13 @@ impl Cause {
         }
     }
 
+    /// The cause of a body that ended before its declared length, both in bytes: [`FaultKind::ShortBody`].
+    #[must_use]
+    pub fn short_body(given: u64, declared: u64) -> Self {
+        let message = format!("the body ended after {given} of {declared} bytes");
+        Self::new(FaultKind::ShortBody, message)
+    }
+
     /// Reads kind and message from an error and its sources.
     ///
     /// A [`StreamError`] anywhere in the chain decides. Otherwise tower-http's and tokio's timeouts, `h2::Error` and

@@ -129,18 +129,16 @@ impl<O: Observe> Observation<O> {
         }
     }
 
-    fn record(&self, kind: FaultKind, message: impl FnOnce() -> String) {
+    fn record(&self, cause: impl FnOnce() -> Cause) {
         if self.fault.cause().is_none() {
-            self.fault.record(Cause::new(kind, message()));
+            self.fault.record(cause());
         }
     }
 
     #[cold]
     fn panicked(&mut self) {
         self.running = false;
-        self.record(FaultKind::Panic, || {
-            "a panic went through the response".to_owned()
-        });
+        self.record(|| Cause::new(FaultKind::Panic, "a panic went through the response"));
         self.latch();
     }
 
@@ -256,9 +254,7 @@ impl<O: Observe> Observation<O> {
 
     #[cold]
     fn short(&mut self, given: u64, expected: u64) {
-        self.record(FaultKind::ShortBody, || {
-            format!("the body ended after {given} of {expected} bytes")
-        });
+        self.record(|| Cause::short_body(given, expected));
         self.latch();
     }
 

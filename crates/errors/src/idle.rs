@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Cause, Fault, FaultKind, StreamError};
+use tower_stream_body::{BoxError, Cause, Fault, FaultKind, StreamError, relay};
 
 /// Fails a response body that gives no next frame within a duration, with a [`StreamError`] of kind `Timeout`.
 ///
@@ -174,7 +174,7 @@ where
         // the body first: a frame that is there is not late
         if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
             *this.waiting_since = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            return relay(Poll::Ready(frame));
         }
         let Some((limit, fault)) = this.limit else {
             return Poll::Pending;

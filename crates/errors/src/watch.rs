@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use tower_stream_body::{BoxError, Cause, Delivery, FaultKind, RecordHold, StreamKind};
+use tower_stream_body::{BoxError, Cause, Delivery, RecordHold, StreamKind};
 
 use crate::{
     AfterTail, Tail,
@@ -283,9 +283,7 @@ impl Watch {
 
     fn end(&mut self) -> Option<Frame<Bytes>> {
         if self.is_short() {
-            let (given, expected) = (self.given, self.expected);
-            let message = format!("the body ended after {given} of {expected} bytes");
-            self.failed(Cause::new(FaultKind::ShortBody, message));
+            self.failed(Cause::short_body(self.given, self.expected));
             return None;
         }
         self.phase = Phase::Ended;

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, FaultKind, StreamError, bytes_changed, relay};
+use tower_stream_body::{BoxError, Cause, StreamError, bytes_changed, relay};
 
 use super::{Work, json::JsonStamper, sse::SseStamper};
 
@@ -66,9 +66,7 @@ impl Length {
 
     #[cold]
     fn error(self) -> BoxError {
-        let Self { declared, given } = self;
-        let message = format!("the body ended after {given} of {declared} bytes");
-        StreamError::new(FaultKind::ShortBody, message).into()
+        StreamError::from(Cause::short_body(self.given, self.declared)).into()
     }
 }
 

@@ -47,9 +47,10 @@ pub enum EventId {
 ///   a member of its own then has two, of which most parsers take the last, its own.
 ///
 /// Nothing is held back, split or joined: a frame goes out as soon as it came, with what belongs into it. Frames into
-/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go, those in trailers too,
-/// for they speak of other bytes; one that ends before its `Content-Length` fails, as it would have for the client
-/// ([`FaultKind::ShortBody`](tower_stream_body::FaultKind::ShortBody)). A partial response (206), an encoded one and every other content type pass.
+/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go,
+/// those in trailers too, for they speak of other bytes; one that ends before its `Content-Length` fails, as it would
+/// have for the client ([`FaultKind::ShortBody`](tower_stream_body::FaultKind::ShortBody)). A partial response (206), an
+/// encoded one and every other content type pass.
 ///
 /// Needs no other layer. Without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins a [`Sequence`] itself.
 ///

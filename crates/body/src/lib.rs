@@ -7,7 +7,8 @@
 //! * [`Fault`] carries the reason of a failure between the layers of one request, whatever their order;
 //! * [`Delivery`] says what of a body will really be sent: all of it, a declared length, or nothing;
 //! * [`StreamKind`] and [`boundary::Scanner`] know where the records of a stream end, and [`RecordHold`] releases
-//!   only whole ones;
+//!   only whole ones; [`grpc`] has the framing of gRPC and gRPC-Web, and [`Records`] says for every kind of stream
+//!   whether a last record may follow what was sent;
 //! * [`RequestId`], [`Sequence`] and [`Promise`] are extension types that one layer writes and another reads;
 //! * [`Problem`] is the error document (RFC 9457) that a layer answers instead of a head it had to replace;
 //! * [`Scoped`] keeps a context entered for every poll and for the drop of a future or body;
@@ -59,6 +60,7 @@ mod cause;
 mod delivery;
 mod end;
 mod fault;
+pub mod grpc;
 mod hold;
 mod ids;
 mod kind;
@@ -67,6 +69,7 @@ pub mod mock;
 mod observe;
 mod problem;
 mod promise;
+mod records;
 mod relay;
 mod scope;
 mod switched;
@@ -82,6 +85,7 @@ pub use self::{
     observe::{Observation, Observe, ObservedBody},
     problem::Problem,
     promise::{Promise, bytes_changed, digests_changed, head_replaced},
+    records::Records,
     relay::relay,
     scope::{Scope, Scoped},
     switched::Switched,

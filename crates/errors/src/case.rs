@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header, response::Parts};
 use tower_stream_body::{
-    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, head_replaced,
+    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, grpc, head_replaced,
 };
 
 use crate::{
@@ -145,8 +145,7 @@ impl Case {
             Tail::Abort
         });
         match tail {
-            // hyper drops h1 trailers that the client did not ask for, and then the end would look clean
-            Tail::Trailers(_) if self.request.version < http::Version::HTTP_2 => Tail::Abort,
+            Tail::Trailers(_) if !grpc::trailers_arrive(self.request.version) => Tail::Abort,
             tail => tail,
         }
     }

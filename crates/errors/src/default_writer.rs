@@ -1,11 +1,11 @@
 //! What a client is told unless somebody chose otherwise.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
-use tower_stream_body::{Problem, StreamKind};
+use tower_stream_body::{Problem, StreamKind, grpc};
 
-use crate::{Failure, Tail, WriteError, grpc};
+use crate::{Failure, Tail, WriteError};
 
 /// The writer used unless another is given: each [`StreamKind`] in its own format.
 ///
@@ -29,7 +29,7 @@ impl WriteError for DefaultWriter {
     fn head(&self, failure: &Failure<'_>) -> Response<Bytes> {
         if let Some(content_type) = failure.request.grpc_type() {
             let mut response = Response::new(Bytes::new());
-            *response.headers_mut() = grpc::trailers(failure);
+            *response.headers_mut() = trailers(failure);
             let content_type = content_type.clone();
             response
                 .headers_mut()
@@ -52,11 +52,15 @@ impl WriteError for DefaultWriter {
             StreamKind::Sse => format!("event: error\ndata: {}\n\n", object()),
             StreamKind::JsonLines => format!("{}\n", object()),
             StreamKind::JsonSeq => format!("\x1e{}\n", object()),
-            StreamKind::GrpcWeb => return Tail::Data(grpc::web_trailers(failure)),
-            StreamKind::Grpc => return Tail::Trailers(grpc::trailers(failure)),
+            StreamKind::GrpcWeb => return Tail::Data(grpc::web_trailers(&trailers(failure))),
+            StreamKind::Grpc => return Tail::Trailers(trailers(failure)),
             StreamKind::Other => return Tail::Abort,
         }))
     }
+}
+
+fn trailers(failure: &Failure<'_>) -> HeaderMap {
+    grpc::trailers(failure.grpc_status(), &failure.message())
 }
 
 fn page(failure: &Failure<'_>) -> Response<Bytes> {

@@ -87,7 +87,6 @@ mod case;
 mod channel;
 mod default_writer;
 mod future;
-mod grpc;
 mod hook;
 mod idle;
 mod layer;

@@ -11,12 +11,11 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use tower_stream_body::{BoxError, Cause, Delivery, RecordHold, StreamKind};
+use tower_stream_body::{BoxError, Cause, Delivery, Records, StreamKind};
 
 use crate::{
     AfterTail, Tail,
     case::Case,
-    grpc::Messages,
     layer::SETTLE,
     panic::{Payload, catch},
 };
@@ -78,14 +77,6 @@ impl From<Frame<Bytes>> for Stash {
 const UNDECLARED: u64 = u64::MAX;
 
 #[derive(Debug)]
-enum Records {
-    /// Not told apart: every frame passes.
-    Unknown,
-    Held(RecordHold),
-    GrpcWeb(Messages),
-}
-
-#[derive(Debug)]
 enum Phase {
     /// The inner body goes on.
     Open,
@@ -105,7 +96,7 @@ impl Watch {
         Self {
             case,
             stream: StreamKind::Other,
-            records: Records::Unknown,
+            records: Records::Opaque,
             writable: false,
             bodiless: false,
             expected: UNDECLARED,
@@ -127,12 +118,9 @@ impl Watch {
             && delivery.declared_length().is_none()
             && parts.status != StatusCode::PARTIAL_CONTENT
             && !codings.iter().any(encoded);
-        let records = match (stream, stream.records()) {
-            (_, Some(format)) if writable => {
-                Records::Held(RecordHold::new(format, self.case.config.hold_cap))
-            }
-            (StreamKind::GrpcWeb, _) if writable => Records::GrpcWeb(Messages::default()),
-            _ => Records::Unknown,
+        let records = match writable {
+            true => Records::of(stream, self.case.config.hold_cap),
+            false => Records::Opaque,
         };
         self.stream = stream;
         self.records = records;
@@ -235,37 +223,16 @@ impl Watch {
                 Err(payload) => self.poison(payload),
             }
             self.given += data.len() as u64;
-            if self.passes(&data) {
+            if self.records.passes(&data) {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            if let Some(data) = self.hold(data) {
+            if let Some(data) = self.records.push(data) {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             if *self.poisoned.get_mut() {
                 self.phase = Phase::Failed;
                 return Poll::Ready(None);
             }
-        }
-    }
-
-    /// Whether data goes on as it is.
-    #[inline]
-    fn passes(&mut self, data: &[u8]) -> bool {
-        match &mut self.records {
-            Records::Unknown => true,
-            Records::Held(hold) => hold.passes(data),
-            Records::GrpcWeb(messages) => {
-                messages.push(data);
-                true
-            }
-        }
-    }
-
-    /// What may be given out now that this has come, which does not pass as it is.
-    fn hold(&mut self, data: Bytes) -> Option<Bytes> {
-        match &mut self.records {
-            Records::Held(hold) => hold.push(data),
-            Records::Unknown | Records::GrpcWeb(_) => Some(data),
         }
     }
 
@@ -291,10 +258,7 @@ impl Watch {
     }
 
     fn finish_record(&mut self) -> Option<Frame<Bytes>> {
-        match &mut self.records {
-            Records::Held(hold) => hold.finish().map(Frame::data),
-            Records::Unknown | Records::GrpcWeb(_) => None,
-        }
+        self.records.finish().map(Frame::data)
     }
 
     /// The body panicked when it was asked about itself. The next poll ends it.
@@ -324,12 +288,7 @@ impl Watch {
             return;
         }
         // what is still held of a record is never given
-        let between_records = match &self.records {
-            Records::Unknown => true,
-            Records::GrpcWeb(messages) => messages.between(),
-            Records::Held(hold) => hold.is_clean(),
-        };
-        let tail = if self.writable && between_records {
+        let tail = if self.writable && self.records.is_clean() {
             self.case.tail(self.stream)
         } else {
             Tail::Abort
@@ -369,13 +328,6 @@ impl Watch {
         Poll::Ready(None)
     }
 
-    fn held(&self) -> usize {
-        match &self.records {
-            Records::Held(hold) => hold.held(),
-            _ => 0,
-        }
-    }
-
     #[inline]
     pub(crate) fn is_end_stream(&self) -> bool {
         self.stash.is_empty()
@@ -383,7 +335,7 @@ impl Watch {
                 Phase::Ended => true,
                 Phase::Open => {
                     self.inner_is_over()
-                        && self.held() == 0
+                        && self.records.held() == 0
                         && !self.poisoned.load(Ordering::Relaxed)
                 }
                 Phase::Failed | Phase::Settling(_) => false,
@@ -412,7 +364,7 @@ impl Watch {
                 return SizeHint::default();
             }
         };
-        let ours = stashed + self.held() as u64;
+        let ours = stashed + self.records.held() as u64;
         let mut with_ours = SizeHint::new();
         if let (Some(upper), false) = (size.upper(), self.writable) {
             with_ours.set_upper(upper.saturating_add(ours));

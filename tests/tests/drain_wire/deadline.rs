@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 
-use axum::{Router, body::Body, routing::get};
+use axum::{Router, body::Body, http::header, routing::get};
 use e2e::{End, Protocol, Request, h1};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::time::sleep;
 
 use super::{MS, Outcome, Rig, drain, hello};
@@ -43,6 +43,27 @@ async fn at_the_deadline_every_protocol_reads_one_farewell() -> Outcome {
         (3, 0),
         "{report}"
     );
+    Ok(())
+}
+
+/// hyper drops trailers over HTTP/1, so a gRPC stream that ends without an error would read as a success.
+#[tokio::test]
+async fn a_grpc_stream_over_http_1_is_cut_and_not_ended_cleanly() -> Outcome {
+    let message = || async {
+        let first = stream::iter([Ok::<_, Infallible>("\0\0\0\0\x02ab")]);
+        let body = Body::from_stream(first.chain(stream::pending()));
+        ([(header::CONTENT_TYPE, "application/grpc")], body)
+    };
+    let app = Router::new().route("/", get(message));
+    let rig = Rig::start(drain().deadline(400 * MS), app).await?;
+    let mut client = h1::Connection::open(rig.addr).await?;
+    client.send(&Request::get("/")).await?;
+    let mut reply = client.reply().await?;
+    reply.chunk().await;
+    rig.drain.start();
+    let response = reply.finish().await;
+    assert!(response.end.is_cut(), "{}", response.end);
+    assert!(rig.report().await?.is_clean());
     Ok(())
 }
 

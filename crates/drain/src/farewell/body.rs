@@ -8,11 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_body::{
-    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, StreamError, StreamKind, relay,
+    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, Records, StreamError, StreamKind,
+    relay,
 };
 
 use super::{
@@ -40,7 +41,8 @@ struct Control {
     policy: Policy,
     lot: Lot,
     kind: StreamKind,
-    hold: Option<RecordHold>,
+    version: Version,
+    records: Records,
     /// trailers that wait for the last of what was held
     trailers: Option<Box<HeaderMap>>,
     /// from when it first has to wait, which many never do
@@ -76,8 +78,6 @@ impl<B: Body> FarewellBody<B> {
             None if status != StatusCode::PARTIAL_CONTENT => StreamKind::of(headers),
             _ => StreamKind::Other,
         };
-        let hold = kind.records();
-        let hold = hold.map(|format| RecordHold::new(format, RecordHold::DEFAULT_CAP));
         Self {
             inner: Some(inner),
             control: Some(Control {
@@ -86,7 +86,8 @@ impl<B: Body> FarewellBody<B> {
                 policy: ending.policy,
                 lot: Lot::draw(),
                 kind,
-                hold,
+                version: ending.version,
+                records: Records::of(kind, RecordHold::DEFAULT_CAP),
                 trailers: None,
                 registration: None,
                 over: false,
@@ -107,17 +108,12 @@ impl Control {
         }
     }
 
-    /// Whether another record, or none, may follow what was given out.
-    fn is_clean(&self) -> bool {
-        self.hold.as_ref().is_none_or(RecordHold::is_clean)
-    }
-
     /// Whether the stream has to end now, at the place where it is.
     #[inline]
     fn ends_now(&self) -> bool {
         match self.call() {
             Call::None => false,
-            Call::AtBoundary => self.is_clean(),
+            Call::AtBoundary => self.records.is_clean(),
             Call::Now => true,
         }
     }
@@ -134,18 +130,16 @@ impl Control {
     /// Ends the stream. The fault is recorded before anything is dropped.
     #[cold]
     fn end(&mut self) -> Result<Frame<Bytes>, BoxError> {
-        let clean = self.is_clean();
+        let clean = self.records.is_clean();
         let message = "the server is shutting down";
         let cause = Cause::new(FaultKind::Drain, message);
         self.fault.record(cause.clone());
         self.shared.count_farewell();
         self.registration = None;
-        if let Some(hold) = &mut self.hold {
-            hold.discard();
-        }
+        self.records.discard();
         self.trailers = None;
         let retry = self.shared.settings.retry_after();
-        let farewell = words::farewell(self.kind, retry).filter(|_| clean);
+        let farewell = words::farewell(self.kind, self.version, retry).filter(|_| clean);
         farewell.ok_or_else(|| StreamError::from(cause).into())
     }
 }
@@ -187,17 +181,17 @@ where
             match inner.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
-                        if control.passes(&data) {
+                        if control.records.passes(&data) {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
-                        if let Some(ready) = control.hold(data) {
+                        if let Some(ready) = control.records.push(data) {
                             return Poll::Ready(Some(Ok(Frame::data(ready))));
                         }
                     }
                     Err(frame) => return Poll::Ready(Some(Ok(control.after_hold(frame)))),
                 },
                 Poll::Ready(None) => {
-                    let rest = control.hold.as_mut().and_then(RecordHold::finish);
+                    let rest = control.records.finish();
                     control.ended();
                     return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
@@ -233,12 +227,11 @@ where
             return SizeHint::with_exact(0);
         };
         let mut hint = inner.size_hint();
-        if let Some(Control {
-            hold: Some(hold), ..
-        }) = &self.control
+        if let Some(control) = &self.control
+            && control.kind != StreamKind::Other
         {
             // a farewell may come on top, or instead of the rest
-            let lower = hint.lower() + hold.held() as u64;
+            let lower = hint.lower() + control.records.held() as u64;
             hint = SizeHint::default();
             hint.set_lower(lower);
         }
@@ -252,29 +245,13 @@ impl Control {
         if self.fault.cause().is_none() {
             self.fault.record(Cause::of(error));
         }
-        if let Some(hold) = &mut self.hold {
-            hold.discard();
-        }
+        self.records.discard();
     }
 
     /// The stream has ended by itself.
     fn ended(&mut self) {
         self.over = true;
         self.registration = None;
-    }
-
-    /// Whether data goes on as it is.
-    #[inline]
-    fn passes(&mut self, data: &[u8]) -> bool {
-        self.hold.as_mut().is_none_or(|hold| hold.passes(data))
-    }
-
-    /// What may be given out now that this has come, which does not pass as it is.
-    fn hold(&mut self, data: Bytes) -> Option<Bytes> {
-        match &mut self.hold {
-            Some(hold) => hold.push(data),
-            None => Some(data),
-        }
     }
 
     /// Trailers end a stream: what is held goes first.
@@ -286,7 +263,7 @@ impl Control {
             Err(frame) => return frame,
         };
         self.ended();
-        match self.hold.as_mut().and_then(RecordHold::finish) {
+        match self.records.finish() {
             Some(rest) => {
                 self.trailers = Some(Box::new(trailers));
                 Frame::data(rest)
@@ -296,7 +273,7 @@ impl Control {
     }
 
     fn has_more(&self) -> bool {
-        self.trailers.is_some() || self.hold.as_ref().is_some_and(|hold| hold.held() > 0)
+        self.trailers.is_some() || self.records.held() > 0
     }
 }
 

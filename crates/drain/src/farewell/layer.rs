@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -30,8 +30,8 @@ use crate::{Drain, drain::Shared};
 /// |---|---|
 /// | `text/event-stream` | `event: drain` with `data:` and `retry:`, no `id:` |
 /// | JSON lines, JSON text sequences | one object, `{"drain":{..}}` |
-/// | gRPC, gRPC-Web | trailers with `grpc-status: 14` (UNAVAILABLE) |
-/// | anything else, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_body::StreamError): an error writer outside tells the client, or else the truncation does |
+/// | gRPC over HTTP/2, gRPC-Web | trailers with `grpc-status: 14` (UNAVAILABLE), between two messages |
+/// | anything else, gRPC over HTTP/1, half a gRPC message, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_body::StreamError): an error writer outside tells the client, or else the truncation does |
 ///
 /// Only whole events and lines are let through, so that a farewell never follows half of one; a record over 64 KiB is
 /// let through open, and if the deadline finds it so, the body fails. Whatever the ending, the
@@ -117,6 +117,7 @@ where
             policy: self.layer.policy,
             fault: Fault::of(request.extensions_mut()),
             method: request.method().clone(),
+            version: request.version(),
         });
         FarewellFuture {
             future: self.inner.call(request),
@@ -131,6 +132,7 @@ pub(super) struct Ending {
     pub(super) policy: Policy,
     pub(super) fault: Fault,
     pub(super) method: Method,
+    pub(super) version: Version,
 }
 
 /// In response extensions: a layer of this drain inside ends the stream.

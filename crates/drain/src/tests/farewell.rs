@@ -1,4 +1,5 @@
-use http::StatusCode;
+use http::{StatusCode, Version};
+use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_stream_body::{
@@ -111,7 +112,6 @@ async fn each_format_has_its_farewell() {
     for (content_type, start, end) in [
         (LINES, "x\n{\"drain\":{", "}}\n"),
         ("application/json-seq", "x\n\u{1e}{\"drain\":{", "}}\n"),
-        ("application/grpc", "x\n", "x\n"),
     ] {
         let drain = drain();
         let (text, error) = drained(&drain, drain.farewell(), stream(content_type, hang())).await;
@@ -129,31 +129,74 @@ async fn each_format_has_its_farewell() {
 #[tokio::test(start_paused = true)]
 async fn grpc_is_told_in_trailers() {
     let drain = drain();
-    let response = stream(
-        "application/grpc",
-        MockBody::new([mock::data("x"), mock::hang()]),
-    );
-    let (parts, body) = response.into_parts();
-    let body = parking_lot::Mutex::new(Some(body));
-    let body = std::sync::Arc::new(body);
-    let app = drain.farewell().layer(service(move |_| {
-        let response = Response::from_parts(parts.clone(), body.lock().take().unwrap());
-        async { response }
+    let app = drain.farewell().layer(service(|_| async {
+        let message = MockBody::new([mock::data(&b"\0\0\0\0\x01x"[..]), mock::hang()]);
+        stream("application/grpc", message)
     }));
-    let mut body = call(&app, get("/")).await.into_body();
+    let mut request = get("/");
+    *request.version_mut() = Version::HTTP_2;
+    let mut body = call(&app, request).await.into_body();
     let hold = DrainToken::new(&drain);
     drain.start();
     body.frame().await.unwrap().unwrap();
-    let trailers = body
-        .frame()
-        .await
-        .unwrap()
-        .unwrap()
-        .into_trailers()
-        .unwrap();
+    let farewell = body.frame().await.unwrap().unwrap();
+    let trailers = farewell.into_trailers().unwrap();
     assert_eq!(trailers["grpc-status"], "14");
     assert!(body.frame().await.is_none());
     drop(hold);
+}
+
+/// What a client of `version` receives of a gRPC stream that the deadline meets after `sent`: data, whether trailers
+/// came, and the failure.
+async fn grpc_drained(
+    version: Version,
+    content_type: &'static str,
+    sent: &'static [u8],
+) -> (Vec<u8>, bool, Option<String>) {
+    let drain = drain();
+    let app = drain
+        .layer()
+        .layer(drain.farewell().layer(service(move |_| async move {
+            let body = MockBody::new([mock::data(sent), mock::hang()]);
+            stream(content_type, body)
+        })));
+    let mut request = get("/");
+    *request.version_mut() = version;
+    let mut body = std::pin::pin!(call(&app, request).await.into_body());
+    drain.start();
+    let (mut data, mut trailers, mut error) = (Vec::new(), false, None);
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(bytes)) => data.extend(bytes),
+            Ok(Err(_)) => trailers = true,
+            Err(failure) => error = Some(failure.to_string()),
+        }
+    }
+    (data, trailers, error)
+}
+
+/// HTTP/1 drops the trailers on the way, and the client would read a clean end.
+#[tokio::test(start_paused = true)]
+async fn grpc_over_http_1_is_aborted_and_never_ends_cleanly() {
+    let message = b"\0\0\0\0\x02ab";
+    for version in [Version::HTTP_10, Version::HTTP_11] {
+        let (data, trailers, error) = grpc_drained(version, "application/grpc", message).await;
+        assert_eq!((&data[..], trailers), (&message[..], false));
+        assert!(error.is_some(), "{version:?}");
+    }
+    // gRPC-Web carries its trailers as data, so HTTP/1 does not matter
+    let (data, _, error) = grpc_drained(Version::HTTP_11, "application/grpc-web", message).await;
+    assert_eq!((data[message.len()], error), (0x80, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_grpc_message_is_followed_by_nothing() {
+    let half = b"\0\0\0\0\x02ab\0\0\0\0\x64half";
+    for content_type in ["application/grpc", "application/grpc-web+proto"] {
+        let (data, trailers, error) = grpc_drained(Version::HTTP_2, content_type, half).await;
+        assert_eq!((&data[..], trailers), (&half[..], false), "{content_type}");
+        assert!(error.is_some(), "{content_type}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

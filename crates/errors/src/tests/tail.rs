@@ -80,14 +80,17 @@ async fn grpc_ends_with_a_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_a_grpc_web_message_is_followed_by_nothing() {
-    let steps = [
-        mock::data("\0\0\0\0\x02a"),
-        mock::pending(),
-        mock::panic("x"),
-    ];
-    let seen = send(&layer(), get(), answer("application/grpc-web", steps)).await;
-    assert_eq!((seen.frames.len(), seen.error.is_some()), (1, true));
+async fn half_a_grpc_message_is_followed_by_nothing() {
+    for content_type in ["application/grpc", "application/grpc-web"] {
+        let steps = [
+            mock::data("\0\0\0\0\x02a"),
+            mock::pending(),
+            mock::panic("x"),
+        ];
+        let seen = send(&layer(), get(), answer(content_type, steps)).await;
+        assert_eq!((seen.frames.len(), seen.error.is_some()), (1, true));
+        assert!(seen.trailers.is_none(), "{content_type}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

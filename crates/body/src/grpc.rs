@@ -1,28 +1,30 @@
-//! gRPC's ways to say a status, and where its messages end.
+//! The framing of gRPC and gRPC-Web: where a message ends, and how a response says its status.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
-
-use crate::Failure;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The trailers (or, before a head, the headers) that carry the status.
-pub(crate) fn trailers(failure: &Failure<'_>) -> HeaderMap {
+/// The trailers that end a gRPC response with this status code, or the headers of a Trailers-Only response.
+///
+/// `message` may hold any text: `grpc-message` is percent-encoded (PROTOCOL-HTTP2.md, "Responses").
+#[must_use]
+pub fn trailers(status: u8, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert(STATUS, HeaderValue::from(u16::from(failure.grpc_status())));
-    if let Ok(message) = HeaderValue::from_str(&percent_encoded(&failure.message())) {
+    trailers.insert(STATUS, HeaderValue::from(u16::from(status)));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
         trailers.insert(MESSAGE, message);
     }
     trailers
 }
 
-/// The same as gRPC-Web's last frame: the trailers as text behind a prefix whose first byte is 0x80
-/// (PROTOCOL-WEB.md, "trailers are encoded in the body").
-pub(crate) fn web_trailers(failure: &Failure<'_>) -> Bytes {
+/// The last frame of a gRPC-Web response: these trailers as text behind a prefix whose first byte is 0x80
+/// (PROTOCOL-WEB.md, "Protocol differences vs gRPC over HTTP2").
+#[must_use]
+pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
     let mut text = BytesMut::new();
-    for (name, value) in &trailers(failure) {
+    for (name, value) in trailers {
         text.put_slice(name.as_str().as_bytes());
         text.put_u8(b':');
         text.put_slice(value.as_bytes());
@@ -30,12 +32,23 @@ pub(crate) fn web_trailers(failure: &Failure<'_>) -> Bytes {
     }
     let mut frame = BytesMut::with_capacity(5 + text.len());
     frame.put_u8(0x80);
+    // trailers are far shorter than 4 GiB
     frame.put_u32(text.len() as u32);
     frame.put_slice(&text);
     frame.freeze()
 }
 
-/// `grpc-message` is percent-encoded (PROTOCOL-HTTP2.md): what is not printable ASCII, and `%`.
+/// Whether a client that spoke this version receives trailers.
+///
+/// Over HTTP/1 hyper drops trailers that the client did not ask for with `TE: trailers`, and then the response ends
+/// cleanly: a gRPC client would read a truncated response as a success. So a response whose outcome is in its trailers
+/// is aborted over HTTP/1.
+#[must_use]
+pub fn trailers_arrive(version: Version) -> bool {
+    version >= Version::HTTP_2
+}
+
+/// `grpc-message` is percent-encoded: everything but printable ASCII, and `%` itself.
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());
@@ -50,17 +63,21 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// Follows the length-prefixed messages of a gRPC-Web body: a frame of trailers may only stand between two.
+/// Finds the ends of length-prefixed messages, in bytes that are cut anywhere.
+///
+/// The status of a gRPC or gRPC-Web response may follow a whole message only: after half of one a gRPC-Web client
+/// would read it as the rest of the message.
 #[derive(Debug, Default)]
-pub(crate) struct Messages {
-    /// bytes of the prefix seen so far
+pub struct Messages {
+    /// how many bytes of the 5-byte prefix have come
     prefix: usize,
-    /// bytes of the message still to come, once the prefix is whole
+    /// how many bytes of the message are still to come, once the prefix is whole
     left: u32,
 }
 
 impl Messages {
-    pub(crate) fn push(&mut self, mut data: &[u8]) {
+    /// Takes the next bytes of the body.
+    pub fn push(&mut self, mut data: &[u8]) {
         while let Some((&byte, rest)) = data.split_first() {
             if self.prefix < 5 {
                 if self.prefix > 0 {
@@ -79,7 +96,9 @@ impl Messages {
         }
     }
 
-    pub(crate) fn between(&self) -> bool {
+    /// Whether the bytes so far end with a whole message, or there were none.
+    #[must_use]
+    pub fn at_boundary(&self) -> bool {
         self.prefix == 0
     }
 }
@@ -97,13 +116,20 @@ mod tests {
             let mut messages = Messages::default();
             messages.push(&bytes[..cut]);
             assert_eq!(
-                messages.between(),
+                messages.at_boundary(),
                 [0, 8, 13, whole].contains(&cut),
                 "{cut}"
             );
             messages.push(&bytes[cut..]);
-            assert!(messages.between(), "{cut}");
+            assert!(messages.at_boundary(), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_web_trailer_frame_says_its_length() {
+        let frame = web_trailers(&trailers(14, "bye"));
+        assert_eq!(frame[..5], [0x80, 0, 0, 0, 34]);
+        assert_eq!(&frame[5..], b"grpc-status:14\r\ngrpc-message:bye\r\n");
     }
 
     #[test]

@@ -23,7 +23,8 @@ use tower_stream_body::{BoxError, Cause, Fault, FaultKind, StreamError, relay};
 ///
 /// The wait begins when the server asks for a frame and the body has none. A slow *reader* is not the body's fault: as
 /// long as the server asks for nothing, nothing is late, and a frame that is there is given however late it was asked
-/// for. The wait for the head is not bounded; that is tower-http's `TimeoutLayer`. For a limit to the whole body use
+/// for. If it is asked late and has none still, the wait begins anew, once: a body that then has nothing for another
+/// `limit` fails, also on a runtime whose polls always come late. The wait for the head is not bounded; that is tower-http's `TimeoutLayer`. For a limit to the whole body use
 /// tower-http's `DeadlineBody`, whose error is understood here.
 ///
 /// `size_hint` and `is_end_stream` are those of the inner body.
@@ -131,6 +132,7 @@ where
             inner,
             limit,
             waiting_since: None,
+            restarted: false,
             sleep: None,
             failed: false,
         };
@@ -146,6 +148,8 @@ pin_project! {
         limit: Option<(Duration, Fault)>,
         // when the body was asked for a frame that it still owes
         waiting_since: Option<Instant>,
+        // the reader was behind in this wait, so it was begun anew
+        restarted: bool,
         // Goes off at or before the end of the wait. Moving a timer costs far more than a clock read, so one that is
         // early is only moved when it goes off.
         #[pin]
@@ -174,6 +178,7 @@ where
         // the body first: a frame that is there is not late
         if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
             *this.waiting_since = None;
+            *this.restarted = false;
             return relay(Poll::Ready(frame));
         }
         let Some((limit, fault)) = this.limit else {
@@ -194,8 +199,10 @@ where
                     let now = Instant::now();
                     if now < deadline {
                         sleep.reset(deadline);
-                    } else if now - deadline > *limit / 4 {
-                        // Nobody asked when the time was up, so the reader is behind, not the body: begin anew.
+                    } else if now - deadline > *limit / 4 && !*this.restarted {
+                        // Nobody polled when the time was up, so the reader may be behind, not the body: the wait
+                        // begins anew. Once only: on a busy worker every poll is late.
+                        *this.restarted = true;
                         since = now;
                         *this.waiting_since = Some(now);
                     } else {

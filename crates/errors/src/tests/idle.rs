@@ -71,6 +71,36 @@ async fn a_reader_that_asks_late_restarts_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_restarts_once_however_late_the_polls_come() {
+    let steps = [mock::hang()];
+    let mut body = Box::pin(limited(IdleTimeoutLayer::new(LIMIT), MockBody::new(steps)).await);
+    for _ in 0..2 {
+        assert!(futures_util::poll!(body.frame()).is_pending());
+        tokio::time::advance(seconds(60)).await;
+    }
+    let polled = futures_util::poll!(body.frame());
+    assert!(polled.is_ready(), "asked three times in two minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_makes_the_next_wait_a_new_one() {
+    let steps = [
+        mock::sleep(seconds(100)),
+        mock::data("a"),
+        mock::sleep(seconds(100)),
+        mock::data("b"),
+    ];
+    let mut body = Box::pin(limited(IdleTimeoutLayer::new(LIMIT), MockBody::new(steps)).await);
+    for _ in 0..2 {
+        for _ in 0..2 {
+            assert!(futures_util::poll!(body.frame()).is_pending());
+            tokio::time::advance(seconds(60)).await;
+        }
+        assert!(body.frame().await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn off_and_for_ever_wait() {
     for layer in [
         IdleTimeoutLayer::off(),

@@ -67,9 +67,12 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     is(start, name) && (rest.is_empty() || rest.starts_with(['+', ';', '-', ' ']))
 }
 
-/// Whether an `Accept` (RFC 9110 section 12.5.1) names HTML, and no JSON that it likes as much.
+/// Whether an `Accept` (RFC 9110 section 12.5.1) likes HTML more than JSON and more than a stream of events.
+///
+/// A client that names another format in JSON (`+json`) reads the error in JSON too; one that names events is no
+/// browser that shows a page.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let (mut html, mut json) = (0.0, 0.0);
+    let (mut html, mut data) = (Weight::default(), Weight::default());
     // a list may come in several fields, RFC 9110 section 5.3
     let fields = headers.get_all(header::ACCEPT).iter();
     let ranges = fields
@@ -77,22 +80,43 @@ fn prefers_html(headers: &HeaderMap) -> bool {
         .flat_map(|list| list.split(','));
     for range in ranges {
         let mut parts = range.split(';').map(str::trim);
-        let name = parts.next().unwrap_or_default();
-        let best = if is(name, "text/html") || is(name, "application/xhtml+xml") {
-            &mut html
-        } else if is(name, "application/json") || is(name, "application/problem+json") {
-            &mut json
-        } else {
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let q = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));
+        let q = q.map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        if !(0.0..=1.0).contains(&q) {
             continue;
-        };
-        let weight = parts
-            .find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")))
-            .map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0));
-        if weight > *best {
-            *best = weight;
+        }
+        match name.as_str() {
+            "*/*" => {
+                html.matched(0, q);
+                data.matched(0, q);
+            }
+            "text/*" => html.matched(1, q),
+            "application/*" => data.matched(1, q),
+            "text/html" | "application/xhtml+xml" => html.matched(2, q),
+            "application/json" | "text/event-stream" => data.matched(2, q),
+            other if other.ends_with("+json") => data.matched(2, q),
+            _ => {}
         }
     }
-    html > json
+    html.q > data.q
+}
+
+/// The weight of a format: of the most specific ranges that match it, the one that it is liked most by.
+#[derive(Default)]
+struct Weight {
+    specificity: u8,
+    q: f32,
+}
+
+impl Weight {
+    fn matched(&mut self, specificity: u8, q: f32) {
+        if specificity > self.specificity {
+            *self = Self { specificity, q };
+        } else if specificity == self.specificity {
+            self.q = self.q.max(q);
+        }
+    }
 }
 
 fn is(name: &str, known: &str) -> bool {
@@ -118,6 +142,33 @@ mod tests {
             ("*/*", false),
             ("text/event-stream", false),
             ("", false),
+            // as many as match, the most specific range decides (RFC 9110 section 12.5.1)
+            ("text/html;q=0.5, */*", false),
+            ("text/html;q=0.5, application/*", false),
+            ("text/html;q=0.5, application/*;q=0.4", true),
+            ("text/html, application/*", false),
+            ("text/*, application/json;q=0.9", true),
+            (
+                "text/*;q=0.9, text/html;q=0.1, application/json;q=0.5",
+                false,
+            ),
+            (
+                "*/*, application/json;q=0.1, application/problem+json;q=0.1",
+                true,
+            ),
+            ("*/*, application/json;q=0", true),
+            ("text/html;q=0.9, application/vnd.api+json", false),
+            ("text/html, application/ld+json;q=0.5", true),
+            ("text/html;q=0.9, text/event-stream", false),
+            ("text/html, text/event-stream", false),
+            ("text/html, text/event-stream;q=0.1", true),
+            (
+                "text/html ;level=1; Q=0.2 , application/json ; q=0.3",
+                false,
+            ),
+            ("text/html;q=2, application/json;q=0.1", false),
+            ("text/html;q=nan, application/json;q=0.1", false),
+            ("text/html;q=, ,;,/,*", false),
         ] {
             let request = Request::get("/").header("accept", accept).body(());
             let info = RequestInfo::of(&request.unwrap());

@@ -2,13 +2,15 @@
 
 use std::{
     backtrace::Backtrace,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 thread_local! {
     static LAST: RefCell<Option<Seen>> = const { RefCell::new(None) };
+    /// how often the hook ran on this thread
+    static RUNS: Cell<u32> = const { Cell::new(0) };
 }
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -20,10 +22,19 @@ pub(crate) struct Seen {
     pub(crate) backtrace: Option<Backtrace>,
 }
 
-/// The last panic of this thread, if the hook is installed and nobody took it before.
-pub(crate) fn take() -> Option<Seen> {
-    LAST.try_with(|last| last.try_borrow_mut().ok()?.take())
-        .ok()?
+/// How often the hook has run on this thread.
+#[inline]
+pub(crate) fn runs() -> u32 {
+    RUNS.get()
+}
+
+/// The last panic of this thread, if the hook has run since [`runs`] gave `before`.
+///
+/// `resume_unwind` does not run the hook: a panic that is handed on from another task has no location here, and what
+/// the hook saw last is another panic.
+pub(crate) fn take_since(before: u32) -> Option<Seen> {
+    let last = LAST.try_with(|last| last.try_borrow_mut().ok()?.take());
+    last.ok()?.filter(|_| runs() != before)
 }
 
 /// Opt-in: lets the log event of a caught panic name its place in the source, and show a backtrace.
@@ -31,6 +42,9 @@ pub(crate) fn take() -> Option<Seen> {
 /// Only a panic hook learns these. This one is *chained*: it remembers, then runs the hook that was there before, so a
 /// crash reporter or the standard message keeps working. A hook that is set later and drops this one loses the
 /// location and nothing else.
+///
+/// A panic that is handed on with `std::panic::resume_unwind`, from a task that was joined, runs no hook: its log event
+/// has the message and no location.
 ///
 /// ```
 /// use tower_stream_errors::PanicHook;
@@ -74,6 +88,7 @@ impl PanicHook {
                     .load(Ordering::Relaxed)
                     .then(Backtrace::force_capture),
             };
+            RUNS.set(RUNS.get().wrapping_add(1));
             // neither may fail here: a panic in a hook ends the process
             let _ = LAST.try_with(|last| {
                 if let Ok(mut last) = last.try_borrow_mut() {

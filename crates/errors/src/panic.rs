@@ -9,7 +9,11 @@ use std::{
 use crate::hook;
 
 /// What a panic left behind.
-pub(crate) struct Payload(Box<dyn Any + Send>);
+pub(crate) struct Payload {
+    thrown: Box<dyn Any + Send>,
+    /// [`hook::runs`] before the code that panicked
+    hook_runs: u32,
+}
 
 /// What is known of a panic.
 #[derive(Debug)]
@@ -22,7 +26,8 @@ pub(crate) struct Panicked {
 /// Runs `run`; a panic ends here.
 #[inline]
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Payload> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(Payload)
+    let hook_runs = hook::runs();
+    catch_unwind(AssertUnwindSafe(run)).map_err(|thrown| Payload { thrown, hook_runs })
 }
 
 /// Drops something that may panic when dropped; that panic is logged and changes nothing.
@@ -40,25 +45,24 @@ pub(crate) fn drop_caught(what: &str, drop: impl FnOnce()) {
 }
 
 impl Payload {
-    /// Reads the panic, at once: the hook's word on it is replaced by the next panic of this thread.
+    /// Reads the panic, at once: the next panic of this thread overwrites the recorded location.
     #[cold]
     pub(crate) fn read(self) -> Panicked {
-        let (location, backtrace) = match hook::take() {
+        let (location, backtrace) = match hook::take_since(self.hook_runs) {
             Some(seen) => (Some(seen.location), seen.backtrace),
             None => (None, None),
         };
         let message = match (
-            self.0.downcast_ref::<&str>(),
-            self.0.downcast_ref::<String>(),
+            self.thrown.downcast_ref::<&str>(),
+            self.thrown.downcast_ref::<String>(),
         ) {
             (Some(text), _) => (*text).to_owned(),
             (_, Some(text)) => text.clone(),
             _ => "a panic whose payload is not a string".to_owned(),
         };
         // the payload's own drop may panic, and the payload of that panic too
-        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(self.0))) {
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(self.thrown))) {
             std::mem::forget(second);
-            hook::take();
         }
         Panicked {
             message,

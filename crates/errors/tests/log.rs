@@ -202,3 +202,26 @@ async fn one_line_whoever_ended_it() {
     drop(writer.layer(handler(&[mock::hang])).oneshot(asked).await);
     assert_eq!(told(&lines), [""; 0]);
 }
+
+/// A task's panic, handed on by the handler that joined it, has its place in another thread.
+#[tokio::test]
+async fn a_panic_that_is_resumed_has_no_place_of_another() {
+    PanicHook::new().install();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone());
+    let _default = tracing::subscriber::set_default(subscriber.finish());
+    assert!(std::panic::catch_unwind(|| panic!("of another request")).is_err());
+
+    let service = ErrorWriterLayer::new().layer(service_fn(|_: Request<()>| async {
+        let task = std::thread::spawn(|| assert_eq!(1, 2, "of the task"));
+        if let Err(payload) = task.join() {
+            std::panic::resume_unwind(payload);
+        }
+        Ok::<_, Infallible>(Response::new(MockBody::new([])))
+    }));
+    assert_eq!(service.oneshot(request().0).await.unwrap().status(), 500);
+    let events = lines.events();
+    let error = events[0]["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("of the task"), "{error}");
+    assert_eq!(events[0]["fields"].get("location"), None, "{events:?}");
+}

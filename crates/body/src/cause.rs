@@ -1,6 +1,12 @@
 //! Why a stream failed, and how that is read from an error.
 
-use std::{any::Any, error::Error, fmt, io, sync::Arc};
+use std::{
+    any::Any,
+    error::Error,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crate::{BoxError, Outcome};
 
@@ -104,7 +110,7 @@ impl Cause {
                     kind = known;
                 }
             }
-            let text = error.to_string();
+            let text = text(error);
             if !message.contains(&text) {
                 if !message.is_empty() {
                     message.push_str(": ");
@@ -136,7 +142,7 @@ impl Cause {
         if let Some(error) = any.downcast_ref::<tokio::time::error::Elapsed>() {
             return Self::of(error);
         }
-        Self::new(FaultKind::Other, error.to_string())
+        Self::new(FaultKind::Other, text(error))
     }
 
     /// What kind of failure it is.
@@ -156,6 +162,38 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.message, self.kind)
     }
+}
+
+/// What an error says of itself. A panic in its `Display` must not go through the layers that only report it.
+fn text<E: fmt::Display + ?Sized>(error: &E) -> String {
+    catch_unwind(AssertUnwindSafe(|| error.to_string())).unwrap_or_else(|panic| {
+        // a payload may panic when it is dropped
+        std::mem::forget(panic);
+        "an error whose Display panicked".to_owned()
+    })
+}
+
+/// The reason with which a layer of this process wants the HTTP/2 stream reset: that of an `h2::Error` that was made from
+/// a [`Reason`](https://docs.rs/h2/latest/h2/struct.Reason.html), anywhere in the source chain.
+///
+/// hyper resets a stream with the reason that it finds in the error of a body, so such an error, REFUSED_STREAM of a
+/// drain for one, has to reach it. The reset or GOAWAY of *another* connection, of an upstream that a handler reads from,
+/// is no wish: the client of this one would read it as said of its own request. `None` without the feature `h2`.
+#[must_use]
+pub fn chosen_reset(error: &(dyn Error + 'static)) -> Option<u32> {
+    #[cfg(feature = "h2")]
+    {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                let chosen = !error.is_reset() && !error.is_go_away();
+                return error.reason().filter(|_| chosen).map(u32::from);
+            }
+            next = source(error);
+        }
+    }
+    let _ = error;
+    None
 }
 
 /// `io::Error::source` skips the error it wraps and goes on with that one's source.
@@ -257,6 +295,35 @@ mod tests {
         assert_eq!(kind(io::ErrorKind::TimedOut), FaultKind::Timeout);
         assert_eq!(kind(io::ErrorKind::BrokenPipe), FaultKind::Io);
         assert_eq!(kind(io::ErrorKind::Other), FaultKind::Other);
+    }
+
+    #[test]
+    fn an_error_that_cannot_be_shown_is_read_all_the_same() {
+        #[derive(Debug)]
+        struct Bad(StreamError);
+        impl fmt::Display for Bad {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                panic!("in Display")
+            }
+        }
+        impl Error for Bad {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let cause = Cause::of(&Bad(StreamError::new(FaultKind::Timeout, "late")));
+        assert_eq!(cause.kind(), FaultKind::Timeout);
+        assert_eq!(cause.message(), "an error whose Display panicked: late");
+        let bad = Bad(StreamError::new(FaultKind::Timeout, "late"));
+        assert_eq!(Cause::of_service(&bad).kind(), FaultKind::Other);
+    }
+
+    #[cfg(feature = "h2")]
+    #[test]
+    fn a_reset_is_chosen_where_it_was_made_from_a_reason() {
+        let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        assert_eq!(chosen_reset(&io::Error::other(refused)), Some(7));
+        assert_eq!(chosen_reset(&io::Error::other("x")), None);
     }
 
     #[cfg(feature = "h2")]

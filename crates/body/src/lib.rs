@@ -75,7 +75,7 @@ mod scope;
 mod switched;
 
 pub use self::{
-    cause::{Cause, FaultKind, StreamError},
+    cause::{Cause, FaultKind, StreamError, chosen_reset},
     delivery::Delivery,
     end::{Outcome, StreamEnd},
     fault::Fault,

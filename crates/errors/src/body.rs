@@ -122,7 +122,10 @@ where
             && !this.watch.poll_first(body, cx)
         {
             drop_body(this.body);
-            return this.watch.case.head(Some(parts)).map(Self::written);
+            if !this.watch.resets() {
+                return this.watch.case.head(Some(parts)).map(Self::written);
+            }
+            this.watch.fail();
         }
         let state = State::Watched(watched);
         Response::from_parts(parts, Self { state })

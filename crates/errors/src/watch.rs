@@ -8,10 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header, response::Parts};
+use http::{HeaderValue, StatusCode, Version, header, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use tower_stream_body::{BoxError, Cause, Delivery, Records, StreamKind};
+use tower_stream_body::{BoxError, Cause, Delivery, Records, StreamKind, chosen_reset};
 
 use crate::{
     AfterTail, Tail,
@@ -47,6 +47,8 @@ enum Stash {
     Data(Bytes),
     /// Trailers, or a frame of a kind not known here. Boxed: it has over 100 bytes, and nearly no stream has any.
     Other(Box<Frame<Bytes>>),
+    /// Both: the first poll gave an unended record and the trailers behind it.
+    DataThen(Box<(Bytes, Frame<Bytes>)>),
 }
 
 impl Stash {
@@ -60,15 +62,31 @@ impl Stash {
             Self::Empty => None,
             Self::Data(data) => Some(Frame::data(data)),
             Self::Other(frame) => Some(*frame),
+            Self::DataThen(both) => {
+                let (data, then) = *both;
+                *self = Self::Other(Box::new(then));
+                Some(Frame::data(data))
+            }
         }
     }
-}
 
-impl From<Frame<Bytes>> for Stash {
-    fn from(frame: Frame<Bytes>) -> Self {
-        match frame.into_data() {
-            Ok(data) => Self::Data(data),
-            Err(other) => Self::Other(Box::new(other)),
+    /// Puts a frame in front of what waits already.
+    fn put_first(&mut self, frame: Frame<Bytes>) {
+        *self = match (frame.into_data(), self.take()) {
+            (Ok(data), Some(then)) => Self::DataThen(Box::new((data, then))),
+            (Ok(data), None) => Self::Data(data),
+            // nothing is behind trailers
+            (Err(other), _) => Self::Other(Box::new(other)),
+        };
+    }
+
+    /// How many bytes of data wait.
+    #[inline]
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::DataThen(both) => both.0.len(),
+            Self::Empty | Self::Other(_) => 0,
         }
     }
 }
@@ -80,12 +98,14 @@ const UNDECLARED: u64 = u64::MAX;
 enum Phase {
     /// The inner body goes on.
     Open,
-    /// It failed: the cause is recorded, the body is to be dropped.
-    Failed,
+    /// It failed: the cause is recorded, the body is to be dropped. With an error, that is what it fails with.
+    Failed(Option<BoxError>),
     /// Nothing more is asked of the inner body, and nothing more comes.
     Ended,
-    /// Waiting for what was given to be flushed, then `Err`. Boxed here, off the healthy path.
-    Settling(Pin<Box<Sleep>>),
+    /// Waiting for what was given to be flushed, then this error, or ours. Boxed here, off the healthy path.
+    Settling(Pin<Box<Sleep>>, Option<BoxError>),
+    /// The next poll gives this error.
+    Failing(BoxError),
 }
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
@@ -158,7 +178,7 @@ impl Watch {
 
     #[inline]
     pub(crate) fn has_failed(&self) -> bool {
-        matches!(self.phase, Phase::Failed)
+        matches!(self.phase, Phase::Failed(_))
     }
 
     /// The poll before the head. False: it failed.
@@ -168,7 +188,7 @@ impl Watch {
         B::Error: Into<BoxError>,
     {
         if let Poll::Ready(Some(Ok(frame))) = self.poll(body.as_mut(), cx) {
-            self.stash = frame.into();
+            self.stash.put_first(frame);
             // now that it has begun, it may know its size; the server will declare it
             let size = match *self.poisoned.get_mut() {
                 true => Ok(SizeHint::default()),
@@ -195,7 +215,7 @@ impl Watch {
         B::Error: Into<BoxError>,
     {
         if *self.poisoned.get_mut() {
-            self.phase = Phase::Failed;
+            self.phase = Phase::Failed(None);
             return Poll::Ready(None);
         }
         loop {
@@ -204,7 +224,7 @@ impl Watch {
                 Ok(Poll::Ready(None)) => return Poll::Ready(self.end().map(Ok)),
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Some(Err(error)))) => {
-                    self.failed(Cause::of(&*error.into()));
+                    self.error(error);
                     return Poll::Ready(None);
                 }
                 Err(payload) => {
@@ -230,7 +250,7 @@ impl Watch {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             if *self.poisoned.get_mut() {
-                self.phase = Phase::Failed;
+                self.phase = Phase::Failed(None);
                 return Poll::Ready(None);
             }
         }
@@ -270,13 +290,37 @@ impl Watch {
 
     #[cold]
     fn failed(&mut self, cause: Cause) {
-        self.phase = Phase::Failed;
+        self.phase = Phase::Failed(None);
         self.case.failed(cause);
+    }
+
+    /// The body gave an error, whose conversion, text and drop are foreign code too.
+    #[cold]
+    fn error<E: Into<BoxError>>(&mut self, error: E) {
+        let resets = self.case.request.version >= Version::HTTP_2 && !self.bodiless;
+        let read = catch(|| {
+            let error = error.into();
+            let cause = Cause::of(&*error);
+            let chosen = (resets && chosen_reset(&*error).is_some()).then_some(error);
+            (cause, chosen)
+        });
+        match read {
+            Ok((cause, chosen)) => {
+                self.case.failed(cause);
+                self.phase = Phase::Failed(chosen);
+            }
+            Err(payload) => self.panicked(payload),
+        }
+    }
+
+    /// Whether it failed with an error that the server is to see: see [`chosen_reset`].
+    pub(crate) fn resets(&self) -> bool {
+        matches!(self.phase, Phase::Failed(Some(_)))
     }
 
     #[cold]
     fn panicked(&mut self, payload: Payload) {
-        self.phase = Phase::Failed;
+        self.phase = Phase::Failed(None);
         self.case.panicked(payload);
     }
 
@@ -285,6 +329,14 @@ impl Watch {
     pub(crate) fn fail(&mut self) {
         if self.bodiless {
             self.phase = Phase::Ended;
+            return;
+        }
+        let settling = |settle| Box::pin(tokio::time::sleep(settle));
+        if let Phase::Failed(Some(error)) = std::mem::replace(&mut self.phase, Phase::Ended) {
+            self.phase = match self.given {
+                0 => Phase::Failing(error),
+                _ => Phase::Settling(settling(SETTLE), Some(error)),
+            };
             return;
         }
         // what is still held of a record is never given
@@ -298,20 +350,24 @@ impl Watch {
             AfterTail::Abort { settle } => settle,
             AfterTail::End => SETTLE,
         };
-        let settling = || Phase::Settling(Box::pin(tokio::time::sleep(settle)));
         self.phase = match tail {
+            // the end would be clean, and a silent success
+            Tail::Data(data) if data.is_empty() => Phase::Settling(settling(settle), None),
+            Tail::Trailers(trailers) if trailers.is_empty() => {
+                Phase::Settling(settling(settle), None)
+            }
             Tail::Data(data) => {
                 self.stash = Stash::Data(data);
                 match after_tail {
                     AfterTail::End => Phase::Ended,
-                    AfterTail::Abort { .. } => settling(),
+                    AfterTail::Abort { .. } => Phase::Settling(settling(settle), None),
                 }
             }
             Tail::Trailers(trailers) => {
                 self.stash = Stash::Other(Box::new(Frame::trailers(trailers)));
                 Phase::Ended
             }
-            Tail::Abort => settling(),
+            Tail::Abort => Phase::Settling(settling(settle), None),
         };
     }
 
@@ -320,12 +376,14 @@ impl Watch {
         if let Some(frame) = self.stash.take() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Phase::Settling(sleep) = &mut self.phase {
+        if let Phase::Settling(sleep, _) = &mut self.phase {
             ready!(sleep.as_mut().poll(cx));
-            self.phase = Phase::Ended;
-            return Poll::Ready(Some(Err(self.case.error().into())));
         }
-        Poll::Ready(None)
+        Poll::Ready(match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Settling(_, Some(error)) | Phase::Failing(error) => Some(Err(error)),
+            Phase::Settling(_, None) => Some(Err(self.case.error().into())),
+            _ => None,
+        })
     }
 
     #[inline]
@@ -338,16 +396,13 @@ impl Watch {
                         && self.records.held() == 0
                         && !self.poisoned.load(Ordering::Relaxed)
                 }
-                Phase::Failed | Phase::Settling(_) => false,
+                Phase::Failed(_) | Phase::Settling(..) | Phase::Failing(_) => false,
             }
     }
 
     #[inline]
     pub(crate) fn size_hint<B: Body>(&self, body: Option<&B>) -> SizeHint {
-        let stashed = match &self.stash {
-            Stash::Data(data) => data.len() as u64,
-            Stash::Empty | Stash::Other(_) => 0,
-        };
+        let stashed = self.stash.len() as u64;
         let (Phase::Open, Some(body)) = (&self.phase, body) else {
             return match self.phase {
                 Phase::Ended => SizeHint::with_exact(stashed),

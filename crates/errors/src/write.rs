@@ -58,9 +58,11 @@ pub trait WriteError: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tail {
-    /// These bytes, then what [`AfterTail`](crate::AfterTail) says.
+    /// These bytes, then what [`AfterTail`](crate::AfterTail) says. Without any it is an abort, since the client would
+    /// see a clean end.
     Data(Bytes),
-    /// These trailers, which end the body. Over HTTP/1 they would be dropped on the way, so there it is an abort.
+    /// These trailers, which end the body. Over HTTP/1 they would be dropped on the way, so there it is an abort, and
+    /// without any too.
     Trailers(HeaderMap),
     /// Nothing: the body fails, which the client sees as a truncated response (h1) or a stream that is reset with
     /// `INTERNAL_ERROR` (h2).

@@ -194,3 +194,46 @@ async fn half_a_record_before_a_panic_in_is_end_stream_is_not_given() {
     assert_eq!(response.status(), 500);
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
+
+#[derive(Debug)]
+struct BadDisplay;
+
+impl std::fmt::Display for BadDisplay {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("in Display")
+    }
+}
+
+impl std::error::Error for BadDisplay {}
+
+/// Cannot even be dropped.
+#[derive(Debug)]
+struct DropPanics;
+
+impl std::fmt::Display for DropPanics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl std::error::Error for DropPanics {}
+
+impl Drop for DropPanics {
+    fn drop(&mut self) {
+        panic!("in the drop of an error")
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_panics_is_an_error_like_another() {
+    for make in [|| mock::error(BadDisplay), || mock::error(DropPanics)] {
+        let early = send(&ErrorWriterLayer::new(), get(), answer(SSE, [make()])).await;
+        assert_eq!(early.status, 500);
+        let steps = [mock::data("data: 1\n\n"), mock::pending(), make()];
+        let late = send(&ErrorWriterLayer::new(), get(), answer(SSE, steps)).await;
+        assert!(
+            late.text().starts_with("data: 1\n\nevent: error\n"),
+            "{late:?}"
+        );
+    }
+}

@@ -277,3 +277,61 @@ async fn a_writer_that_panics_in_its_tail_aborts() {
     let seen = send(&layer().writer(Bad), get(), answer(LINES, steps)).await;
     assert_eq!((seen.text().as_str(), seen.error.is_some()), ("{}\n", true));
 }
+
+#[tokio::test]
+async fn trailers_behind_an_unended_record_follow_it() {
+    for layer in [layer(), layer().first_poll(false)] {
+        let steps = [mock::data("{\"a\":1}"), mock::trailer("x-checksum", "1")];
+        let seen = send(&layer, get(), answer(LINES, steps)).await;
+        assert_eq!(seen.frames, ["{\"a\":1}"]);
+        assert_eq!(seen.trailers.unwrap()["x-checksum"], "1");
+        assert!(seen.error.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tail_of_nothing_is_an_abort() {
+    struct Nothing(Tail);
+    impl WriteError for Nothing {
+        fn tail(&self, _: &Failure<'_>) -> Tail {
+            self.0.clone()
+        }
+    }
+    for tail in [Tail::Data(Bytes::new()), Tail::Trailers(HeaderMap::new())] {
+        let layer = layer().writer(Nothing(tail));
+        let steps = [mock::data("half"), mock::pending(), mock::error("x")];
+        let seen = send(&layer, get(), answer(BYTES, steps)).await;
+        assert_eq!((seen.text().as_str(), seen.trailers), ("half", None));
+        assert!(seen.error.is_some(), "a silent success");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_that_a_layer_inside_chose_is_passed_on() {
+    use h2::Reason;
+    for reason in [Reason::REFUSED_STREAM, Reason::ENHANCE_YOUR_CALM] {
+        for steps in [vec![], vec![mock::data("data: 1\n\n"), mock::pending()]] {
+            let given = steps.len();
+            let error = std::io::Error::other(h2::Error::from(reason));
+            let steps = steps.into_iter().chain([mock::error(error)]);
+            let seen = send(&layer(), get(), answer(SSE, steps)).await;
+            assert_eq!(
+                seen.status, 200,
+                "the reset says it, the head is never seen"
+            );
+            assert_eq!(seen.frames.len(), given.min(1));
+            let error = seen.error.unwrap();
+            let error = error.downcast_ref::<std::io::Error>().unwrap();
+            let error = error.get_ref().unwrap().downcast_ref::<h2::Error>();
+            assert_eq!(error.unwrap().reason(), Some(reason));
+        }
+        // HTTP/1 has no resets
+        let mut request = get();
+        *request.version_mut() = http::Version::HTTP_11;
+        let steps = [mock::error(h2::Error::from(reason))];
+        assert_eq!(
+            send(&layer(), request, answer(SSE, steps)).await.status,
+            500
+        );
+    }
+}

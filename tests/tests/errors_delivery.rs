@@ -3,11 +3,12 @@
 use std::{convert::Infallible, error::Error, net::SocketAddr, time::Duration};
 
 use e2e::{End, Protocol, Request, h1, h2, serve};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, future::try_join_all};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceBuilder, service_fn};
 use tower_stream_body::mock::{self, MockBody};
+use tower_stream_drain::{Drain, DrainToken, Refusal};
 use tower_stream_errors::{AfterTail, ErrorWriterLayer};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -182,5 +183,31 @@ async fn an_upgrade_goes_through() -> Outcome {
     connection.send_raw(b"abcd").await?;
     let (_, echoed) = connection.closed().await;
     assert_eq!(echoed, "dcba");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_the_drain_inside_refuses_is_reset_as_refused() -> Outcome {
+    let drain = Drain::builder()
+        .advertise(Duration::ZERO)
+        .deadline(Duration::from_secs(60))
+        .refuse_with(Refusal::RefusedStream)
+        .build();
+    let layers = ServiceBuilder::new()
+        .layer(ErrorWriterLayer::new())
+        .layer(drain.layer());
+    let server = serve(layers.service(service_fn(fail))).await?;
+    let mut connection = h2::Connection::open(server.addr()).await?;
+    let _hold = DrainToken::new(&drain);
+    drain.start();
+    let mut states = drain.watch();
+    while !drain.state().is_refusing() {
+        states.next().await;
+    }
+    let end = match connection.send(&Request::get("/")).await?.reply().await {
+        Ok(reply) => reply.finish().await.end,
+        Err(end) => end,
+    };
+    assert_eq!(end, End::Reset(h2::Reason::REFUSED_STREAM));
     Ok(())
 }

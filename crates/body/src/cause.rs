@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{BoxError, Outcome};
+use crate::{BoxError, Outcome, upload::ClientLeft};
 
 /// The kinds of failure that layers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,9 @@ pub enum FaultKind {
     Reset,
     /// An I/O error.
     Io,
+    /// The client left while it was sending the request body that the response is made of: see
+    /// [`UploadBody`](crate::UploadBody). Its name is that of a response that was dropped.
+    ClientLeft,
     /// Anything else.
     Other,
 }
@@ -47,6 +50,7 @@ impl FaultKind {
             Self::Unfinished => "unfinished",
             Self::Reset => "reset",
             Self::Io => "io",
+            Self::ClientLeft => "dropped",
             Self::Other => "_OTHER",
         }
     }
@@ -56,8 +60,8 @@ impl FaultKind {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Panic => Outcome::Panic,
-            // nothing went wrong: who is told to, comes back and goes on
-            Self::Drain => Outcome::Aborted,
+            // Not a failure: the client was asked to reconnect, or it left.
+            Self::Drain | Self::ClientLeft => Outcome::Aborted,
             _ => Outcome::Error,
         }
     }
@@ -210,6 +214,9 @@ fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
 fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
     if let Some(error) = error.downcast_ref::<StreamError>() {
         return Some(error.0.kind);
+    }
+    if error.is::<ClientLeft>() {
+        return Some(FaultKind::ClientLeft);
     }
     #[cfg(feature = "tower-http")]
     if error.is::<tower_http::timeout::TimeoutError>() {

@@ -11,6 +11,7 @@
 //!   whether a last record may follow what was sent;
 //! * [`RequestId`], [`Sequence`] and [`Promise`] are extension types that one layer writes and another reads;
 //! * [`Problem`] is the error document (RFC 9457) that a layer answers instead of a head it had to replace;
+//! * [`UploadBody`] tells a client that leaves in the middle of its upload from a failure;
 //! * [`Scoped`] keeps a context entered for every poll and for the drop of a future or body;
 //! * [`Switched`] gives a layer that may be off one body type;
 //! * [`mock`] (feature `mock`) is a body that plays a script, for tests.
@@ -73,6 +74,7 @@ mod records;
 mod relay;
 mod scope;
 mod switched;
+mod upload;
 
 pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
@@ -89,10 +91,14 @@ pub use self::{
     relay::relay,
     scope::{Scope, Scoped},
     switched::Switched,
+    upload::UploadBody,
 };
 
 #[cfg(feature = "axum")]
-pub use self::ids::{MissingRequestId, MissingSequence};
+pub use self::{
+    ids::{MissingRequestId, MissingSequence},
+    upload::mark_upload,
+};
 
 /// Any error that a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

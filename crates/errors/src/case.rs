@@ -139,6 +139,9 @@ impl Case {
     #[cold]
     pub(crate) fn tail(&self, stream: StreamKind) -> Tail {
         let cause = self.cause();
+        if cause.kind() == FaultKind::ClientLeft {
+            return Tail::Abort;
+        }
         let failure = self.failure(&cause, stream);
         let tail = catch(|| self.config.writer.tail(&failure)).unwrap_or_else(|payload| {
             writer_panicked(payload);
@@ -175,10 +178,15 @@ impl Drop for Case {
 fn log(cause: &Cause) {
     let outcome = cause.kind().outcome().as_str();
     let (kind, error) = (cause.kind().as_str(), cause.message());
-    if cause.kind() == FaultKind::Drain {
-        tracing::info!(outcome, kind, error, "response ended by a drain");
-    } else {
-        tracing::error!(outcome, kind, error, "response failed");
+    match cause.kind() {
+        FaultKind::Drain => {
+            tracing::info!(outcome, kind, error, "response ended by a drain");
+        }
+        // anyone can do that as often as they like
+        FaultKind::ClientLeft => {
+            tracing::debug!(outcome, kind, error, "the client left in mid-upload");
+        }
+        _ => tracing::error!(outcome, kind, error, "response failed"),
     }
 }
 

@@ -74,7 +74,9 @@
 //! ([`expose_messages`](ErrorWriterLayer::expose_messages) for development). The log gets one event
 //! a failed response, whichever layer of the request recorded the failure: at `error`, or at `info` if it was a drain.
 //! Its `outcome` and `kind` are the words of spans and metrics, `error` is the message; with [`PanicHook`] it names the
-//! place in the source. A client that left is no failure.
+//! place in the source. A client that left is no failure, also if it left in the middle of an upload that the handler
+//! sends back or on: that is an event at `debug`. (With the feature `axum`, the default, and axum's request bodies; for
+//! others see [`UploadBody`](tower_stream_body::UploadBody).)
 //!
 //! # Where it stands
 //!

@@ -30,6 +30,7 @@ impl<S> ErrorWriter<S> {
 impl<S, ReqBody, B> Service<Request<ReqBody>> for ErrorWriter<S>
 where
     S: Service<Request<ReqBody>, Response = Response<B>>,
+    ReqBody: 'static,
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
@@ -45,6 +46,8 @@ where
         let Some(config) = &self.config else {
             return ResponseFuture::off(self.inner.call(request));
         };
+        #[cfg(feature = "axum")]
+        tower_stream_body::mark_upload(request.body_mut());
         let case = Case::new(Arc::clone(config), &mut request);
         match catch(|| self.inner.call(request)) {
             Ok(future) => ResponseFuture::new(future, case),

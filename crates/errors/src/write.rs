@@ -87,24 +87,27 @@ impl Failure<'_> {
         self.cause.kind()
     }
 
-    /// The status that fits the kind: 504 for a timeout, 502 for a digest mismatch, 503 for a drain, otherwise 500.
+    /// The status that fits the kind: 504 for a timeout, 502 for a digest mismatch, 503 for a drain, 400 for a request
+    /// body that broke off, otherwise 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.kind() {
             FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             FaultKind::DigestMismatch => StatusCode::BAD_GATEWAY,
             FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
+            FaultKind::ClientLeft => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// The gRPC status code that fits the kind: 4 for a timeout, 14 for a drain, 15 for a digest mismatch, otherwise
-    /// 13 (`INTERNAL`).
+    /// The gRPC status code that fits the kind: 4 for a timeout, 14 for a drain, 15 for a digest mismatch, 1 for a
+    /// request body that broke off, otherwise 13 (`INTERNAL`).
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
         match self.kind() {
             FaultKind::Timeout => 4,
             FaultKind::Drain => 14,
+            FaultKind::ClientLeft => 1,
             FaultKind::DigestMismatch => 15,
             _ => 13,
         }
@@ -120,6 +123,7 @@ impl Failure<'_> {
         Cow::Borrowed(match self.kind() {
             FaultKind::Timeout => "the response took too long",
             FaultKind::Drain => "the server is going away",
+            FaultKind::ClientLeft => "the request body ended too early",
             FaultKind::DigestMismatch => "the content did not match its digest",
             _ => "the response failed on the server",
         })

@@ -5,7 +5,6 @@
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::{
-    alloc::System,
     convert::Infallible,
     future::{Future, Ready, ready},
     hint::black_box,
@@ -20,14 +19,10 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 use tower_http::trace::TraceLayer;
 use tower_stream_metrics::StreamMetricsLayer;
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const FRAMES: usize = 1000;
 const ROUNDS: usize = 60;
@@ -150,14 +145,20 @@ fn measure(
         .collect();
     for _ in 0..ROUNDS {
         for (_, routine, best, allocations) in &mut rows {
-            let region = Region::new(ALLOCATOR);
             let start = Instant::now();
             for _ in 0..calls {
                 black_box(routine());
             }
             *best = best.min(start.elapsed().as_secs_f64() * 1e9 / calls as f64);
-            *allocations = region.change().allocations;
         }
+    }
+    for (_, routine, _, allocations) in &mut rows {
+        let allocated = allocation_counter::measure(|| {
+            for _ in 0..calls {
+                black_box(routine());
+            }
+        });
+        *allocations = allocated.count_total;
     }
     rows.into_iter()
         .map(|(name, _, best, allocations)| (name, best, allocations as f64 / calls as f64))

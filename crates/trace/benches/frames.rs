@@ -6,7 +6,6 @@
 #![allow(missing_docs, clippy::print_stdout)]
 
 use std::{
-    alloc::System,
     convert::Infallible,
     future::{Future, Ready, ready},
     pin::{Pin, pin},
@@ -24,7 +23,6 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter},
 };
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn};
 use tower_http::trace::TraceLayer;
 use tower_stream_bench::{CpuTime, Frames, Group, consume};
@@ -36,9 +34,6 @@ use tower_stream_trace::{
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{layer::SubscriberExt, registry::Registry};
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const FRAMES: u32 = 10_000;
 const QUIET: &str = "10000 frames, nothing listens";
@@ -91,9 +86,8 @@ where
     B: Body<Data = Bytes>,
 {
     run(layer);
-    let region = Region::new(ALLOCATOR);
-    run(layer);
-    let allocations = region.change().allocations as f64 / f64::from(FRAMES);
+    let allocated = allocation_counter::measure(|| _ = run(layer));
+    let allocations = allocated.count_total as f64 / f64::from(FRAMES);
     println!("{name}: {allocations:.2} allocations a frame");
     group.bench_function(name, |b| b.iter(|| run(layer)));
 }

@@ -1,20 +1,17 @@
-//! What the layers allocate a frame. One test, for the counts are of the whole process.
+//! What the layers allocate a frame. Only what the thread of the test allocates counts.
 
-use std::{alloc::System, convert::Infallible, pin::Pin};
+use std::{convert::Infallible, pin::Pin};
 
+use allocation_counter::measure;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_stream_bench::{Frames, consume};
 use tower_stream_trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer};
 use tracing_subscriber::layer::SubscriberExt;
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const FRAMES: usize = 1_000;
 
@@ -22,18 +19,8 @@ fn provider(sampler: Sampler) -> SdkTracerProvider {
     SdkTracerProvider::builder().with_sampler(sampler).build()
 }
 
-/// Allocations of the frames of a response: the fewest of some, for what other threads allocate (the test harness) they
-/// do not allocate during every one.
-async fn fewest(tracer: &SdkTracerProvider, selection: ChunkSelection) -> usize {
-    let mut fewest = usize::MAX;
-    for _ in 0..5 {
-        fewest = fewest.min(allocations(tracer, selection).await);
-    }
-    fewest
-}
-
 /// Allocations of all frames but the first few of one response through both layers.
-async fn allocations(tracer: &SdkTracerProvider, selection: ChunkSelection) -> usize {
+async fn allocations(tracer: &SdkTracerProvider, selection: ChunkSelection) -> u64 {
     let chunks = ChunkSpanLayer::new(tracer.tracer("chunks")).select(selection);
     let service = service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Frames::new(&[b'x'; 64][..], FRAMES + 32)))
@@ -44,13 +31,13 @@ async fn allocations(tracer: &SdkTracerProvider, selection: ChunkSelection) -> u
     for _ in 0..32 {
         next(body.as_mut()).unwrap();
     }
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..FRAMES {
-        next(body.as_mut()).unwrap();
-    }
-    let allocations = region.change().allocations;
+    let allocated = measure(|| {
+        for _ in 0..FRAMES {
+            next(body.as_mut()).unwrap();
+        }
+    });
     consume(body.as_mut());
-    allocations
+    allocated.count_total
 }
 
 fn next<B: Body<Data = Bytes>>(body: Pin<&mut B>) -> Option<Bytes> {
@@ -72,13 +59,13 @@ async fn only_a_selected_chunk_allocates() {
         ..ChunkSelection::default()
     };
 
-    let count = fewest(&sampled, ChunkSelection::all()).await;
+    let count = allocations(&sampled, ChunkSelection::all()).await;
     assert_eq!(count, 0, "no subscriber");
 
     for (provider, selection, max) in [
         (&unsampled, ChunkSelection::all(), 0),
         (&sampled, first_only, 0),
-        (&sampled, ChunkSelection::all(), 2 * FRAMES),
+        (&sampled, ChunkSelection::all(), 2 * FRAMES as u64),
     ] {
         let layer = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("requests"))
@@ -86,7 +73,7 @@ async fn only_a_selected_chunk_allocates() {
             .with_tracked_inactivity(false);
         let subscriber = tracing_subscriber::registry().with(layer);
         let _default = tracing::subscriber::set_default(subscriber);
-        let count = fewest(provider, selection).await;
+        let count = allocations(provider, selection).await;
         assert!(
             count <= max,
             "{count} allocations, at most {max}: {selection:?}"

@@ -100,21 +100,21 @@ impl Cause {
 
     /// Reads kind and message from an error and its sources.
     ///
-    /// A [`StreamError`] anywhere in the chain decides. Otherwise tower-http's and tokio's timeouts, `h2::Error` and
-    /// `std::io::Error` are recognised (the first three with the features of their names, all on by default).
+    /// A [`StreamError`] anywhere in the chain decides. Otherwise the timeouts of tower, tower-http (0.6 and 0.7) and tokio,
+    /// `h2::Error` and `std::io::Error` are recognised (tokio's and h2's with the features of their names, on by default).
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut kind = FaultKind::Other;
         let mut message = String::new();
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(known) = kind_of(error) {
+            let text = text(error);
+            if let Some(known) = kind_of(error).or_else(|| kind_of_text(&text)) {
                 // the outermost known kind wins, except that a layer's own word beats a guess
                 if kind == FaultKind::Other || error.is::<StreamError>() {
                     kind = known;
                 }
             }
-            let text = text(error);
             if !message.contains(&text) {
                 if !message.is_empty() {
                     message.push_str(": ");
@@ -218,10 +218,6 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
     if error.is::<ClientLeft>() {
         return Some(FaultKind::ClientLeft);
     }
-    #[cfg(feature = "tower-http")]
-    if error.is::<tower_http::timeout::TimeoutError>() {
-        return Some(FaultKind::Timeout);
-    }
     #[cfg(feature = "tokio")]
     if error.is::<tokio::time::error::Elapsed>() {
         return Some(FaultKind::Timeout);
@@ -241,6 +237,18 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
         io::ErrorKind::Other => None,
         _ => Some(FaultKind::Io),
     }
+}
+
+/// Timeouts are recognised by their text where their type would need a dependency: on tower, and on every version of
+/// tower-http, each of which has a type of its own.
+fn kind_of_text(text: &str) -> Option<FaultKind> {
+    let timeouts = [
+        // `tower::timeout::error::Elapsed`
+        "request timed out",
+        // `tower_http::timeout::TimeoutError`
+        "data was not received within the designated timeout",
+    ];
+    timeouts.contains(&text).then_some(FaultKind::Timeout)
 }
 
 /// The error that a layer of ours fails a body with, so that every other layer can read its [`Cause`].
@@ -340,14 +348,32 @@ mod tests {
         assert_eq!(Cause::of(&error).kind(), FaultKind::Reset);
     }
 
-    #[cfg(feature = "tower-http")]
     #[tokio::test(start_paused = true)]
-    async fn tower_http_timeouts_are_timeouts() {
+    async fn the_timeouts_of_tower_and_of_both_tower_https_are_timeouts() {
         use http_body_util::BodyExt;
-        let body = crate::mock::MockBody::new([crate::mock::hang()]);
-        let late = tower_http::timeout::DeadlineBody::new(std::time::Duration::from_secs(1), body);
+        use tower::ServiceExt;
+        let limit = std::time::Duration::from_secs(1);
+        let hang = || crate::mock::MockBody::new([crate::mock::hang()]);
+
+        let late = tower_http::timeout::DeadlineBody::new(limit, hang());
         let error = Box::pin(late).frame().await.unwrap().unwrap_err();
         assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+
+        let late = tower_http_06::timeout::TimeoutBody::new(limit, hang());
+        let error = Box::pin(late).frame().await.unwrap().unwrap_err();
+        assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+
+        let never = tower::service_fn(|()| std::future::pending::<Result<(), io::Error>>());
+        let late = tower::timeout::Timeout::new(never, limit);
+        let error: BoxError = late.oneshot(()).await.unwrap_err();
+        assert_eq!(Cause::of_service(&error).kind(), FaultKind::Timeout);
+    }
+
+    #[test]
+    fn a_stream_error_that_says_the_same_as_a_timeout_keeps_its_kind() {
+        let ours = StreamError::new(FaultKind::Drain, "request timed out");
+        assert_eq!(Cause::of(&ours).kind(), FaultKind::Drain);
+        assert_eq!(Cause::of(&io::Error::other(ours)).kind(), FaultKind::Drain);
     }
 
     #[test]

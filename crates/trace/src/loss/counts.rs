@@ -16,8 +16,10 @@ pub struct Loss(Arc<Account>);
 #[derive(Debug)]
 pub(super) struct Account {
     capacity: u64,
+    capacity_bytes: u64,
     /// waiting or being exported
     outstanding: AtomicU64,
+    outstanding_bytes: AtomicU64,
     emitted: AtomicU64,
     exported: AtomicU64,
     queue_full: AtomicU64,
@@ -38,7 +40,7 @@ pub struct SpanCounts {
     pub emitted: u64,
     /// Of these, handed to the exporter, which reported success.
     pub exported: u64,
-    /// Dropped because the queue was full.
+    /// Dropped because the queue was full, by number or by bytes.
     pub dropped_queue_full: u64,
     /// Dropped because the exporter failed, panicked or was cancelled.
     pub dropped_export_failed: u64,
@@ -63,9 +65,17 @@ impl Loss {
     /// [`Loss::exporter`] and itself with [`Loss::processor`].
     #[must_use]
     pub fn new(max_queue_size: usize) -> Self {
+        Self::with_max_bytes(max_queue_size, usize::MAX)
+    }
+
+    /// The same, of at most `max_queue_bytes` in memory. A span that alone is larger never passes.
+    #[must_use]
+    pub fn with_max_bytes(max_queue_size: usize, max_queue_bytes: usize) -> Self {
         Self(Arc::new(Account {
             capacity: max_queue_size.max(1) as u64,
+            capacity_bytes: max_queue_bytes as u64,
             outstanding: AtomicU64::new(0),
+            outstanding_bytes: AtomicU64::new(0),
             emitted: AtomicU64::new(0),
             exported: AtomicU64::new(0),
             queue_full: AtomicU64::new(0),
@@ -100,31 +110,38 @@ impl Loss {
 }
 
 impl Account {
-    /// Counts a span that ended; false when it must be dropped.
-    pub(super) fn admit(&self) -> bool {
+    /// Counts a span of this size that ended; false when it must be dropped.
+    pub(super) fn admit(&self, bytes: u64) -> bool {
         // before its fate is counted, see `counts`
         self.emitted.fetch_add(1, Ordering::SeqCst);
         if self.closing.load(Ordering::SeqCst) {
             self.after_shutdown.fetch_add(1, Ordering::SeqCst);
             return false;
         }
-        if self.outstanding.fetch_add(1, Ordering::SeqCst) >= self.capacity {
-            self.outstanding.fetch_sub(1, Ordering::SeqCst);
+        let spans = self.outstanding.fetch_add(1, Ordering::SeqCst);
+        let held = self.outstanding_bytes.fetch_add(bytes, Ordering::SeqCst);
+        let fits = spans < self.capacity && held.saturating_add(bytes) <= self.capacity_bytes;
+        if !fits {
+            self.release(1, bytes);
             self.queue_full.fetch_add(1, Ordering::SeqCst);
-            return false;
         }
-        true
+        fits
     }
 
     /// Counts a batch that left the queue.
-    pub(super) fn settle(&self, spans: u64, exported: bool) {
+    pub(super) fn settle(&self, spans: u64, bytes: u64, exported: bool) {
         let fate = if exported {
             &self.exported
         } else {
             &self.export_failed
         };
         fate.fetch_add(spans, Ordering::SeqCst);
+        self.release(spans, bytes);
+    }
+
+    fn release(&self, spans: u64, bytes: u64) {
         self.outstanding.fetch_sub(spans, Ordering::SeqCst);
+        self.outstanding_bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 
     pub(super) fn closing(&self) {

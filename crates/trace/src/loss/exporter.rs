@@ -1,8 +1,19 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
+use opentelemetry::{
+    Array, KeyValue, Value,
+    trace::{Event, Link, Status},
+};
 use opentelemetry_sdk::{
     Resource,
-    error::OTelSdkResult,
+    error::{OTelSdkError, OTelSdkResult},
     trace::{SpanData, SpanExporter},
 };
 
@@ -26,9 +37,11 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
         let mut leaving = Leaving {
             account: &self.account,
             spans: batch.len() as u64,
+            bytes: batch.iter().map(span_bytes).sum(),
             exported: false,
         };
-        let result = self.inner.export(batch).await;
+        // a panic would end the thread of the batch processor, and with it every later export
+        let result = caught(|| self.inner.export(batch)).await;
         leaving.exported = result.is_ok();
         result
     }
@@ -50,11 +63,67 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
 struct Leaving<'a> {
     account: &'a Account,
     spans: u64,
+    bytes: u64,
     exported: bool,
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.account.settle(self.spans, self.exported);
+        self.account.settle(self.spans, self.bytes, self.exported);
     }
+}
+
+/// Runs an export. A panic in it is a failure of this batch.
+async fn caught<F>(export: impl FnOnce() -> F) -> OTelSdkResult
+where
+    F: Future<Output = OTelSdkResult>,
+{
+    let panicked = |_| OTelSdkError::InternalFailure("the span exporter panicked".to_owned());
+    let export = catch_unwind(AssertUnwindSafe(export)).map_err(panicked)?;
+    let mut export = pin!(export);
+    poll_fn(|cx| {
+        let poll = AssertUnwindSafe(|| export.as_mut().poll(cx));
+        catch_unwind(poll).unwrap_or_else(|panic| Poll::Ready(Err(panicked(panic))))
+    })
+    .await
+}
+
+/// What a span takes in memory, near enough to bound a queue: the struct, and what its strings and lists hold.
+pub(super) fn span_bytes(span: &SpanData) -> u64 {
+    let events = span.events.iter();
+    let links = span.links.iter();
+    let status = match &span.status {
+        Status::Error { description } => description.len(),
+        _ => 0,
+    };
+    let bytes = size_of::<SpanData>()
+        + span.name.len()
+        + status
+        + attribute_bytes(&span.attributes)
+        + events
+            .map(|event| size_of::<Event>() + event.name.len() + attribute_bytes(&event.attributes))
+            .sum::<usize>()
+        + links
+            .map(|link| size_of::<Link>() + attribute_bytes(&link.attributes))
+            .sum::<usize>();
+    bytes as u64
+}
+
+fn attribute_bytes(attributes: &[KeyValue]) -> usize {
+    let value = |value: &Value| match value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(texts)) => texts
+            .iter()
+            .map(|text| size_of_val(text) + text.as_str().len())
+            .sum(),
+        Value::Array(Array::Bool(values)) => size_of_val(values.as_slice()),
+        Value::Array(Array::I64(values)) => size_of_val(values.as_slice()),
+        Value::Array(Array::F64(values)) => size_of_val(values.as_slice()),
+        _ => 0,
+    };
+    size_of_val(attributes)
+        + attributes
+            .iter()
+            .map(|attribute| value(&attribute.value))
+            .sum::<usize>()
 }

@@ -44,6 +44,12 @@ pub struct BatchOptions {
     ///
     /// Default: 16384, which a burst of ten thousand chunk spans does not fill. A span takes about 1 KiB.
     pub max_queue_size: usize,
+    /// The most memory that waiting spans take, in bytes, those in an export included. It holds where spans are large,
+    /// by attributes of the handler say. Beyond it they are dropped, and counted with those that the number of spans
+    /// drops.
+    ///
+    /// Default: 32 MiB.
+    pub max_queue_bytes: usize,
     /// The most spans in one export, and how many waiting spans cause one. Default: 512.
     pub max_export_batch_size: usize,
     /// The longest time a span waits for others. Default: one second.
@@ -54,6 +60,7 @@ impl Default for BatchOptions {
     fn default() -> Self {
         Self {
             max_queue_size: 16_384,
+            max_queue_bytes: 32 * 1024 * 1024,
             max_export_batch_size: 512,
             scheduled_delay: Duration::from_secs(1),
         }
@@ -68,7 +75,7 @@ pub fn batch<E>(exporter: E, options: BatchOptions) -> (CountingProcessor<BatchS
 where
     E: SpanExporter + 'static,
 {
-    let loss = Loss::new(options.max_queue_size);
+    let loss = Loss::with_max_bytes(options.max_queue_size, options.max_queue_bytes);
     let config = BatchConfigBuilder::default()
         .with_max_queue_size(loss.capacity())
         .with_max_export_batch_size(options.max_export_batch_size.max(1))

@@ -7,7 +7,7 @@ use opentelemetry_sdk::{
     trace::{Span, SpanData, SpanProcessor},
 };
 
-use super::counts::Account;
+use super::{counts::Account, exporter::span_bytes};
 
 /// The processor of a pair: counts the sampled spans that end, and drops what the queue inside could not hold.
 /// See [`Loss::processor`](super::Loss::processor).
@@ -31,7 +31,7 @@ impl<P: SpanProcessor> SpanProcessor for CountingProcessor<P> {
     }
 
     fn on_end(&self, span: SpanData) {
-        if span.span_context.is_sampled() && self.account.admit() {
+        if span.span_context.is_sampled() && self.account.admit(span_bytes(&span)) {
             self.inner.on_end(span);
         }
     }

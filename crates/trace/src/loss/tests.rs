@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::trace::{Tracer, TracerProvider};
+use opentelemetry::{
+    KeyValue,
+    trace::{Tracer, TracerProvider},
+};
 use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data},
@@ -82,6 +85,7 @@ fn end_spans(provider: &SdkTracerProvider, count: usize) {
 /// The SDK's default queue.
 const SDK_DEFAULT: BatchOptions = BatchOptions {
     max_queue_size: 2048,
+    max_queue_bytes: usize::MAX,
     max_export_batch_size: 512,
     scheduled_delay: Duration::from_secs(5),
 };
@@ -137,6 +141,7 @@ fn the_sum_is_exact_while_threads_race_a_draining_exporter() {
     slow.open();
     let small = BatchOptions {
         max_queue_size: 64,
+        max_queue_bytes: usize::MAX,
         max_export_batch_size: 16,
         scheduled_delay: Duration::from_millis(1),
     };
@@ -341,4 +346,93 @@ fn the_account_is_shown_as_instruments() {
         ("in_queue", 2_048),
     ];
     assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
+#[test]
+fn after_a_panic_of_the_exporter_the_next_batches_leave() {
+    /// Panics in its first export: before its future is made, or in it.
+    #[derive(Debug)]
+    struct Once {
+        early: bool,
+        panicked: Arc<AtomicBool>,
+    }
+    impl SpanExporter for Once {
+        fn export(&self, _: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
+            let panics = !self.panicked.swap(true, Ordering::SeqCst);
+            let panic = || std::panic::resume_unwind(Box::new("one bad batch"));
+            if panics && self.early {
+                panic();
+            }
+            async move {
+                if panics {
+                    panic();
+                }
+                Ok(())
+            }
+        }
+    }
+    for early in [false, true] {
+        let panicked = Arc::new(AtomicBool::new(false));
+        let exporter = Once {
+            early,
+            panicked: Arc::clone(&panicked),
+        };
+        let (processor, loss) = batch(exporter, SDK_DEFAULT);
+        let provider = provider(processor);
+        end_spans(&provider, 10);
+        assert!(provider.force_flush().is_err(), "the batch that panicked");
+        for _ in 0..20 {
+            end_spans(&provider, 1_000);
+            provider.force_flush().unwrap();
+        }
+        assert_eq!(
+            loss.counts(),
+            SpanCounts {
+                emitted: 20_010,
+                exported: 20_000,
+                dropped_export_failed: 10,
+                ..SpanCounts::default()
+            }
+        );
+        provider.shutdown().unwrap();
+    }
+}
+
+#[test]
+fn large_spans_are_bounded_in_bytes() {
+    const MIB: usize = 1 << 20;
+    let slow = Slow::default();
+    let options = BatchOptions {
+        max_queue_bytes: 8 * MIB,
+        ..SDK_DEFAULT
+    };
+    let (processor, loss) = batch(slow.clone(), options);
+    let provider = provider(processor);
+    let tracer = provider.tracer("test");
+    for _ in 0..100 {
+        let text = KeyValue::new("text", "x".repeat(MIB));
+        tracer
+            .span_builder("large")
+            .with_attributes([text])
+            .start(&tracer);
+    }
+    let counts = loss.counts();
+    // each span takes a little over its text
+    assert_eq!((counts.emitted, counts.in_queue), (100, 7));
+    assert_eq!(counts.dropped_queue_full, 93);
+    // small ones still find room
+    end_spans(&provider, 100);
+    assert_eq!(loss.counts().in_queue, 107);
+    slow.open();
+    provider.force_flush().unwrap();
+    assert_eq!(loss.counts().exported, 107);
+    // what has left leaves its room
+    let text = KeyValue::new("text", "x".repeat(7 * MIB));
+    tracer
+        .span_builder("large")
+        .with_attributes([text])
+        .start(&tracer);
+    provider.force_flush().unwrap();
+    assert_eq!(loss.counts().exported, 108);
+    provider.shutdown().unwrap();
 }

@@ -110,7 +110,8 @@ impl StreamMetricsLayer {
     /// Names the route of a request, in place of axum's `MatchedPath`: for servers without axum's router, gRPC ones say.
     ///
     /// `None` counts as [`UNMATCHED`](crate::names::UNMATCHED). Return names that the program chose; of names that a
-    /// client can choose, such as paths, the first 1000 are kept and all others count as unmatched.
+    /// client can choose, such as paths, the first 1000 are kept and all others count as unmatched. Those after the first 80
+    /// have one series of `chunk.gap` each, without `chunk.index_bucket`.
     ///
     /// ```
     /// use tower_stream_metrics::StreamMetricsLayer;

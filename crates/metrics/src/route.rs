@@ -18,6 +18,10 @@ const BUCKETS: usize = 12;
 /// as clients can think of, and the SDK keeps 2000 attribute sets an instrument.
 const MAX_ROUTES: usize = 1000;
 
+/// Routes beyond this have one series of `chunk.gap` each, without a bucket, so that all of them fit:
+/// (80 + 1 unmatched) * 12 + 920 = 1892 of 2000. Any more would be folded into one series without a route.
+const MAX_INDEXED_ROUTES: usize = 80;
+
 /// What is measured for each frame, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PerFrame {
@@ -85,21 +89,26 @@ pub(crate) struct Route {
     pub(crate) route: KeyValue,
     /// the attributes of a stream that is complete, as most are
     pub(crate) complete: [KeyValue; 2],
-    gap: Option<Box<[Series; BUCKETS]>>,
+    /// one a bucket, or one alone
+    gap: Option<Box<[Series]>>,
     pub(crate) producer_wait: Option<Series>,
     pub(crate) consumer_hold: Option<Series>,
 }
 
 impl Route {
-    fn new(name: StringValue, instruments: &Instruments, per: PerFrame) -> Self {
+    fn new(name: StringValue, instruments: &Instruments, per: PerFrame, indexed: bool) -> Self {
         let route = KeyValue::new(names::ROUTE, name);
         let series = |histogram, on: bool| on.then(|| Series::new(histogram, [route.clone()], per));
         let gap = |bucket: usize| {
             let bucket = KeyValue::new(names::INDEX_BUCKET, 1_i64 << bucket);
             Series::new(&instruments.chunk_gap, [route.clone(), bucket], per)
         };
+        let gaps = || match indexed {
+            true => (0..BUCKETS).map(gap).collect(),
+            false => [Series::new(&instruments.chunk_gap, [route.clone()], per)].into(),
+        };
         Self {
-            gap: per.gap.then(|| Box::new(std::array::from_fn(gap))),
+            gap: per.gap.then(gaps),
             producer_wait: series(&instruments.producer_wait, per.producer_wait),
             consumer_hold: series(&instruments.consumer_hold, per.consumer_hold),
             instruments: instruments.clone(),
@@ -114,7 +123,8 @@ impl Route {
     /// The series of the gap before chunk `index`, which is 1 or more.
     #[inline]
     pub(crate) fn gap(&self, index: u64) -> Option<&Series> {
-        Some(&self.gap.as_ref()?[bucket(index)])
+        let gap = self.gap.as_ref()?;
+        gap.get(bucket(index)).or(gap.first())
     }
 
     pub(crate) fn times_chunks(&self) -> bool {
@@ -144,7 +154,7 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn new(instruments: Instruments, per: PerFrame) -> Self {
         Self {
-            unmatched: Arc::new(Route::new(names::UNMATCHED.into(), &instruments, per)),
+            unmatched: Arc::new(Route::new(names::UNMATCHED.into(), &instruments, per, true)),
             instruments,
             per,
             known: RwLock::default(),
@@ -170,9 +180,10 @@ impl Routes {
         if known.len() >= MAX_ROUTES && !known.contains_key(name) {
             return Arc::clone(&self.unmatched);
         }
+        let indexed = known.len() < MAX_INDEXED_ROUTES;
         let route = known.entry(name.into()).or_insert_with(|| {
             let name = StringValue::from(Arc::<str>::from(name));
-            Arc::new(Route::new(name, &self.instruments, self.per))
+            Arc::new(Route::new(name, &self.instruments, self.per, indexed))
         });
         Arc::clone(route)
     }

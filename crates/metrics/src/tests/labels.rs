@@ -174,3 +174,42 @@ async fn status_and_index_bucket_are_integers() {
     integers.dedup();
     assert_eq!(integers, [names::INDEX_BUCKET, names::STATUS]);
 }
+
+#[tokio::test]
+async fn every_route_keeps_its_series_of_gaps() {
+    let recorded = Recorded::new();
+    let layer = recorded
+        .layer()
+        .route(|uri, _| Some(uri.path().to_owned().into()));
+    let service = service_fn(|request: Request<usize>| async move {
+        let chunks = (0..request.into_body()).map(|_| data("x"));
+        Ok::<_, Infallible>(Response::new(MockBody::new(chunks)))
+    });
+    // more than are told apart at all; in the first and the last of them every bucket is filled
+    for route in 0..1_010 {
+        let chunks = if (100..1_000).contains(&route) {
+            3
+        } else {
+            2_050
+        };
+        let request = Request::get(format!("/r{route}")).body(chunks).unwrap();
+        let response = layer.layer(service).oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+    }
+    let gaps = recorded.series(names::CHUNK_GAP);
+    let of = |route: &str| {
+        let is_of = |attributes: &&String| attributes.ends_with(&format!("http.route={route}"));
+        gaps.keys().filter(is_of).count()
+    };
+    assert_eq!(
+        (of("/r0"), of("/r79"), of("/r80"), of("/r999")),
+        (12, 12, 1, 1)
+    );
+    assert_eq!((of("/r1000"), of(names::UNMATCHED)), (0, 12));
+    assert!(gaps.len() < 2_000);
+    assert!(
+        !gaps
+            .keys()
+            .any(|attributes| attributes.contains("overflow"))
+    );
+}

@@ -23,6 +23,7 @@ use super::RequestSpan;
 ///
 /// `http.route` and `client.address` need the feature `axum`, a layer inside of axum's routing (`Router::layer`), and
 /// a server that tells the peer's address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`.
+/// What a client sends is cut at 1024 characters, see [`RequestSpanLayer::attribute_value_limit`].
 ///
 /// The span has target `tower_stream_trace` and level INFO. When no subscriber wants it, a request costs one check and a frame
 /// nothing. When the layer is applied twice, the outer one works.
@@ -45,6 +46,8 @@ pub(super) struct Config {
     pub(super) remote: RemoteParent,
     pub(super) scheme: &'static str,
     pub(super) query: bool,
+    /// In characters.
+    pub(super) value_limit: usize,
 }
 
 /// What to do with the trace context that a request brings (W3C `traceparent`, or whatever the global propagator reads).
@@ -75,6 +78,7 @@ impl RequestSpanLayer {
                 remote: RemoteParent::default(),
                 scheme: "http",
                 query: false,
+                value_limit: value_limit(|name| std::env::var(name).ok()),
             })),
         }
     }
@@ -106,6 +110,17 @@ impl RequestSpanLayer {
         self.with(|config| config.query = record)
     }
 
+    /// How many characters of an attribute value are recorded at most; longer ones are cut. It holds for what a client
+    /// sends: path, query, method, host and user agent.
+    ///
+    /// Default: `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`, else `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT` (OpenTelemetry's
+    /// environment variables), read when the layer is made; else 1024. Without a limit, spans that wait for an exporter
+    /// would hold as many bytes as clients like to send.
+    #[must_use]
+    pub fn attribute_value_limit(self, characters: usize) -> Self {
+        self.with(|config| config.value_limit = characters)
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         if let Some(config) = &mut self.config {
             change(Arc::make_mut(config));
@@ -114,10 +129,48 @@ impl RequestSpanLayer {
     }
 }
 
+/// The limit that the environment sets, or the default. A value that is no number counts as not set.
+fn value_limit(variable: impl Fn(&str) -> Option<String>) -> usize {
+    const DEFAULT: usize = 1024;
+    [
+        "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    ]
+    .into_iter()
+    .find_map(|name| variable(name)?.trim().parse().ok())
+    .unwrap_or(DEFAULT)
+}
+
 impl<S> Layer<S> for RequestSpanLayer {
     type Service = RequestSpan<S>;
 
     fn layer(&self, inner: S) -> RequestSpan<S> {
         RequestSpan::new(inner, self.config.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::value_limit;
+
+    #[test]
+    fn the_limit_of_spans_goes_before_that_of_all_attributes() {
+        let limit = |set: &[(&str, &str)]| {
+            value_limit(|name| {
+                let found = set.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let all = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "64");
+        assert_eq!(limit(&[]), 1024);
+        assert_eq!(limit(&[all]), 64);
+        assert_eq!(
+            limit(&[("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "32"), all]),
+            32
+        );
+        assert_eq!(
+            limit(&[("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "many"), all]),
+            64
+        );
     }
 }

@@ -38,6 +38,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
     // The values are only computed when the span is wanted. What is recorded later stands first, for it is looked up
     // by its name.
     let authority = LazyCell::new(|| authority(request));
+    let cut = |value| cut(value, config.value_limit);
     let route = LazyCell::new(|| route(request));
     info_span!(
         target: "tower_stream_trace",
@@ -50,21 +51,31 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         error.type = field::Empty,
         otel.status_code = field::Empty,
         otel.status_description = field::Empty,
-        otel.name = &*name(request.method(), *route),
+        otel.name = cut(&name(request.method(), *route)),
         otel.kind = "server",
         http.request.method = method(request.method()),
-        http.request.method_original = original(request.method()),
-        http.route = *route,
-        url.path = request.uri().path(),
+        http.request.method_original = original(request.method()).map(cut),
+        http.route = route.map(cut),
+        url.path = cut(request.uri().path()),
         url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
-        url.query = request.uri().query().filter(|_| config.query),
+        url.query = request.uri().query().filter(|_| config.query).map(cut),
         network.protocol.version = version(request.version()),
-        server.address = authority.map(|(host, _)| host),
+        server.address = authority.map(|(host, _)| cut(host)),
         server.port = authority.and_then(|(_, port)| port).map(i64::from),
         client.address = client(request).map(field::display),
-        user_agent.original = text(request.headers(), header::USER_AGENT),
+        user_agent.original = text(request.headers(), header::USER_AGENT).map(cut),
         request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
     )
+}
+
+/// The first `limit` characters. A client chooses how long its header fields and its target are, and a span holds copies
+/// of them until it is exported.
+fn cut(value: &str, limit: usize) -> &str {
+    if value.len() <= limit {
+        return value;
+    }
+    let end = value.char_indices().nth(limit);
+    end.map_or(value, |(end, _)| &value[..end])
 }
 
 /// `{method} {route}`, and the method alone where no route is known.

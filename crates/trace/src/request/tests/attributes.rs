@@ -119,3 +119,38 @@ async fn axum_tells_the_route_and_the_client() {
     assert_eq!(text(&span, "http.route").unwrap(), "/orders/{id}");
     assert_eq!(text(&span, "client.address").unwrap(), "10.1.2.3");
 }
+
+#[tokio::test]
+async fn what_a_client_sends_is_cut() {
+    let long = "u".repeat(300_000);
+    let request = || {
+        Request::builder()
+            .method(format!("X{}", "M".repeat(5_000)).as_str())
+            .uri(format!("/{}?{}", "p".repeat(30_000), "q".repeat(30_000)))
+            .header("host", "h".repeat(5_000))
+            .header("user-agent", &long)
+            .body(())
+            .unwrap()
+    };
+    let cut = [
+        "http.request.method_original",
+        "url.path",
+        "url.query",
+        "server.address",
+        "user_agent.original",
+    ];
+    for (layer, limit) in [
+        (RequestSpanLayer::new(), 1024),
+        (RequestSpanLayer::new().attribute_value_limit(16), 16),
+    ] {
+        let traces = Traces::lean();
+        let layer = layer.record_query(true);
+        let service = layer.layer(respond(Response::new(MockBody::new([]))));
+        let response = service.oneshot(request()).await.unwrap();
+        read(response.into_body()).await.unwrap();
+        let span = traces.request();
+        for key in cut {
+            assert_eq!(text(&span, key).unwrap().len(), limit, "{key}");
+        }
+    }
+}

@@ -144,7 +144,7 @@ fn measure(
         .map(|(name, routine)| (name, routine, f64::INFINITY, 0))
         .collect();
     for _ in 0..ROUNDS {
-        for (_, routine, best, allocations) in &mut rows {
+        for (_, routine, best, _) in &mut rows {
             let start = Instant::now();
             for _ in 0..calls {
                 black_box(routine());

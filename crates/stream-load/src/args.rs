@@ -1,6 +1,11 @@
 //! The command line.
 
-use std::{fmt, num::NonZeroUsize, str::FromStr, time::Duration};
+use std::{
+    fmt::{self, Display},
+    ops::RangeInclusive,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -11,37 +16,40 @@ use http::{HeaderName, HeaderValue, Method, Uri};
     name = "stream-load",
     version,
     after_help = "Exit code: 0 when every threshold holds, 1 when one does not, 2 for a bad command line.\n\
-                  Without --total and --duration one round of --streams is made.\n\
-                  Ctrl-C ends the run: streams that still run are `unfinished`, and the report is made."
+                  Without --total and --duration one round of --streams (or 10) is made.\n\
+                  Latency is measured from the time at which a stream was due by --rate, service time from its actual \
+                  start; without --rate they are the same.\n\
+                  Ctrl-C ends the run: streams that have not ended are `running`, and the report is made."
 )]
 pub struct Args {
     /// What to ask for: an `http://` URL
     pub url: Uri,
 
-    /// How many streams are open at a time
-    #[arg(short = 'n', long, default_value = "10", value_name = "N")]
-    pub streams: NonZeroUsize,
+    /// How many streams are open at a time: 10, or with --rate at most 1000
+    #[arg(short = 'n', long, value_parser = number(1..=1_000_000_usize), value_name = "N")]
+    pub streams: Option<usize>,
 
     /// Stop after this many streams
-    #[arg(long, value_name = "N")]
-    pub total: Option<NonZeroUsize>,
+    #[arg(long, value_parser = number(1..=1_000_000_000_000_u64), value_name = "N")]
+    pub total: Option<u64>,
 
-    /// Open new streams for this long (30s, 2m), then leave those that still run
-    #[arg(short, long, value_parser = humantime::parse_duration)]
+    /// Open new streams for this long (30s, 2m)
+    #[arg(short, long, value_parser = duration(MILLISECOND..=YEAR))]
     pub duration: Option<Duration>,
 
-    /// After --duration, let running streams go on for at most this long
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "0s", value_name = "DURATION")]
+    /// After --duration, let open streams go on for at most this long; those that have not ended by then are `running`
+    #[arg(long, value_parser = duration(Duration::ZERO..=YEAR), default_value = "10s", value_name = "DURATION")]
     pub grace: Duration,
 
-    /// Open at most this many new streams a second
-    #[arg(short, long, value_name = "PER_SECOND")]
+    /// Open new streams on a schedule: one each 1/PER_SECOND, and never more than this many a second. A stream that is
+    /// due while --streams are open begins later, and is counted as behind schedule
+    #[arg(short, long, value_parser = number(0.001..=1_000_000.0_f64), value_name = "PER_SECOND")]
     pub rate: Option<f64>,
 
     /// Let at most this many streams wait for their response heads; more than a server accepts at a time (often 128) lose
     /// a second each
-    #[arg(long, value_name = "N")]
-    pub opening: Option<NonZeroUsize>,
+    #[arg(long, value_parser = number(1..=1_000_000_usize), value_name = "N")]
+    pub opening: Option<usize>,
 
     /// Protocol version
     #[arg(long, value_enum, default_value_t = Http::H1)]
@@ -52,8 +60,8 @@ pub struct Args {
     pub keep_alive: bool,
 
     /// HTTP/2: how many streams share a connection
-    #[arg(long, default_value = "100", value_name = "N")]
-    pub streams_per_connection: NonZeroUsize,
+    #[arg(long, value_parser = number(1..=1_000_000_usize), default_value = "100", value_name = "N")]
+    pub streams_per_connection: usize,
 
     /// Request method
     #[arg(short = 'X', long, default_value = "GET")]
@@ -72,23 +80,23 @@ pub struct Args {
     pub format: Format,
 
     /// Longest time to a connection and to a response head
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s", value_name = "DURATION")]
+    #[arg(long, value_parser = duration(MILLISECOND..=YEAR), default_value = "10s", value_name = "DURATION")]
     pub connect_timeout: Duration,
 
     /// Longest gap between chunks
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s", value_name = "DURATION")]
+    #[arg(long, value_parser = duration(MILLISECOND..=YEAR), default_value = "60s", value_name = "DURATION")]
     pub idle_timeout: Duration,
 
     /// Longest time for a whole stream
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration(MILLISECOND..=YEAR), value_name = "DURATION")]
     pub timeout: Option<Duration>,
 
     /// How many bytes the body of each stream has to have
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number(0..=u64::MAX), value_name = "N")]
     pub expect_bytes: Option<u64>,
 
     /// How many records (events, lines) each stream has to have
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number(0..=u64::MAX), value_name = "N")]
     pub expect_records: Option<u64>,
 
     /// What the last record of each stream, as it was sent, has to hold (without records: its last 4 KiB)
@@ -103,6 +111,10 @@ pub struct Args {
     #[arg(long, default_value = "0.5%", value_name = "PERCENT")]
     pub max_connect_failures: Percent,
 
+    /// Most streams answered with 4xx
+    #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
+    pub max_4xx: Percent,
+
     /// Most streams answered with 5xx
     #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
     pub max_5xx: Percent,
@@ -114,6 +126,10 @@ pub struct Args {
     /// Most streams ended by an error record
     #[arg(long, default_value = "100%", value_name = "PERCENT")]
     pub max_errors: Percent,
+
+    /// Most streams that have not ended when the run is over; endless streams need 100%
+    #[arg(long, default_value = "0%", value_name = "PERCENT")]
+    pub max_running: Percent,
 
     /// Form of the report on standard output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -177,21 +193,28 @@ impl Args {
             let instead = "say it with --header 'authorization: ..'";
             return Err(UsageError(format!("a user in the URL: {instead}")));
         }
-        if self
-            .rate
-            .is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))
-        {
-            return Err(UsageError("--rate: must be more than 0".to_owned()));
-        }
         Ok(())
     }
 
-    /// How many streams there are, unless time alone says it.
-    pub(crate) fn total(&self) -> Option<usize> {
+    /// How many streams the run has, unless only its duration is given.
+    pub(crate) fn total(&self) -> Option<u64> {
         match (self.total, self.duration) {
-            (Some(total), _) => Some(total.get()),
-            (None, None) => Some(self.streams.get()),
+            (Some(total), _) => Some(total),
+            (None, None) => Some(self.streams.unwrap_or(STREAMS) as u64),
             (None, Some(_)) => None,
+        }
+    }
+
+    /// How many streams are open at a time, at most.
+    pub(crate) fn concurrency(&self) -> usize {
+        let default = match self.rate {
+            Some(_) => STREAMS_ON_SCHEDULE,
+            None => STREAMS,
+        };
+        let most = self.streams.unwrap_or(default);
+        match self.total() {
+            Some(total) => most.min(usize::try_from(total).unwrap_or(usize::MAX)),
+            None => most,
         }
     }
 
@@ -200,6 +223,39 @@ impl Args {
             Some(_) if self.method == Method::GET => Method::POST,
             _ => self.method.clone(),
         }
+    }
+}
+
+const STREAMS: usize = 10;
+
+/// Enough for a server that pauses for a second at 1000 streams a second: a fixed number of streams that all wait would
+/// stop the schedule.
+const STREAMS_ON_SCHEDULE: usize = 1000;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The longest time that is taken, so that a sum of an instant and some of them is an instant.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// Parses a number in `range`. The message of clap's own range parsers names the range only for what is a number.
+fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("takes a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let time = humantime::parse_duration(text).ok();
+        time.filter(|time| range.contains(time)).ok_or_else(|| {
+            let [from, to] =
+                [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+            format!("takes a time such as 500ms, 30s or 2m, from {from} to {to}")
+        })
     }
 }
 
@@ -235,7 +291,7 @@ impl FromStr for Percent {
         let number = text.strip_suffix('%').unwrap_or(text);
         match number.parse::<f64>() {
             Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(Self(percent)),
-            _ => Err("a percentage from 0 to 100, such as 0.5%".to_owned()),
+            _ => Err("takes a percentage from 0 to 100, such as 0.5%".to_owned()),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Client {
             address,
             http: args.http,
             keep_alive: args.keep_alive,
-            per_connection: args.streams_per_connection.get(),
+            per_connection: args.streams_per_connection,
             idle_h1: Mutex::default(),
             shared_h2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),

@@ -38,8 +38,8 @@ pub enum Ending {
     Refused,
     /// Nothing came for longer than `--idle-timeout`, or the stream took longer than `--timeout`.
     Timeout,
-    /// It was still running, and well, when the time of the run was over.
-    Unfinished,
+    /// It had not ended when the run was over (`--duration` and `--grace`, or Ctrl-C).
+    Running,
     /// It was not read on purpose (`--stall`).
     Stalled,
 }
@@ -48,7 +48,7 @@ impl Ending {
     /// Every ending, in the order of the report.
     pub const ALL: [Self; 16] = [
         Self::Whole,
-        Self::Unfinished,
+        Self::Running,
         Self::Drained,
         Self::InBandError,
         Self::HalfRecord,
@@ -83,7 +83,7 @@ impl Ending {
             Self::GoneAway => "gone_away",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
-            Self::Unfinished => "unfinished",
+            Self::Running => "running",
             Self::Stalled => "stalled",
         }
     }

@@ -3,11 +3,26 @@
 //! A request-per-second tool counts a response as good when its head says `200`. A stream can fail minutes after that.
 //! This one follows each response to its last byte and says how it ended ([`Ending`]), when its first chunk came, and
 //! how long the gaps between chunks were. It speaks HTTP/1.1 and cleartext HTTP/2, reads SSE, JSON lines and plain
-//! bytes, and checks digests that the server announces. Thresholds turn the figures into an exit code.
+//! bytes, and checks digests that the server sends. Thresholds turn the figures into an exit code.
 //!
 //! ```sh
 //! stream-load -n 200 --duration 30s 'http://127.0.0.1:3000/events?count=50&interval_ms=20'
 //! ```
+//!
+//! # What the times are
+//!
+//! With `--rate`, stream `n` is due `n / rate` seconds after the start of the run. *Latency* is measured from then, and
+//! *service time* from the actual start of the stream, before its connection. When a server pauses until all `--streams`
+//! are open, the next streams begin late: their service time does not have the pause, their latency does (the service
+//! time alone is the error that is known as coordinated omission). Streams that begin more than 10 ms late are reported
+//! as behind schedule, and those that were due within `--duration` and did not begin as not begun. The rate is never
+//! exceeded to catch up, so one pause moves all later streams; more `--streams` keep the schedule. Without `--rate` a
+//! stream is due when it begins.
+//!
+//! # What fails a run
+//!
+//! More than the allowed share of streams that were cut, answered with 4xx or 5xx, or not answered; any stream that has not
+//! ended when the run is over (`--max-running 100%` is for endless streams); and a run without a response head.
 //!
 //! The same as a library:
 //!

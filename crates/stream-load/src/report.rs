@@ -5,14 +5,17 @@ use std::{fmt, time::Duration};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use crate::{Args, Ending, Percent, tally::Tally};
+use crate::{
+    Args, Ending, Percent,
+    tally::{Tally, Times},
+};
 
 /// The figures of a run and the thresholds they were held against.
 #[derive(Debug)]
 pub struct Report {
     tally: Tally,
     elapsed: Duration,
-    thresholds: [Threshold; 4],
+    thresholds: [Threshold; 6],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,11 @@ impl Report {
                 most: args.max_connect_failures,
             },
             Threshold {
+                name: "4xx",
+                endings: &[Ending::Status4xx],
+                most: args.max_4xx,
+            },
+            Threshold {
                 name: "5xx",
                 endings: &[Ending::Status5xx],
                 most: args.max_5xx,
@@ -73,8 +81,13 @@ impl Report {
             },
             Threshold {
                 name: "error records",
-                endings: &[Ending::InBandError, Ending::Status4xx],
+                endings: &[Ending::InBandError],
                 most: args.max_errors,
+            },
+            Threshold {
+                name: "streams still running",
+                endings: &[Ending::Running],
+                most: args.max_running,
             },
         ];
         Self {
@@ -108,7 +121,8 @@ impl Report {
         self.tally.verified
     }
 
-    /// Holds the figures against the thresholds. A run without a stream fails.
+    /// Holds the figures against the thresholds. A run without a stream fails, and so does one in which no
+    /// stream was answered.
     pub fn verdict(&self) -> Verdict {
         let streams = self.streams();
         let mut broken: Vec<String> = self
@@ -131,6 +145,8 @@ impl Report {
             .collect();
         if streams == 0 {
             broken.push("no stream was run".to_owned());
+        } else if self.tally.service.head.is_empty() {
+            broken.push("no stream was answered".to_owned());
         }
         if broken.is_empty() {
             Verdict::Pass
@@ -139,7 +155,23 @@ impl Report {
         }
     }
 
+    /// How many streams began later than they were due by `--rate`, by more than 10 ms.
+    #[must_use]
+    pub fn behind_schedule(&self) -> u64 {
+        self.tally.lag.len()
+    }
+
+    /// How many streams were due by `--rate` before the end of `--duration` and did not begin.
+    #[must_use]
+    pub fn not_begun(&self) -> u64 {
+        self.tally.not_begun
+    }
+
     /// The report as one JSON object. Times are in seconds.
+    ///
+    /// `latency` has the times from when a stream was due, `service_time` those from its actual start, each to the
+    /// response head, to the first chunk and to the end of a stream that was read to its end. They differ only with
+    /// `--rate`. `behind_schedule` is by how much the streams that began late did so.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let endings: Map<String, Value> = Ending::ALL
@@ -165,14 +197,23 @@ impl Report {
             "digests_verified": self.tally.verified,
             "endings": endings,
             "reasons": reasons,
-            "head": quantiles(&self.tally.head),
-            "first_chunk": quantiles(&self.tally.first_chunk),
+            "latency": times(&self.tally.latency),
+            "service_time": times(&self.tally.service),
             "chunk_gap": quantiles(&self.tally.gap),
-            "duration": quantiles(&self.tally.duration),
+            "behind_schedule": quantiles(&self.tally.lag),
+            "not_begun": self.tally.not_begun,
             "pass": pass,
             "broken_thresholds": broken,
         })
     }
+}
+
+fn times(times: &Times) -> Value {
+    json!({
+        "head": quantiles(&times.head),
+        "first_chunk": quantiles(&times.first_chunk),
+        "duration": quantiles(&times.duration),
+    })
 }
 
 fn quantiles(histogram: &Histogram<u64>) -> Value {
@@ -215,6 +256,15 @@ impl fmt::Display for Report {
         if tally.verified > 0 {
             writeln!(f, "{} digests verified", tally.verified)?;
         }
+        if !tally.lag.is_empty() || tally.not_begun > 0 {
+            writeln!(
+                f,
+                "behind schedule: {} streams, by {:.0} ms at most; {} more were due and not begun",
+                tally.lag.len(),
+                tally.lag.max() as f64 / 1e3,
+                tally.not_begun,
+            )?;
+        }
         writeln!(f)?;
         for ending in Ending::ALL {
             let count = self.count(ending);
@@ -228,17 +278,21 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n  {:<16} {:>10} {:>10} {:>10} {:>10}",
+            "\n  {:<18} {:>10} {:>10} {:>10} {:>10}",
             "", "p50", "p90", "p99", "max"
         )?;
+        let (latency, service) = (&tally.latency, &tally.service);
         for (name, histogram) in [
-            ("head", &tally.head),
-            ("first chunk", &tally.first_chunk),
+            ("latency: head", &latency.head),
+            ("  first chunk", &latency.first_chunk),
+            ("  whole stream", &latency.duration),
+            ("service time: head", &service.head),
+            ("  first chunk", &service.first_chunk),
+            ("  whole stream", &service.duration),
             ("chunk gap", &tally.gap),
-            ("whole stream", &tally.duration),
         ] {
             if !histogram.is_empty() {
-                write!(f, "  {name:<16}")?;
+                write!(f, "  {name:<18}")?;
                 for quantile in QUANTILES {
                     let millis = histogram.value_at_quantile(quantile) as f64 / 1e3;
                     write!(f, " {millis:>7.2} ms")?;

@@ -4,11 +4,10 @@ use std::{
     fmt,
     io::IsTerminal,
     net::SocketAddr,
-    num::NonZeroUsize,
     panic,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,14 +17,14 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
     Args, Ending, Report, UsageError, Watch,
     client::{Address, Client},
     stream,
-    tally::Tally,
+    tally::{Start, Tally},
 };
 
 /// Runs the load that `args` describe, to its end.
@@ -96,8 +95,7 @@ pub(crate) struct Shared {
     stopped: watch::Sender<bool>,
     /// a permit for each stream that may wait for its head
     opening: Semaphore,
-    /// streams begun
-    begun: AtomicUsize,
+    schedule: tokio::sync::Mutex<Schedule>,
     bad: AtomicU64,
     progress: ProgressBar,
 }
@@ -159,17 +157,17 @@ impl Load {
             started,
             last_start,
             stopped: watch::Sender::new(false),
-            opening: Semaphore::new(
-                args.opening
-                    .map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get),
-            ),
-            begun: AtomicUsize::new(0),
+            opening: Semaphore::new(args.opening.unwrap_or(Semaphore::MAX_PERMITS)),
+            schedule: tokio::sync::Mutex::new(Schedule {
+                begun: 0,
+                slot: started,
+            }),
             bad: AtomicU64::new(0),
             progress: progress(&args),
             args,
         });
         let mut workers = JoinSet::new();
-        for _ in 0..shared.args.streams.get() {
+        for _ in 0..shared.args.concurrency() {
             workers.spawn(work(Arc::clone(&shared)));
         }
         Ok(Running { shared, workers })
@@ -197,60 +195,120 @@ impl Running {
         }
     }
 
-    /// What was found. Leaves streams that still run: they are [`Ending::Unfinished`].
+    /// What was found. Leaves streams that still run: they are [`Ending::Running`].
     pub async fn finish(mut self) -> Report {
         let elapsed = self.shared.started.elapsed();
         self.workers.shutdown().await;
         self.shared.progress.finish_and_clear();
         let mut tally = std::mem::take(&mut *self.shared.tally.lock());
-        tally.leave_unfinished();
+        tally.leave_running();
+        tally.not_begun = self.shared.not_begun(tally.streams());
         Report::new(&self.shared.args, tally, elapsed)
     }
 }
 
+/// Which stream is next.
+#[derive(Debug)]
+struct Schedule {
+    begun: u64,
+    /// the earliest time for the stream that was begun last, by `--rate`
+    slot: Instant,
+}
+
+/// How late a stream may begin and still be on schedule: more than a timer needs to fire.
+pub(crate) const TOLERANCE: Duration = Duration::from_millis(10);
+
+/// After a connection that failed, a worker waits before the next one, twice as long each time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 async fn work(shared: Arc<Shared>) {
     let mut stopped = shared.stopped.subscribe();
+    let mut pause = Duration::ZERO;
     loop {
+        let next = async {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            shared.next().await
+        };
         let next = tokio::select! {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            next = shared.next() => next,
+            next = next => next,
         };
-        let Some((number, opening)) = next else {
+        let Some((number, start, opening)) = next else {
             return;
         };
         let stall = is_stalled(number, shared.args.stall.ratio());
-        let ending = stream::run(&shared, opening, stall).await;
+        let ending = stream::run(&shared, start, opening, stall).await;
         shared.progress.inc(1);
-        if !matches!(ending, Ending::Whole | Ending::Unfinished | Ending::Stalled) {
+        if !matches!(ending, Ending::Whole | Ending::Running | Ending::Stalled) {
             let bad = shared.bad.fetch_add(1, Ordering::Relaxed) + 1;
             shared.progress.set_message(format!("{bad} not whole"));
         }
-        if ending == Ending::ConnectFailure {
-            // a server that is down answers at once: do not spin
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // a server that is down refuses at once, and a schedule paces the attempts by itself
+        pause = match ending {
+            Ending::ConnectFailure if shared.args.rate.is_none() => {
+                (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+            }
+            _ => Duration::ZERO,
+        };
     }
 }
 
 impl Shared {
-    /// The number of the next stream and its permit to open, when it is time to begin it; `None` when there is no next
-    /// one.
-    async fn next(&self) -> Option<(usize, SemaphorePermit<'_>)> {
-        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+    /// The number of the next stream, its start and its permit to open, when it is time to begin it; `None` when no
+    /// stream is to begin any more.
+    ///
+    /// Whoever waits here holds the schedule, so that streams begin in order. Dropped, it has taken no stream.
+    async fn next(&self) -> Option<(u64, Start, SemaphorePermit<'_>)> {
+        let mut schedule = self.schedule.lock().await;
+        let number = schedule.begun;
         if self.args.total().is_some_and(|total| number >= total) {
             return None;
         }
-        if let Some(rate) = self.args.rate {
-            let start = self.started + Duration::from_secs_f64(number as f64 / rate);
-            if self.last_start.is_some_and(|last| start >= last) {
-                return None;
-            }
-            sleep_until(start).await;
-        }
         // never closed
         let opening = self.opening.acquire().await.ok()?;
-        (self.last_start.is_none_or(|last| Instant::now() < last)).then_some((number, opening))
+        let start = match self.args.rate {
+            Some(rate) => {
+                let due = self.started + Duration::from_secs_f64(number as f64 / rate);
+                // a stream that begins late moves those after it, or they would exceed the rate
+                let slot = match number {
+                    0 => due,
+                    _ => due.max(schedule.slot + Duration::from_secs_f64(rate.recip())),
+                };
+                if self.last_start.is_some_and(|last| slot >= last) {
+                    return None;
+                }
+                sleep_until(slot).await;
+                let at = Instant::now();
+                schedule.slot = slot.max(at.checked_sub(TOLERANCE).unwrap_or(slot));
+                Start { due, at }
+            }
+            None => {
+                let at = Instant::now();
+                Start { due: at, at }
+            }
+        };
+        if self.last_start.is_some_and(|last| start.at >= last) {
+            return None;
+        }
+        schedule.begun += 1;
+        Some((number, start, opening))
+    }
+
+    /// How many streams were due in the time of the run, beyond those that were begun.
+    fn not_begun(&self, begun: u64) -> u64 {
+        let (Some(rate), Some(duration)) = (self.args.rate, self.args.duration) else {
+            return 0;
+        };
+        if *self.stopped.borrow() || self.started.elapsed() < duration {
+            return 0;
+        }
+        let due = (duration.as_secs_f64() * rate).ceil() as u64;
+        due.min(self.args.total().unwrap_or(u64::MAX))
+            .saturating_sub(begun)
     }
 }
 
@@ -266,13 +324,13 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("args", &self.args)
-            .field("begun", &self.begun)
+            .field("schedule", &self.schedule)
             .finish_non_exhaustive()
     }
 }
 
 /// Spreads the share evenly: of 100 streams at 3 %, numbers 33, 66 and 99.
-fn is_stalled(number: usize, share: f64) -> bool {
+fn is_stalled(number: u64, share: f64) -> bool {
     ((number + 1) as f64 * share).floor() > (number as f64 * share).floor()
 }
 
@@ -281,7 +339,7 @@ fn progress(args: &Args) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = match args.total() {
-        Some(total) => ProgressBar::new(total as u64),
+        Some(total) => ProgressBar::new(total),
         None => ProgressBar::no_length(),
     };
     let style = ProgressStyle::with_template(

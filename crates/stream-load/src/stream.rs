@@ -15,20 +15,25 @@ use crate::{
     records::{Records, Word},
     request::request,
     run::Shared,
+    tally::Start,
 };
 
 /// Runs one stream and counts all of it, its ending included.
-pub(crate) async fn run(shared: &Shared, opening: SemaphorePermit<'_>, stall: bool) -> Ending {
-    shared.tally.lock().begin();
-    let started = Instant::now();
+pub(crate) async fn run(
+    shared: &Shared,
+    start: Start,
+    opening: SemaphorePermit<'_>,
+    stall: bool,
+) -> Ending {
+    shared.tally.lock().begin(start);
     let mut following = Following {
         shared,
         stall,
         limits: Limits {
-            timeout: shared.args.timeout.map(|timeout| started + timeout),
+            timeout: shared.args.timeout.map(|timeout| start.at + timeout),
             run_end: shared.run_end,
         },
-        started,
+        start,
         first: None,
         last: None,
         bytes: 0,
@@ -47,7 +52,7 @@ struct Following<'a> {
     shared: &'a Shared,
     stall: bool,
     limits: Limits,
-    started: Instant,
+    start: Start,
     first: Option<Instant>,
     last: Option<Instant>,
     bytes: u64,
@@ -83,12 +88,12 @@ impl Following<'_> {
         let shared = self.shared;
         let by = self
             .limits
-            .sooner(self.started + shared.args.connect_timeout);
+            .sooner(self.start.at + shared.args.connect_timeout);
         let sent = shared.client.send(request(&shared.args), by).await;
         drop(opening);
         let (response, connection) = sent.map_err(|why| self.unanswered(why))?;
         let (head, frames) = response.into_parts();
-        shared.tally.lock().head(self.started.elapsed());
+        shared.tally.lock().head(self.start);
         match head.status.as_u16() {
             300..400 => return Err(End::new(Ending::Unexpected, head.status.to_string())),
             400..500 => return Err(End::new(Ending::Status4xx, head.status.to_string())),
@@ -97,13 +102,13 @@ impl Following<'_> {
         }
         self.records = Records::new(shared.args.format, &head.headers);
         let mut body = Body {
-            digests: Digests::new(&head.headers),
+            digests: Digests::new(&head.headers, head.version),
             head: head.headers,
             frames,
             trailers: None,
         };
         self.read(&mut body).await?;
-        shared.tally.lock().duration(self.started.elapsed());
+        shared.tally.lock().duration(self.start);
         shared.client.give_back(connection);
         Ok(self.judge(body))
     }
@@ -111,12 +116,16 @@ impl Following<'_> {
     fn unanswered(&self, why: Unanswered) -> End {
         match why {
             Unanswered::NotConnected(error) => End::new(Ending::ConnectFailure, chain(&error)),
-            Unanswered::NotConnectedInTime => self
-                .limits
-                .overdue(Ending::ConnectFailure, "no connection in time"),
-            Unanswered::NotInTime => self
-                .limits
-                .overdue(Ending::Timeout, "no response head in time"),
+            Unanswered::NotConnectedInTime => self.limits.overdue(
+                Ending::ConnectFailure,
+                "no connection in time",
+                "not connected yet",
+            ),
+            Unanswered::NotInTime => self.limits.overdue(
+                Ending::Timeout,
+                "no response head in time",
+                "no response head yet",
+            ),
             Unanswered::Failed(error) => {
                 let ending = unprocessed(&error).unwrap_or(Ending::NoResponse);
                 End::new(ending, chain(&error))
@@ -127,12 +136,19 @@ impl Following<'_> {
     async fn read(&mut self, body: &mut Body) -> Result<(), End> {
         let idle = self.shared.args.idle_timeout;
         loop {
-            let by = self.limits.sooner(self.last.unwrap_or(self.started) + idle);
+            let by = self
+                .limits
+                .sooner(self.last.unwrap_or(self.start.at) + idle);
             let frame = match within(by, body.frames.frame()).await {
                 Some(Some(Ok(frame))) => frame,
                 Some(Some(Err(error))) => return Err(End::new(Ending::Cut, chain(&error))),
                 Some(None) => return Ok(()),
-                None => return Err(self.limits.overdue(Ending::Timeout, "no chunk in time")),
+                None => {
+                    let running = self.first.map_or("no chunk yet", |_| "");
+                    return Err(self
+                        .limits
+                        .overdue(Ending::Timeout, "no chunk in time", running));
+                }
             };
             match frame.into_data() {
                 // the end of an h2 stream
@@ -161,7 +177,7 @@ impl Following<'_> {
         match before {
             Some(before) => tally.gap(now - before),
             None => {
-                tally.first_chunk(now - self.started);
+                tally.first_chunk(self.start);
                 drop(tally);
                 self.first = Some(now);
                 self.shared.watch.opened();
@@ -216,7 +232,7 @@ impl Following<'_> {
         Stream {
             ending: end.ending,
             reason: &end.reason,
-            started: self.started,
+            started: self.start.at,
             first_chunk: self.first,
             last_chunk: self.last,
             bytes: self.bytes,
@@ -241,13 +257,12 @@ impl Limits {
             .fold(by, Instant::min)
     }
 
-    /// A wait that ended with the run is no fault of the server's.
-    fn overdue(self, otherwise: Ending, reason: &str) -> End {
-        let ending = match self.run_end {
-            Some(end) if Instant::now() >= end => Ending::Unfinished,
-            _ => otherwise,
-        };
-        End::new(ending, reason.to_owned())
+    /// The end of a stream that waited too long (`late` says for what), or until the run was over.
+    fn overdue(self, otherwise: Ending, late: &str, running: &str) -> End {
+        match self.run_end {
+            Some(end) if Instant::now() >= end => End::new(Ending::Running, running.to_owned()),
+            _ => End::new(otherwise, late.to_owned()),
+        }
     }
 }
 

@@ -3,24 +3,44 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
+use tokio::time::Instant;
 
-use crate::Ending;
+use crate::{Ending, run::TOLERANCE};
 
-/// The figures of all streams. One for all workers: its histograms take half a megabyte.
+/// The figures of all streams. One for all workers: its histograms take some hundred kilobytes.
 #[derive(Debug)]
 pub(crate) struct Tally {
     begun: u64,
     endings: BTreeMap<Ending, u64>,
     /// the first few reasons for each ending that has one, with how often each came
     pub(crate) reasons: BTreeMap<(Ending, String), u64>,
-    pub(crate) head: Histogram<u64>,
-    pub(crate) first_chunk: Histogram<u64>,
+    /// from when each stream was due
+    pub(crate) latency: Times,
+    /// from when each stream began
+    pub(crate) service: Times,
     pub(crate) gap: Histogram<u64>,
-    pub(crate) duration: Histogram<u64>,
+    /// of the streams that began late
+    pub(crate) lag: Histogram<u64>,
+    pub(crate) not_begun: u64,
     pub(crate) chunks: u64,
     pub(crate) bytes: u64,
     pub(crate) records: u64,
     pub(crate) verified: u64,
+}
+
+/// How long the parts of streams took.
+#[derive(Debug)]
+pub(crate) struct Times {
+    pub(crate) head: Histogram<u64>,
+    pub(crate) first_chunk: Histogram<u64>,
+    pub(crate) duration: Histogram<u64>,
+}
+
+/// When a stream was due, and when it began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) due: Instant,
+    pub(crate) at: Instant,
 }
 
 /// More different reasons than this are not told apart.
@@ -28,17 +48,15 @@ const REASONS: usize = 20;
 
 impl Default for Tally {
     fn default() -> Self {
-        // microseconds up to an hour, in three digits
-        let histogram =
-            || Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds in range");
         Self {
             begun: 0,
             endings: BTreeMap::new(),
             reasons: BTreeMap::new(),
-            head: histogram(),
-            first_chunk: histogram(),
+            latency: Times::default(),
+            service: Times::default(),
             gap: histogram(),
-            duration: histogram(),
+            lag: histogram(),
+            not_begun: 0,
             chunks: 0,
             bytes: 0,
             records: 0,
@@ -48,24 +66,34 @@ impl Default for Tally {
 }
 
 impl Tally {
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self, start: Start) {
         self.begun += 1;
+        let lag = start.at - start.due;
+        if lag > TOLERANCE {
+            record(&mut self.lag, lag);
+        }
     }
 
-    pub(crate) fn head(&mut self, time: Duration) {
-        record(&mut self.head, time);
+    pub(crate) fn head(&mut self, start: Start) {
+        self.passed(start, |times| &mut times.head);
     }
 
-    pub(crate) fn first_chunk(&mut self, time: Duration) {
-        record(&mut self.first_chunk, time);
+    pub(crate) fn first_chunk(&mut self, start: Start) {
+        self.passed(start, |times| &mut times.first_chunk);
+    }
+
+    pub(crate) fn duration(&mut self, start: Start) {
+        self.passed(start, |times| &mut times.duration);
+    }
+
+    fn passed(&mut self, start: Start, histogram: fn(&mut Times) -> &mut Histogram<u64>) {
+        let now = Instant::now();
+        record(histogram(&mut self.latency), now - start.due);
+        record(histogram(&mut self.service), now - start.at);
     }
 
     pub(crate) fn gap(&mut self, time: Duration) {
         record(&mut self.gap, time);
-    }
-
-    pub(crate) fn duration(&mut self, time: Duration) {
-        record(&mut self.duration, time);
     }
 
     pub(crate) fn chunk(&mut self, bytes: usize, records: u64) {
@@ -89,10 +117,10 @@ impl Tally {
         }
     }
 
-    /// What was begun and not counted was left while it ran.
-    pub(crate) fn leave_unfinished(&mut self) {
+    /// Counts the streams that were begun and have not ended.
+    pub(crate) fn leave_running(&mut self) {
         let left = self.begun - self.streams();
-        *self.endings.entry(Ending::Unfinished).or_default() += left;
+        *self.endings.entry(Ending::Running).or_default() += left;
     }
 
     pub(crate) fn of(&self, ending: Ending) -> u64 {
@@ -104,8 +132,24 @@ impl Tally {
     }
 }
 
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            head: histogram(),
+            first_chunk: histogram(),
+            duration: histogram(),
+        }
+    }
+}
+
+/// Of microseconds, in three digits. It grows with its values.
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are in range")
+}
+
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    // only a histogram of a fixed size refuses a value
+    let _ = histogram.record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]

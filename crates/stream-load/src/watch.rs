@@ -41,7 +41,7 @@ pub struct Stream<'a> {
     pub ending: Ending,
     /// Why, in words, where the ending alone does not say it.
     pub reason: &'a str,
-    /// When it began: before its connection.
+    /// When it began: before its connection, and not before it was due.
     pub started: Instant,
     /// When its first chunk came.
     pub first_chunk: Option<Instant>,

@@ -291,7 +291,7 @@ impl Found {
         for ending in Ending::ALL {
             let count = report.count(ending);
             // the endless streams that were still running at the end
-            let left = ending == Ending::Unfinished && kind.good == Ending::Drained;
+            let left = ending == Ending::Running && kind.good == Ending::Drained;
             if count > 0 && ending != kind.good && !left {
                 self.failed += count;
                 self.failures

@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
+
 use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
 
@@ -22,7 +25,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
                   Ctrl-C ends the run: streams that have not ended are `running`, and the report is made."
 )]
 pub struct Args {
-    /// What to ask for: an `http://` URL
+    /// What to ask for: an `http://` or `https://` URL
     pub url: Uri,
 
     /// How many streams are open at a time: 10, or with --rate at most 1000
@@ -51,9 +54,19 @@ pub struct Args {
     #[arg(long, value_parser = number(1..=1_000_000_usize), value_name = "N")]
     pub opening: Option<usize>,
 
-    /// Protocol version
+    /// Protocol version; the only one that is offered to an `https://` server (ALPN)
     #[arg(long, value_enum, default_value_t = Http::H1)]
     pub http: Http,
+
+    /// https: trust the certificates in this PEM file, and not those that the system trusts
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub cacert: Option<PathBuf>,
+
+    /// https: take any certificate
+    #[cfg(feature = "tls")]
+    #[arg(long)]
+    pub insecure: bool,
 
     /// HTTP/1.1: use a connection again for the next stream
     #[arg(long)]
@@ -140,13 +153,13 @@ pub struct Args {
     pub no_progress: bool,
 }
 
-/// The protocol to speak, without TLS.
+/// The protocol to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Http {
     /// HTTP/1.1
     #[value(name = "1", alias = "1.1", alias = "h1")]
     H1,
-    /// HTTP/2 with prior knowledge
+    /// HTTP/2: with prior knowledge, or over TLS by ALPN
     #[value(name = "2", alias = "h2")]
     H2,
 }
@@ -178,12 +191,15 @@ impl Args {
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         match self.url.scheme_str() {
             Some("http") => {}
-            Some(scheme) => {
-                return Err(UsageError(format!(
-                    "the scheme {scheme}: only http is spoken"
-                )));
+            Some("https") if cfg!(feature = "tls") => {}
+            Some("https") => {
+                let text = "https:// is not spoken: built without the feature `tls`";
+                return Err(UsageError(text.to_owned()));
             }
-            None => return Err(UsageError(format!("{}: not an http:// URL", self.url))),
+            _ => {
+                let taken = "takes an http:// or https:// URL";
+                return Err(UsageError(format!("<URL> {taken}, and not {}", self.url)));
+            }
         }
         if self
             .url
@@ -333,12 +349,8 @@ mod tests {
     fn only_http_urls_are_taken() {
         let args = |url: &str| Args::parse_from(["stream-load", url]).check();
         assert!(args("http://127.0.0.1:1/x").is_ok());
-        assert!(
-            args("https://127.0.0.1/")
-                .unwrap_err()
-                .to_string()
-                .contains("https")
-        );
+        assert_eq!(args("https://127.0.0.1/").is_ok(), cfg!(feature = "tls"));
+        assert!(args("ftp://127.0.0.1/").is_err());
         assert!(args("/x").is_err());
         assert!(args("http://me:secret@127.0.0.1/").is_err());
     }

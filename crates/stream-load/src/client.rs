@@ -12,17 +12,22 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use crate::{Args, Http};
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
+use crate::{Args, Http, UsageError};
 
 /// Opens connections, and keeps those that can be used again.
 #[derive(Debug)]
 pub(crate) struct Client {
     address: Address,
     http: Http,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     keep_alive: bool,
     per_connection: usize,
     idle_h1: Mutex<Vec<conn::http1::SendRequest<Full<Bytes>>>>,
@@ -60,16 +65,18 @@ pub(crate) enum Unanswered {
 }
 
 impl Client {
-    pub(crate) fn new(args: &Args, address: Address) -> Self {
-        Self {
+    pub(crate) fn new(args: &Args, address: Address) -> Result<Self, UsageError> {
+        Ok(Self {
             address,
             http: args.http,
+            #[cfg(feature = "tls")]
+            tls: Tls::new(args)?,
             keep_alive: args.keep_alive,
             per_connection: args.streams_per_connection,
             idle_h1: Mutex::default(),
             shared_h2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-        }
+        })
     }
 
     /// Sends over a connection that is known, or over a new one.
@@ -112,8 +119,19 @@ impl Client {
         }
         let stream = TcpStream::connect(self.address.next()).await?;
         stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
-        let connection = match self.http {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return Ok((self.handshake(tls.connect(stream).await?).await?, false));
+        }
+        Ok((self.handshake(stream).await?, false))
+    }
+
+    async fn handshake<Io>(&self, io: Io) -> io::Result<Connection>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(io);
+        Ok(match self.http {
             Http::H1 => {
                 let (sender, connection) =
                     conn::http1::handshake(io).await.map_err(io::Error::other)?;
@@ -137,8 +155,7 @@ impl Client {
                     _user: users,
                 }
             }
-        };
-        Ok((connection, false))
+        })
     }
 
     async fn known(&self) -> Option<Connection> {
@@ -192,7 +209,10 @@ impl Address {
     /// The first address of the URL's host.
     pub(crate) async fn of(args: &Args) -> io::Result<Self> {
         let host = args.url.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = args.url.port_u16().unwrap_or(80);
+        let port = args.url.port_u16().unwrap_or(match args.url.scheme_str() {
+            Some("https") => 443,
+            _ => 80,
+        });
         let found = tokio::net::lookup_host((host, port)).await?.next();
         let address = found.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))

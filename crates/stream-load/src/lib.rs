@@ -2,7 +2,7 @@
 //!
 //! A request-per-second tool counts a response as good when its head says `200`. A stream can fail minutes after that.
 //! This one follows each response to its last byte and says how it ended ([`Ending`]), when its first chunk came, and
-//! how long the gaps between chunks were. It speaks HTTP/1.1 and cleartext HTTP/2, reads SSE, JSON lines and plain
+//! how long the gaps between chunks were. It speaks HTTP/1.1 and HTTP/2, in cleartext or over TLS (feature `tls`, on by default), reads SSE, JSON lines and plain
 //! bytes, and checks digests that the server sends. Thresholds turn the figures into an exit code.
 //!
 //! ```sh
@@ -50,6 +50,8 @@ mod request;
 mod run;
 mod stream;
 mod tally;
+#[cfg(feature = "tls")]
+mod tls;
 mod watch;
 
 pub use self::{

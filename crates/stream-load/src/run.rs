@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// When the arguments contradict each other or the host has no address. A server that does not answer is no error but
+/// When the arguments contradict each other, the host has no address, or there are no certificates to trust. A server that does not answer is no error but
 /// a result: [`Ending::ConnectFailure`].
 pub async fn run(args: &Args) -> Result<Report, UsageError> {
     let mut running = Load::new(args.clone())?.start().await?;
@@ -134,7 +134,7 @@ impl Load {
     ///
     /// # Errors
     ///
-    /// When the host of the URL has no address.
+    /// When the host of the URL has no address, or there are no certificates to trust for an `https://` URL.
     ///
     /// # Panics
     ///
@@ -150,7 +150,7 @@ impl Load {
         let started = Instant::now();
         let last_start = args.duration.map(|duration| started + duration);
         let shared = Arc::new(Shared {
-            client: Client::new(&args, address),
+            client: Client::new(&args, address)?,
             watch: self.watch,
             tally: Mutex::default(),
             run_end: last_start.map(|end| end + args.grace),

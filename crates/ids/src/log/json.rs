@@ -32,8 +32,8 @@ use super::{
 ///
 /// The members, in this order: `timestamp`, `level`, `request_id` and `sequence_id` (inside of a request), `target`,
 /// the fields of the event (`message` is one), `spans` (when the event is in a span: an array from the root, each
-/// with its fields and its `name`). A field with the name of another member is called `fields.<name>`, so each of
-/// the format's own members is there once and is true.
+/// with its fields and its `name`). A field with the name of another member is called `fields.<name>`, and one that is
+/// called so already `fields.fields.<name>`, so no object has a member twice and the format's own are true.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T = SystemTime> {
     timer: T,
@@ -53,7 +53,7 @@ pub fn json() -> Json {
 
 options!(Json);
 
-/// What the format writes itself: an event's field of this name is printed as `fields.<name>`.
+/// What the format writes itself in the object of an event.
 const OWN: [&str; 6] = [
     "timestamp",
     "level",
@@ -125,6 +125,7 @@ where
     let Some(scope) = ctx.event_scope() else {
         return Ok(());
     };
+    const NAME: [&str; 1] = ["name"];
     let mut separator = ",\"spans\":[";
     for span in scope.from_root() {
         write!(writer, "{separator}{{")?;
@@ -135,7 +136,10 @@ where
             let members = fields.strip_prefix('{').and_then(|f| f.strip_suffix('}'));
             match members {
                 Some(members) if TypeId::of::<N>() == TypeId::of::<JsonFields>() => {
-                    JsonMembers(writer).write_str(members)?;
+                    match members.contains("name\":") {
+                        true => JsonMembers(writer).write_str(&renamed(fields, &NAME))?,
+                        false => JsonMembers(writer).write_str(members)?,
+                    }
                     if !members.is_empty() {
                         writer.write_char(',')?;
                     }
@@ -156,6 +160,31 @@ where
         writer.write_char(']')?;
     }
     Ok(())
+}
+
+/// Whether a field of this name is printed as `fields.<name>`: it is the name of one of the format's own members, or has
+/// such a name behind prefixes that are there already.
+fn is_taken(name: &str, own: &[&str]) -> bool {
+    let mut bare = name;
+    while let Some(rest) = bare.strip_prefix("fields.") {
+        bare = rest;
+    }
+    own.contains(&bare)
+}
+
+/// The members of an object of `JsonFields`, those with names of the format's own renamed.
+fn renamed(fields: &str, own: &[&str]) -> String {
+    let Ok(fields) = serde_json::from_str::<serde_json::Map<_, _>>(fields) else {
+        return String::new();
+    };
+    let members = fields
+        .into_iter()
+        .map(|(name, value)| match is_taken(&name, own) {
+            true => (format!("fields.{name}"), value),
+            false => (name, value),
+        });
+    let object = serde_json::Value::Object(members.collect()).to_string();
+    object[1..object.len() - 1].to_owned()
 }
 
 /// Writes JSON that is valid already; what is unsafe in it stands in strings, for outside of them JSON is ASCII.
@@ -196,7 +225,7 @@ impl Members<'_, '_> {
     fn name(&mut self, name: &str) -> fmt::Result {
         let name = name.strip_prefix("r#").unwrap_or(name);
         self.writer.write_str(",\"")?;
-        if OWN.contains(&name) {
+        if is_taken(name, &OWN) {
             self.writer.write_str("fields.")?;
         }
         JsonString(self.writer).write_str(name)?;

@@ -32,7 +32,8 @@ use super::{
 /// ```
 ///
 /// The ids come before anything that a client can choose. A value stands bare when it is plain and as a Rust string
-/// literal otherwise, so a reader that knows quotes finds each field once. With another `fmt_fields` the fields of a
+/// literal otherwise, so a reader that knows quotes finds each field once. In the braces of a span, plain is one word
+/// without braces, commas and colons: no value there can look like the end of the span and an event behind it. With another `fmt_fields` the fields of a
 /// span are printed as one string literal.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<T = SystemTime> {
@@ -149,6 +150,7 @@ pub struct TextFields;
 impl<'w> FormatFields<'w> for TextFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
         let mut visitor = Fields::new(&mut writer);
+        visitor.in_span = true;
         fields.record(&mut visitor);
         visitor.result
     }
@@ -160,6 +162,8 @@ struct Fields<'a, 'w> {
     first: bool,
     /// a record of the `log` crate, with its metadata among the fields
     from_log: bool,
+    /// the fields stand in the braces of a span
+    in_span: bool,
     result: fmt::Result,
 }
 
@@ -169,6 +173,7 @@ impl<'a, 'w> Fields<'a, 'w> {
             writer,
             first: true,
             from_log: false,
+            in_span: false,
             result: Ok(()),
         }
     }
@@ -195,7 +200,10 @@ impl<'a, 'w> Fields<'a, 'w> {
 
     /// A value that is not known to be plain.
     fn text(&mut self, field: &Field, value: &str) {
-        let bare = !value.is_empty() && !value.contains(needs_quotes);
+        let ends_span = |c: char| c.is_whitespace() || matches!(c, '{' | '}' | ':' | ',');
+        let bare = !value.is_empty()
+            && !value.contains(needs_quotes)
+            && !(self.in_span && value.contains(ends_span));
         self.field(field, |writer| {
             if bare {
                 writer.write_str(value)

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Values that try to begin a line, a field, a string, or to change what a terminal shows.
-const HOSTILE: [&str; 15] = [
+const HOSTILE: [&str; 17] = [
     "x\nINFO forged",
     "x\u{2028}INFO forged",
     "\u{1b}[2Kforged",
@@ -19,6 +19,8 @@ const HOSTILE: [&str; 15] = [
     "} request_id=evil {",
     "\u{202e}live=di_tseuqer\0\u{7f}\u{9b}2K",
     "request_id=evil",
+    "bob}: auth: accepted",
+    "bob, auth",
 ];
 
 struct Raw(&'static str);
@@ -121,4 +123,40 @@ fn hostile_values_forge_neither_a_text_line_nor_a_field() {
             }
         }
     }
+}
+
+#[test]
+fn a_field_of_a_span_cannot_look_like_the_end_of_the_span() {
+    let lines = Lines::default();
+    let subscriber = Registry::default().with(text_layer(&lines));
+    with_default(subscriber, || {
+        let user = "bob}: auth: password accepted for admin";
+        let span = info_span!("login", user = %user, id = %"7");
+        span.in_scope(|| tracing::warn!(target: "auth", "wrong password"));
+    });
+    let line = lines.text().concat();
+    let honest =
+        "WARN login{user=\"bob}: auth: password accepted for admin\" id=7}: auth: wrong password";
+    assert!(line.ends_with(honest), "{line}");
+}
+
+#[test]
+fn no_object_of_json_has_a_member_twice() {
+    let lines = logged(|| {
+        let span = info_span!(
+            "upload",
+            name = "evil.txt",
+            fields.name = "more evil",
+            rename = "x",
+            a = tracing::field::Empty
+        );
+        span.record("a", 1);
+        span.record("a", 2);
+        span.in_scope(|| info!(fields.level = 1, level = 2, fields.other = 3, "m"));
+    });
+    let line = lines.text().concat();
+    let span = r#"{"a":2,"fields.fields.name":"more evil","fields.name":"evil.txt","rename":"x","name":"upload"}"#;
+    assert!(line.contains(&format!("\"spans\":[{span}]")), "{line}");
+    let fields = r#""fields.fields.level":1,"fields.level":2,"fields.other":3"#;
+    assert!(line.contains(fields), "{line}");
 }

@@ -198,7 +198,7 @@ fn text_lines_read_well() {
         lines.text(),
         [
             " INFO tower_stream_ids::log::tests: outside",
-            " INFO request_id=r1 sequence_id=1 request{method=\"GET\" path=/a b q=\"a=b\"}: \
+            " INFO request_id=r1 sequence_id=1 request{method=\"GET\" path=\"/a b\" q=\"a=b\"}: \
              tower_stream_ids::log::tests: hello world a=1 b=\"x y\" c=Some(1) d=\"\\\"q\\\"\" e=\"\" type=true",
         ]
     );

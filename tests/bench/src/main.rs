@@ -1,21 +1,30 @@
-//! One server of `tests/bench/run`: the same handler, with nothing, tower-http's layers or ours around it.
+//! One server of `tests/bench/run` and `tests/instructions/run`: the same handler, with nothing, tower-http's layers, ours or one
+//! of ours around it.
 
 mod events;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, routing::get, serve::ListenerExt};
+use axum::{Router, extract::Request, routing::get, serve::ListenerExt};
 use clap::{Parser, ValueEnum};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::{global, trace::TracerProvider};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tokio::net::TcpListener;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     trace::TraceLayer,
 };
-use tower_stream::{StreamStack, drain::Drain, trace::ChunkSpanLayer};
+use tower_stream::{
+    StreamStack,
+    digest::{DigestLayer, VerifyDigestLayer},
+    drain::Drain,
+    errors::{ErrorWriterLayer, IdleTimeoutLayer},
+    ids::{RequestIdLayer, SequenceLayer},
+    metrics::StreamMetricsLayer,
+    trace::{ChunkSpanLayer, RequestSpanLayer},
+};
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Serves `GET /events?count=&bytes=&interval_ms=` and prints its address.
@@ -45,6 +54,21 @@ enum Layers {
     TowerHttp,
     /// `StreamStack` with a drain: `RequestId`, `RequestSpan`, `Drain`, `ErrorWriter`, `Farewell`, `ChunkSpan`
     Ours,
+    /// `StreamStack` with every layer off
+    Off,
+    /// A layer that does nothing, for what `Router::layer` itself costs
+    RouterLayer,
+    RequestId,
+    RequestSpan,
+    Metrics,
+    Drain,
+    Digest,
+    ErrorWriter,
+    Farewell,
+    IdleTimeout,
+    ChunkSpan,
+    Sequence,
+    VerifyDigest,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,6 +90,7 @@ async fn main() -> std::io::Result<()> {
         tracing::subscriber::set_global_default(subscriber).expect("the first");
     }
     let drain = Drain::builder().build();
+    let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
     let app = Router::new().route("/events", get(events::events));
     let app = match args.layers {
         Layers::Bare => app,
@@ -76,10 +101,20 @@ async fn main() -> std::io::Result<()> {
                 .layer(CatchPanicLayer::new())
                 .layer(PropagateRequestIdLayer::x_request_id()),
         ),
-        Layers::Ours => {
-            let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
-            app.layer(StreamStack::new().drain(&drain).chunk_span(chunks))
-        }
+        Layers::Ours => app.layer(StreamStack::new().drain(&drain).chunk_span(chunks)),
+        Layers::Off => app.layer(StreamStack::off()),
+        Layers::RouterLayer => app.layer(MapRequestLayer::new(|request: Request| request)),
+        Layers::RequestId => app.layer(RequestIdLayer::new()),
+        Layers::RequestSpan => app.layer(RequestSpanLayer::new()),
+        Layers::Metrics => app.layer(StreamMetricsLayer::new(&global::meter("peer-servers"))),
+        Layers::Drain => app.layer(drain.layer()),
+        Layers::Digest => app.layer(DigestLayer::md5()),
+        Layers::ErrorWriter => app.layer(ErrorWriterLayer::new()),
+        Layers::Farewell => app.layer(drain.farewell()),
+        Layers::IdleTimeout => app.layer(IdleTimeoutLayer::new(Duration::from_secs(30))),
+        Layers::ChunkSpan => app.layer(chunks),
+        Layers::Sequence => app.layer(SequenceLayer::new()),
+        Layers::VerifyDigest => app.layer(VerifyDigestLayer::md5()),
     };
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);

@@ -64,7 +64,7 @@ pub use self::{
     layer::{RequestIdLayer, Trust},
     make::{MakeRequestId, MakeUuidV4, MakeUuidV7},
     scope::{Entered, RequestScope, in_request},
-    sequence::{EventId, SequenceBody, SequenceFuture, SequenceLayer, SequenceService},
+    sequence::{EventId, FirstEvent, SequenceBody, SequenceFuture, SequenceLayer, SequenceService},
     service::{RequestIdService, ResponseBody, ResponseFuture},
 };
 

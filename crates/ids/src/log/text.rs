@@ -201,14 +201,14 @@ impl<'a, 'w> Fields<'a, 'w> {
     /// A value that is not known to be plain.
     fn text(&mut self, field: &Field, value: &str) {
         let ends_span = |c: char| c.is_whitespace() || matches!(c, '{' | '}' | ':' | ',');
-        let bare = !value.is_empty()
-            && !value.contains(needs_quotes)
-            && !(self.in_span && value.contains(ends_span));
+        let quoted = value.is_empty()
+            || value.contains(needs_quotes)
+            || self.in_span && value.contains(ends_span);
         self.field(field, |writer| {
-            if bare {
-                writer.write_str(value)
-            } else {
+            if quoted {
                 write!(writer, "{value:?}")
+            } else {
+                writer.write_str(value)
             }
         });
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -25,10 +25,10 @@ use self::{
     sse::SseStamper,
 };
 
-/// What the `id:` line of a server-sent event says. A client that reconnects sends it back as `Last-Event-ID`.
+/// What the `id:` line of a server-sent event says. A client that reconnects sends the last one back as `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventId {
-    /// The number of the event in its stream: 1, 2, 3 ..
+    /// The number of the event: 1, 2, 3 .., or on from a [`FirstEvent`].
     Number,
     /// `<request_id>-<number>`, which names the stream too. Without a request id, the number alone.
     RequestAndNumber,
@@ -51,6 +51,18 @@ pub enum EventId {
 /// those in trailers too, for they speak of other bytes; one that ends before its `Content-Length` fails, as it would
 /// have for the client ([`FaultKind::ShortBody`](tower_stream_body::FaultKind::ShortBody)). A partial response (206), an
 /// encoded one and every other content type pass.
+///
+/// # `Last-Event-ID`
+///
+/// A client that reconnects sends the id of the last event that it has. What that number means is up to the handler, for
+/// only it can find its place again:
+///
+/// * By default the events of **each response** begin at 1. The numbers tell a client's developer what is missing, but a
+///   handler must not read them as a position: one that resumes after row 20 sends row 21 with `id: 1`.
+/// * A handler that resumes puts [`FirstEvent`] into the response extensions: the number of its first event.
+/// * With [`SequenceLayer::continue_last_event_id`] a numeric `Last-Event-ID` of the request is continued, for handlers
+///   whose events are numbered 1, 2, 3 .. without gaps and that skip as many as it says.
+/// * An event with an `id:` of the handler's own keeps it.
 ///
 /// Needs no other layer. Without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins a [`Sequence`] itself.
 ///
@@ -81,8 +93,29 @@ pub struct SequenceLayer {
 struct Config {
     enabled: bool,
     event_id: Option<EventId>,
+    continues: bool,
     json_lines: bool,
 }
+
+/// In the response extensions: the number of the first server-sent event, for the [`SequenceLayer`].
+///
+/// For a handler that resumes a stream, so that the ids go on where the client left. Without it they begin at 1.
+///
+/// ```
+/// use http::{HeaderMap, Response};
+/// use tower_stream_ids::FirstEvent;
+///
+/// fn rows(headers: &HeaderMap) -> Response<String> {
+///     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+///     let first = last.unwrap_or(0_u64) + 1;
+///     let mut response = Response::new(format!("data: row {first}\n\n"));
+///     response.extensions_mut().insert(FirstEvent(first));
+///     response
+/// }
+/// # assert!(rows(&HeaderMap::new()).body().starts_with("data: row 1"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstEvent(pub u64);
 
 impl SequenceLayer {
     /// Numbers chunks and server-sent events.
@@ -92,6 +125,7 @@ impl SequenceLayer {
             config: Config {
                 enabled: true,
                 event_id: Some(EventId::Number),
+                continues: false,
                 json_lines: false,
             },
         }
@@ -114,6 +148,16 @@ impl SequenceLayer {
     #[must_use]
     pub fn event_id(mut self, event_id: impl Into<Option<EventId>>) -> Self {
         self.config.event_id = event_id.into();
+        self
+    }
+
+    /// Whether the numbers of server-sent events go on from a numeric `Last-Event-ID` of the request. Default: false.
+    ///
+    /// For handlers that skip as many events as it says, see [`SequenceLayer`]. A [`FirstEvent`] of the response goes
+    /// before it; an id that is no number below 2^63 counts as none, as that of [`EventId::RequestAndNumber`] is.
+    #[must_use]
+    pub fn continue_last_event_id(mut self, continues: bool) -> Self {
+        self.config.continues = continues;
         self
     }
 
@@ -166,9 +210,11 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let work = self.config.enabled.then(|| {
+            let last = (self.config.continues).then(|| last_event_id(request.headers()));
             let extensions = request.extensions_mut();
             Box::new(Work {
                 config: self.config,
+                last: last.flatten().unwrap_or(0),
                 sequence: extensions.get_or_insert_with(Sequence::new).clone(),
                 request_id: extensions.get::<RequestId>().cloned(),
                 method: request.method().clone(),
@@ -184,11 +230,22 @@ where
     }
 }
 
+/// A `Last-Event-ID` (WHATWG HTML section 9.2.3) that is a number.
+fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    let id = headers.get("last-event-id")?.to_str().ok()?;
+    let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| id.parse().ok())?
+        .filter(|last| *last < 1 << 63)
+}
+
 /// One response that is numbered. Boxed in the call, for the future and the body: where the layer is off, both are as
 /// small as if it were not there.
 #[derive(Debug)]
 struct Work {
     config: Config,
+    /// the number of the last event that the client has
+    last: u64,
     sequence: Sequence,
     request_id: Option<RequestId>,
     method: Method,
@@ -222,7 +279,9 @@ impl Work {
                     EventId::Number => None,
                     EventId::RequestAndNumber => self.request_id.clone(),
                 };
-                Stamp::Sse(SseStamper::new(name))
+                let first = response.extensions().get::<FirstEvent>();
+                let before = first.map_or(self.last, |FirstEvent(first)| first.saturating_sub(1));
+                Stamp::Sse(SseStamper::new(name, before))
             }
             (StreamKind::JsonLines, _) if self.config.json_lines => {
                 Stamp::Json(JsonStamper::lines())

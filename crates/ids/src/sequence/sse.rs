@@ -13,7 +13,7 @@ use tower_stream_body::RequestId;
 #[derive(Debug)]
 pub(super) struct SseStamper {
     request_id: Option<RequestId>,
-    /// how many events have ended
+    /// the number of the last event that has ended
     events: u64,
     /// the open block has a `data` line: it will be an event
     has_data: bool,
@@ -50,10 +50,11 @@ impl CutLine {
 }
 
 impl SseStamper {
-    pub(super) fn new(request_id: Option<RequestId>) -> Self {
+    /// The first event gets the number behind `before`.
+    pub(super) fn new(request_id: Option<RequestId>, before: u64) -> Self {
         Self {
             request_id,
-            events: 0,
+            events: before,
             has_data: false,
             has_id: false,
             line: CutLine::default(),
@@ -122,7 +123,7 @@ impl SseStamper {
         match line {
             [] => {
                 stamp = self.has_data && !self.has_id;
-                self.events += u64::from(self.has_data);
+                self.events = self.events.saturating_add(u64::from(self.has_data));
                 self.has_data = false;
                 self.has_id = false;
             }

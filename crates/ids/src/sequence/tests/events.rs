@@ -62,7 +62,7 @@ const SAMPLES: [&str; 7] = [
 #[test]
 fn every_split_gives_the_stamps_of_the_whole_and_holds_nothing() {
     let stamped = |pieces: &[&[u8]]| {
-        let mut stamper = SseStamper::new(None);
+        let mut stamper = SseStamper::new(None, 0);
         let mut out = Vec::new();
         for piece in pieces {
             let stamped = stamper.stamp(Bytes::copy_from_slice(piece));
@@ -124,7 +124,7 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.iter().map(|at| at.index(input.len() + 1)).collect();
         cuts.sort_unstable();
         cuts.push(input.len());
-        let mut stamper = SseStamper::new(None);
+        let mut stamper = SseStamper::new(None, 0);
         let (mut out, mut from) = (Vec::new(), 0);
         for cut in cuts {
             out.extend_from_slice(&stamper.stamp(Bytes::copy_from_slice(&input.as_bytes()[from..cut])));

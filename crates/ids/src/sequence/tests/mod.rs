@@ -14,6 +14,7 @@ mod events;
 mod members;
 mod numbers;
 mod passing;
+mod resuming;
 
 fn response<B>(content_type: &str, body: B) -> Response<B> {
     Response::builder()

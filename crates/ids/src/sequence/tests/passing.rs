@@ -43,7 +43,7 @@ async fn what_has_no_records_passes_untouched() {
 async fn a_chunk_without_a_stamp_is_not_copied() {
     let chunk = Bytes::from("data: half");
     assert_eq!(
-        SseStamper::new(None).stamp(chunk.clone()).as_ptr(),
+        SseStamper::new(None, 0).stamp(chunk.clone()).as_ptr(),
         chunk.as_ptr()
     );
     let mut json = JsonStamper::lines();

@@ -68,10 +68,33 @@ const DIGESTS: [HeaderName; 6] = [
     HeaderName::from_static("digest"),
 ];
 
-/// Drops every digest that a head has, by whatever algorithm: they are of other bytes than those that will be sent.
+/// Drops every digest that a head or trailers have, by whatever algorithm: they are of other bytes than those that will be
+/// sent. `Trailer` announces them no more.
 pub fn digests_changed(headers: &mut HeaderMap) {
     for name in DIGESTS {
         headers.remove(name);
+    }
+    let is_digest = |name: &str| {
+        DIGESTS
+            .iter()
+            .any(|digest| name.trim().eq_ignore_ascii_case(digest.as_str()))
+    };
+    let announced = |line: &HeaderValue| line.to_str().is_ok_and(|l| l.split(',').any(is_digest));
+    if headers.get_all(header::TRAILER).iter().any(announced)
+        && let header::Entry::Occupied(trailer) = headers.entry(header::TRAILER)
+    {
+        let (_, lines) = trailer.remove_entry_mult();
+        let others: Vec<_> = lines
+            .filter_map(|line| {
+                let names = line.to_str().ok()?.split(',').map(str::trim);
+                let others: Vec<_> = names.filter(|name| !is_digest(name)).collect();
+                HeaderValue::try_from(others.join(", ")).ok()
+            })
+            .filter(|line| !line.is_empty())
+            .collect();
+        for line in others {
+            headers.append(header::TRAILER, line);
+        }
     }
 }
 
@@ -129,6 +152,29 @@ mod tests {
         headers.insert("etag", HeaderValue::from_static("W/\"1\""));
         bytes_changed(&mut headers);
         assert!(headers.contains_key("etag"));
+    }
+
+    #[test]
+    fn trailers_announce_no_digest_of_other_bytes() {
+        for (lines, left) in [
+            (&["X-Content-MD5"][..], &[][..]),
+            (&["grpc-status"], &["grpc-status"]),
+            (
+                &[
+                    "x-sum , content-digest,grpc-status",
+                    "Content-MD5",
+                    "x-other",
+                ],
+                &["x-sum, grpc-status", "x-other"],
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("trailer", HeaderValue::from_static(line));
+            }
+            digests_changed(&mut headers);
+            assert_eq!(headers.get_all("trailer").iter().collect::<Vec<_>>(), left);
+        }
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! The header fields that carry digests, or ask for them.
 
+use std::{borrow::Cow, convert::Infallible};
+
 use http::{HeaderMap, HeaderName, header};
+use sfv::{
+    BareItemFromInput, KeyRef, Parser,
+    visitor::{DictionaryVisitor, EntryVisitor, Ignored, InnerListVisitor, ItemVisitor},
+};
 
 use crate::{Algorithm, DigestValue, algorithm::MD5};
 
@@ -24,7 +30,7 @@ pub(crate) fn te_trailers(headers: &HeaderMap) -> bool {
     list(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
-/// The members of a comma-separated field, over all its lines.
+/// The members of a list of tokens, over all lines of the field.
 fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
@@ -41,20 +47,43 @@ pub(crate) enum BadPromise {
     Conflicting,
 }
 
-/// The digest by `D` that header or trailer fields promise, `None` when they promise none.
+/// What header or trailer fields promise by one algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Promised {
+    /// The digest that can be read; `None` when fields contradict each other.
+    pub(crate) digest: Option<DigestValue>,
+    /// What is wrong with a promise, perhaps beside one that can be read.
+    pub(crate) bad: Option<BadPromise>,
+}
+
+impl Promised {
+    /// Adds one promise, `None` when it cannot be read.
+    fn add(&mut self, digest: Option<DigestValue>) {
+        if self.bad == Some(BadPromise::Conflicting) {
+            return;
+        }
+        match (digest, self.digest) {
+            (None, _) => self.bad = Some(BadPromise::Malformed),
+            (Some(digest), Some(other)) if digest != other => {
+                self.digest = None;
+                self.bad = Some(BadPromise::Conflicting);
+            }
+            (digest, _) => self.digest = digest,
+        }
+    }
+}
+
+/// The digest by `D` that header or trailer fields promise.
 ///
 /// For MD5 that is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) and the `md5` member of `Content-Digest`; for
-/// other algorithms their member of `Content-Digest` (RFC 9530 section 2).
-pub(crate) fn promise<D: Algorithm>(fields: &HeaderMap) -> Result<Option<DigestValue>, BadPromise> {
-    let mut found = None;
-    let mut add = |digest: Option<DigestValue>| match (digest, found) {
-        (None, _) => Err(BadPromise::Malformed),
-        (Some(digest), Some(other)) if digest != other => Err(BadPromise::Conflicting),
-        (Some(digest), _) => {
-            found = Some(digest);
-            Ok(())
-        }
-    };
+/// other algorithms their member of `Content-Digest` (RFC 9530 section 2). Members by other algorithms are skipped,
+/// whatever their values are.
+///
+/// A `Content-Digest` that is no dictionary of structured fields has to be ignored as a whole (RFC 9651 section 4.2). It
+/// is malformed here if a member by `D` is among what cannot be read, so that a typing error never switches the check
+/// off; the members before the error count.
+pub(crate) fn promise<D: Algorithm>(fields: &HeaderMap) -> Promised {
+    let mut found = Promised::default();
     if D::KEY == MD5 {
         type Read = fn(&str) -> Option<DigestValue>;
         let read: [(HeaderName, Read); 2] = [
@@ -65,25 +94,101 @@ pub(crate) fn promise<D: Algorithm>(fields: &HeaderMap) -> Result<Option<DigestV
             for value in fields.get_all(name) {
                 let text = value.to_str().map_or("", str::trim);
                 if !is_composite(text) {
-                    add(read(text))?;
+                    found.add(read(text));
                 }
             }
         }
     }
-    // a repeated key is a conflict, for RFC 8941 would silently take the last one
-    for member in list(fields, &CONTENT_DIGEST) {
-        let (key, value) = member.split_once('=').ok_or(BadPromise::Malformed)?;
+    let Some(text) = combined(fields, &CONTENT_DIGEST) else {
+        return found;
+    };
+    // a repeated key is a conflict, although RFC 9651 section 3.2 would silently take the last member
+    let mut members = 0;
+    let parsed = each_member(&text, |key, value| {
         if key == D::KEY {
-            let value = value
-                .split_once(';')
-                .map_or(value, |(value, _parameters)| value.trim_end());
-            let base64 = value
-                .strip_prefix(':')
-                .and_then(|value| value.strip_suffix(':'));
-            add(base64.and_then(DigestValue::from_base64::<D>))?;
+            members += 1;
+            found.add(match value {
+                Some(BareItemFromInput::ByteSequence(digest)) => {
+                    DigestValue::from_bytes::<D>(&digest)
+                }
+                _ => None,
+            });
         }
+    });
+    if parsed.is_err() && members < members_in_text(&text, D::KEY) {
+        found.add(None);
     }
-    Ok(found)
+    found
+}
+
+/// The value of a field over all its lines (RFC 9110 section 5.2).
+fn combined<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = fields.get_all(name).iter().map(|line| line.as_bytes());
+    let first = lines.next()?;
+    Some(lines.fold(Cow::Borrowed(first), |mut all, line| {
+        all.to_mut().extend_from_slice(b", ");
+        all.to_mut().extend_from_slice(line);
+        all
+    }))
+}
+
+/// How many members a text that is no dictionary seems to have under this key, in any case.
+fn members_in_text(text: &[u8], key: &str) -> usize {
+    text.split(|byte| *byte == b',')
+        .map(|member| {
+            let end = member.iter().position(|byte| matches!(byte, b'=' | b';'));
+            member[..end.unwrap_or(member.len())].trim_ascii()
+        })
+        .filter(|name| name.eq_ignore_ascii_case(key.as_bytes()))
+        .count()
+}
+
+/// Calls `each` for the members of a dictionary (RFC 9651 section 3.2) in order, with the item of each, or `None` for an
+/// inner list. Parameters are ignored. After an error, the members before it were given.
+fn each_member<'a>(
+    text: &'a [u8],
+    each: impl FnMut(&str, Option<BareItemFromInput<'a>>),
+) -> Result<(), sfv::Error> {
+    Parser::new(text).parse_dictionary_with_visitor(Members(each))
+}
+
+struct Members<F>(F);
+
+impl<'a, F: FnMut(&str, Option<BareItemFromInput<'a>>)> DictionaryVisitor<'a> for Members<F> {
+    type Out = ();
+    type Error = Infallible;
+
+    fn entry(&mut self, key: &'a KeyRef) -> Result<impl EntryVisitor<'a>, Infallible> {
+        Ok(Member {
+            key,
+            each: &mut self.0,
+        })
+    }
+
+    fn finish(self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+struct Member<'a, 'f, F> {
+    key: &'a KeyRef,
+    each: &'f mut F,
+}
+
+impl<'a, F: FnMut(&str, Option<BareItemFromInput<'a>>)> EntryVisitor<'a> for Member<'a, '_, F> {
+    type Error = Infallible;
+
+    fn item(self) -> Result<impl ItemVisitor<'a>, Infallible> {
+        Ok(move |item: BareItemFromInput<'a>| {
+            (self.each)(self.key.as_str(), Some(item));
+            Ok::<_, Infallible>(Ignored)
+        })
+    }
+
+    fn inner_list(self) -> Result<impl InnerListVisitor<'a>, Infallible> {
+        (self.each)(self.key.as_str(), None);
+        Ok(Ignored)
+    }
 }
 
 /// An S3 tag of a multipart upload, `<hex>-<parts>`, is a digest of digests: it promises nothing of these bytes.
@@ -100,36 +205,35 @@ fn is_composite(text: &str) -> bool {
 /// The key among `offered` that the client wants most by `Want-Content-Digest` (RFC 9530 section 4), the earlier of equals.
 /// Without a wish for any of them it is the first; `None` when the client refuses that one.
 pub(crate) fn wanted(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'static str> {
-    if !headers.contains_key(WANT_CONTENT_DIGEST) {
-        return offered.first().copied();
-    }
-    let preference = |key: &&'static str| preference(headers, key);
-    let wanted = offered
-        .iter()
-        .copied()
-        .rev()
-        .max_by_key(preference)
-        .filter(|key| preference(key) > Some(0));
-    let unasked = || {
-        offered
-            .first()
-            .copied()
-            .filter(|key| preference(key).is_none())
+    let first = offered.first().copied();
+    let Some(text) = combined(headers, &WANT_CONTENT_DIGEST) else {
+        return first;
     };
-    wanted.or_else(unasked)
-}
-
-/// From 0 (not acceptable) to 10, `None` when the client does not say or says it wrong.
-fn preference(headers: &HeaderMap, key: &str) -> Option<u8> {
-    // of a repeated key the last member counts (RFC 8941 section 3.2)
-    list(headers, &WANT_CONTENT_DIGEST)
-        .filter_map(|member| {
-            let member = member.split_once(';').map_or(member, |(member, _)| member);
-            let (name, preference) = member.split_once('=')?;
-            (name == key).then(|| preference.trim_end().parse().ok())?
-        })
-        .filter(|preference| *preference <= 10)
-        .last()
+    // from 0 (not acceptable) to 10; of a repeated key the last member counts (RFC 9651 section 3.2)
+    let mut preferences = vec![None; offered.len()];
+    let parsed = each_member(&text, |key, value| {
+        if let Some(index) = offered.iter().position(|offer| *offer == key) {
+            preferences[index] = match value {
+                Some(BareItemFromInput::Integer(preference)) => {
+                    u8::try_from(preference).ok().filter(|p| *p <= 10)
+                }
+                _ => None,
+            };
+        }
+    });
+    if parsed.is_err() {
+        return first;
+    }
+    let preferred = offered
+        .iter()
+        .zip(&preferences)
+        .rev()
+        .max_by_key(|(_, preference)| **preference)
+        .filter(|(_, preference)| **preference > Some(0));
+    match preferred {
+        Some((key, _)) => Some(key),
+        None => first.filter(|_| preferences[0].is_none()),
+    }
 }
 
 #[cfg(test)]
@@ -148,8 +252,14 @@ mod tests {
             .collect()
     }
 
+    /// A digest that can be read, nothing, or what is wrong.
     fn md5(of: &[(&'static str, &str)]) -> Result<Option<DigestValue>, BadPromise> {
-        promise::<Md5>(&fields(of))
+        let Promised { digest, bad } = promise::<Md5>(&fields(of));
+        match (digest, bad) {
+            (digest, None) => Ok(digest),
+            (None, Some(bad)) => Err(bad),
+            (Some(_), Some(_)) => panic!("both: {of:?}"),
+        }
     }
 
     #[test]
@@ -226,8 +336,79 @@ mod tests {
                 ("content-digest", &sha.content_digest()),
                 ("x-content-md5", "?")
             ]),
-            Ok(Some(sha))
+            Promised {
+                digest: Some(sha),
+                bad: None
+            }
         );
+    }
+
+    #[test]
+    fn members_that_are_not_understood_are_skipped() {
+        let digest = Some(DigestValue::of::<Md5>("hello"));
+        let hello = Ok(digest);
+        let md5_member = format!("md5=:{HELLO_64}:");
+        for foreign in [
+            "sha-256=:AAAA:;note=\"a,b\"",
+            "sha-256=\"a, md5=b\"",
+            "flag",
+            "list=(1 2 \"x,y\");q=1",
+            "date=@1659578233",
+            "name=%\"caf%c3%a9, x\"",
+            "n=-1.5",
+            "md5-sess=:AA==:",
+        ] {
+            for text in [
+                format!("{foreign}, {md5_member}"),
+                format!("{md5_member} ,\t{foreign}"),
+            ] {
+                assert_eq!(md5(&[("content-digest", &text)]), hello, "{text}");
+            }
+            let lines = [
+                ("content-digest", foreign),
+                ("content-digest", &*md5_member),
+            ];
+            let appended: HeaderMap = {
+                let mut map = HeaderMap::new();
+                for (name, value) in lines {
+                    map.append(HeaderName::from_static(name), value.parse().unwrap());
+                }
+                map
+            };
+            assert_eq!(promise::<Md5>(&appended).digest, digest, "{foreign}");
+            let beside = [("content-digest", foreign), ("x-content-md5", HELLO)];
+            assert_eq!(md5(&beside), hello, "{foreign}");
+        }
+        assert_eq!(md5(&[("content-digest", "")]), Ok(None));
+        assert_eq!(md5(&[("content-digest", "sha-256=!, foo")]), Ok(None));
+    }
+
+    #[test]
+    fn a_readable_promise_counts_beside_one_that_is_not() {
+        let hello = DigestValue::of::<Md5>("hello");
+        for digest in [
+            "md5",
+            "md5=?1",
+            "md5=(:AA==:)",
+            "MD5=:AA==:",
+            "sha-256=!, md5=:AA==:",
+            "=, md5 = :AA==:",
+        ] {
+            assert_eq!(
+                promise::<Md5>(&fields(&[
+                    ("content-digest", digest),
+                    ("x-content-md5", HELLO)
+                ])),
+                Promised {
+                    digest: Some(hello),
+                    bad: Some(BadPromise::Malformed)
+                },
+                "{digest}"
+            );
+        }
+        // the member before the error
+        let text = format!("md5=:{HELLO_64}:, sha-256=!");
+        assert_eq!(md5(&[("content-digest", &text)]), Ok(Some(hello)));
     }
 
     #[test]

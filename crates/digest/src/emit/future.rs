@@ -206,10 +206,11 @@ fn announce_trailers(config: &Config, fields: Announcements, chunked: bool, head
     }
     if chunked {
         head.remove(header::CONTENT_LENGTH);
-        head.append(header::TRAILER, fields.names());
-        if config.announce_segments && config.segment_size.is_some() {
-            let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
-            head.append(header::TRAILER, name);
-        }
+    }
+    // h2 does not need it, but a recipient does that has to know before the body whether to hash it (RFC 9110 section 6.6.2)
+    head.append(header::TRAILER, fields.names());
+    if config.announce_segments && config.segment_size.is_some() {
+        let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
+        head.append(header::TRAILER, name);
     }
 }

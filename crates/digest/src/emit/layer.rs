@@ -29,7 +29,7 @@ use crate::{
 /// | the body | the digest |
 /// |---|---|
 /// | ends within 64 KiB without being pending once | in the head |
-/// | goes on, over HTTP/2 | in the trailers; `Content-Length` stays |
+/// | goes on, over HTTP/2 | in the trailers; `Trailer` is added, `Content-Length` stays |
 /// | goes on, over HTTP/1.1 to a client that says `TE: trailers` | in the trailers; `Trailer` is added, `Content-Length` goes |
 /// | goes on, over HTTP/1.x to any other client | not on the wire: such trailers would be dropped. [`Sent`] has it |
 /// | fails, panics, is dropped, is shorter or longer than declared | nowhere |
@@ -41,7 +41,9 @@ use crate::{
 ///
 /// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is left alone. A 206 gets the digest of its part.
 ///
-/// Put it outside of every layer that changes bytes, compression above all.
+/// Put it outside of every layer that changes bytes, compression above all. The body that is looked at may be an encoder,
+/// which goes on reading for as long as its input is ready: `tower_stream::CompressionSlot` bounds that, and drops the
+/// digests that the handler announced of the plain bytes.
 ///
 /// ```
 /// use bytes::Bytes;

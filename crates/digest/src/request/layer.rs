@@ -32,8 +32,8 @@ use crate::{
 /// A promise is made as for [`VerifyDigestLayer`](crate::VerifyDigestLayer): `X-Content-MD5`, `Content-MD5` or
 /// `Content-Digest`, in the head or in announced trailers. When the bytes are not those promised, the body that the handler
 /// reads ends with a [`DigestError`](crate::DigestError) instead of looking whole, and the response, whatever the
-/// handler makes of that, becomes a **400** problem document `BadDigest`. A promise that cannot be read is handled as
-/// [`on_bad_promise`](Self::on_bad_promise) says.
+/// handler makes of that, becomes a **400** problem document `BadDigest`. An upload whose promise cannot be read is answered
+/// with a **400** `InvalidDigest` before the handler is called, unless [`on_bad_promise`](Self::on_bad_promise) says otherwise.
 ///
 /// **A handler must not commit an upload before the end of its body**: write to a temporary file, rename it after the last
 /// frame. Pieces that were read before the end are not verified yet.
@@ -96,7 +96,7 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         Self(self.0.set(|config| config.expect_trailers = expect))
     }
 
-    /// What to do with promises that cannot be read; [`OnBadPromise::Warn`] by default.
+    /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
         Self(self.0.set(|config| config.on_bad_promise = policy))
     }
@@ -223,7 +223,7 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
         let mut checker = Checker::<D>::new(promised, delivery.declared_length(), facts, config);
         head.extensions.insert(checker.later());
-        if let Err(bad) = promised
+        if let Some(bad) = promised.bad
             && config.refuses(bad, "request head", &head.uri)
         {
             let answer = bad_promise(StatusCode::BAD_REQUEST, bad, upload.id.as_ref());

@@ -238,3 +238,35 @@ async fn a_promise_that_cannot_be_read() {
         assert_eq!(seen.answer.contains("InvalidDigest"), status == 400);
     }
 }
+
+#[tokio::test]
+async fn by_default_a_promise_that_cannot_be_read_is_a_400() {
+    for head in [
+        ("content-md5", "garbage"),
+        ("content-digest", "md5=(:AA==:)"),
+        ("content-digest", "sha-256=!, md5=:AA==:"),
+    ] {
+        let request = upload(MockBody::new([data("any")]), &[head]);
+        let seen = send(VerifyRequestDigestLayer::md5(), request, true).await;
+        assert_eq!(seen.status, StatusCode::BAD_REQUEST, "{head:?}");
+        assert!(seen.answer.contains("InvalidDigest"), "{}", seen.answer);
+        assert!(seen.read.is_none(), "the handler was not called");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_member_hides_no_mismatch() {
+    let wrong = md5_hex(b"other");
+    for digests in [
+        "",
+        "sha-256=:AA==:;note=\"a,b\"",
+        "flag, (1 2)",
+        "sha-256=!",
+    ] {
+        let head = [("content-digest", digests), ("x-content-md5", &*wrong)];
+        let request = upload(MockBody::new([data("any")]), &head);
+        let seen = send(VerifyRequestDigestLayer::md5(), request, true).await;
+        assert_eq!(seen.status, StatusCode::BAD_REQUEST, "{digests}");
+        assert_eq!(seen.outcomes[0].verdict, Verdict::Mismatch, "{digests}");
+    }
+}

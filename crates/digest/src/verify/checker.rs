@@ -7,13 +7,10 @@ use http::{HeaderMap, Method, Uri};
 use http_body::Frame;
 use tower_stream_body::{Observe, RequestId, StreamEnd};
 
-use super::{
-    DigestError, Unverifiable, Verdict, Verification,
-    layer::{Config, Promised},
-};
+use super::{DigestError, Unverifiable, Verdict, Verification, layer::Config};
 use crate::{
     Algorithm, DigestValue, Later,
-    fields::{self, BadPromise},
+    fields::{self, BadPromise, Promised},
 };
 
 /// What is kept of a request: [`Verification`] names it.
@@ -57,7 +54,7 @@ impl<D: Algorithm> Checker<D> {
         let mut checker = Self {
             hasher: Some(D::new()),
             actual: None,
-            expected: promised.unwrap_or_default(),
+            expected: promised.digest,
             declared,
             bytes: 0,
             verdict: None,
@@ -65,7 +62,7 @@ impl<D: Algorithm> Checker<D> {
             later: Later::new(),
             config: Arc::clone(config),
         };
-        if let Err(bad) = promised {
+        if let (None, Some(bad)) = (promised.digest, promised.bad) {
             checker.give_up(bad.into());
         }
         checker
@@ -84,6 +81,11 @@ impl<D: Algorithm> Checker<D> {
 
     pub(super) fn is_judged(&self) -> bool {
         self.verdict.is_some()
+    }
+
+    /// Whether the body can be judged where its data ends.
+    pub(super) fn expects_no_trailer(&self) -> bool {
+        self.expected.is_some() || self.is_judged()
     }
 
     pub(super) fn aborted(&mut self) {
@@ -127,24 +129,26 @@ impl<D: Algorithm> Checker<D> {
         if let Some(hasher) = self.hasher.take() {
             self.actual = Some(DigestValue::finish(hasher));
         }
-        let late = match trailers.map_or(Ok(None), fields::promise::<D>) {
-            Ok(late) => late,
-            Err(bad) => {
-                self.verdict = Some(Verdict::Unverifiable(bad.into()));
-                return match self.config.refuses(bad, "trailers", &self.request.uri) {
-                    true => Err(DigestError::bad_promise()),
-                    false => Ok(()),
-                };
-            }
-        };
-        for expected in [self.expected, late].into_iter().flatten() {
+        let late = trailers.map(fields::promise::<D>).unwrap_or_default();
+        for expected in [self.expected, late.digest].into_iter().flatten() {
             self.expected = Some(expected);
             if let Some(actual) = self.actual.filter(|actual| *actual != expected) {
                 self.verdict = Some(Verdict::Mismatch);
-                tracing::warn!(uri = %self.request.uri, %expected, %actual, "a body is not what was promised");
+                // without the query, which may hold credentials
+                let path = self.request.uri.path();
+                tracing::warn!(path, %expected, %actual, "a body is not what was promised");
                 return Err(DigestError::mismatch(&expected, &actual));
             }
             self.verdict = Some(Verdict::Verified);
+        }
+        if let Some(bad) = late.bad {
+            let refused = self.config.refuses(bad, "trailers", &self.request.uri);
+            if refused || self.verdict.is_none() {
+                self.verdict = Some(Verdict::Unverifiable(bad.into()));
+            }
+            if refused {
+                return Err(DigestError::bad_promise());
+            }
         }
         if self.verdict.is_none() {
             self.verdict = Some(Verdict::Unverifiable(Unverifiable::NoTrailer));

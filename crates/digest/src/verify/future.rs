@@ -132,7 +132,7 @@ impl Call {
 
         let declared = delivery.declared_length();
         let id = self.request.id.clone();
-        let refused = promised.err().filter(|bad| {
+        let refused = promised.bad.filter(|bad| {
             self.config
                 .refuses(*bad, "response head", &self.request.uri)
         });
@@ -145,7 +145,7 @@ impl Call {
             let answer = bad_promise(StatusCode::BAD_GATEWAY, bad, id.as_ref());
             return Err(in_place_of(head, answer));
         }
-        if let Ok(Some(digest)) = promised {
+        if let Some(digest) = promised.digest {
             head.extensions
                 .insert(Promise::new(D::KEY, digest.as_bytes(), &head.headers));
         }
@@ -193,7 +193,9 @@ where
 {
     /// Pending only for a body that the client could not see the end of.
     fn look_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let declared = self.delivery.declared_length();
+        // a digest that is still to come in the trailers is behind the declared length
+        let checker = self.observation.observer();
+        let declared = (self.delivery.declared_length()).filter(|_| checker.expects_no_trailer());
         let (body, buffer) = (&mut self.body, self.buffer);
         self.ahead = self
             .observation

@@ -15,8 +15,8 @@ use tower_stream_body::BoxError;
 
 use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call};
 use crate::{
-    Algorithm, DigestValue, Md5,
-    fields::{self, BadPromise},
+    Algorithm, Md5,
+    fields::{self, BadPromise, Promised},
     later::Callback,
     layer::{Layered, Setup},
     replay::SLICE,
@@ -67,14 +67,18 @@ use crate::{
 pub struct VerifyDigestLayer<D = md5::Md5>(Setup<Config, D>);
 
 /// What to do with a promise that is malformed, or contradicted by another one.
+///
+/// Only promises by the layer's own algorithm are read: what `Content-Digest` says by another one is skipped. Where one
+/// promise is malformed and another can be read, the body is checked against that one, whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnBadPromise {
-    /// Let the message pass unchecked.
+    /// Ignore that promise. Without another one the message passes unchecked.
     Ignore,
-    /// Let it pass unchecked and log a warning.
-    #[default]
+    /// Ignore that promise and log a warning. Without another one the message passes unchecked.
     Warn,
-    /// Refuse it: 502 for a response, 400 for a request.
+    /// Refuse the message: 502 for a response, 400 for a request. When the promise is in the trailers of a body whose head
+    /// is sent, the body ends with a [`DigestError`](crate::DigestError).
+    #[default]
     Refuse,
 }
 
@@ -107,20 +111,22 @@ impl Config {
         }
         let promised = fields::promise::<D>(head);
         let in_trailers = || self.expect_trailers || fields::announces_digest_trailer(head);
-        (promised != Ok(None) || in_trailers()).then_some(promised)
+        (promised != Promised::default() || in_trailers()).then_some(promised)
     }
 
     /// Whether a message is refused for a promise that cannot be read.
     pub(crate) fn refuses(&self, bad: BadPromise, place: &str, uri: &Uri) -> bool {
         if self.on_bad_promise == OnBadPromise::Warn {
-            tracing::warn!(%uri, "the digest in the {place} is {}", bad.as_str());
+            // without the query, which may hold credentials
+            tracing::warn!(
+                path = uri.path(),
+                "the digest in the {place} is {}",
+                bad.as_str()
+            );
         }
         self.on_bad_promise == OnBadPromise::Refuse
     }
 }
-
-/// The digest that is promised, `None` when it will be in the trailers.
-pub(crate) type Promised = Result<Option<DigestValue>, BadPromise>;
 
 impl VerifyDigestLayer<Md5> {
     /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
@@ -156,7 +162,7 @@ impl<D: Algorithm> VerifyDigestLayer<D> {
         Self(self.0.set(|config| config.expect_trailers = expect))
     }
 
-    /// What to do with promises that cannot be read; [`OnBadPromise::Warn`] by default.
+    /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
         Self(self.0.set(|config| config.on_bad_promise = policy))
     }

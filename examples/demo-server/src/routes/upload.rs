@@ -4,18 +4,17 @@ use axum::{body::Body, http::StatusCode, response::Response, routing::MethodRout
 use http_body_util::BodyExt;
 use serde_json::json;
 use tower::ServiceBuilder;
-use tower_stream_digest::{Digest, DigestValue, Md5, OnBadPromise, VerifyRequestDigestLayer};
+use tower_stream_digest::{Digest, DigestValue, Md5, VerifyRequestDigestLayer};
 
 use crate::{State, problem::Problem, reply};
 
 /// Checks what a client promised of its upload, by any algorithm that it may choose.
 pub(crate) fn checked(route: MethodRouter<State>) -> MethodRouter<State> {
-    let refuse = OnBadPromise::Refuse;
     route.layer(
         ServiceBuilder::new()
-            .layer(VerifyRequestDigestLayer::md5().on_bad_promise(refuse))
-            .layer(VerifyRequestDigestLayer::<sha2::Sha256>::new().on_bad_promise(refuse))
-            .layer(VerifyRequestDigestLayer::<sha2::Sha512>::new().on_bad_promise(refuse)),
+            .layer(VerifyRequestDigestLayer::md5())
+            .layer(VerifyRequestDigestLayer::<sha2::Sha256>::new())
+            .layer(VerifyRequestDigestLayer::<sha2::Sha512>::new()),
     )
 }
 

@@ -30,7 +30,7 @@ async fn a_body_that_does_not_end_well_has_no_digest() {
             get(Version::HTTP_2),
             response(MockBody::new(steps), &[]),
         );
-        assert!(out.headers().is_empty(), "{name}");
+        assert_eq!(header(&out, "content-digest"), None, "{name}");
         let reading = tokio::time::timeout(Duration::from_millis(1), read(out.into_body(), None));
         let read = AssertUnwindSafe(reading).catch_unwind().await;
         if let Ok(Ok(read)) = read {
@@ -81,7 +81,7 @@ async fn a_faulted_body_has_no_digest() {
         let mut inner = response(body, &[]);
         inner.extensions_mut().insert(fault);
         let out: Out = pass(&layer, get(Version::HTTP_2), inner);
-        assert!(out.headers().is_empty());
+        assert_eq!(header(&out, "content-digest"), None);
         let read = read(out.into_body(), None).await;
         assert!(read.error.is_none() && read.trailers.is_empty());
         assert_eq!(sent.lock()[0].digest, None);

@@ -47,7 +47,7 @@
 //! | `metrics::StreamMetricsLayer` | `metrics` | counts what was really answered, refusals of the drain included |
 //! | `drain::DrainLayer` | `drain` | admits, counts and closes outside of whatever may replace a head or write a tail, so that an error document closes its connection too and the count falls only after the tail |
 //! | `digest::DigestLayer` | `digest` | the digest of what is sent: outside of all that changes bytes |
-//! | *compression* | yours | outside of the error writer, or a compressed stream could not be given its last record |
+//! | *compression*, in a [`CompressionSlot`] | yours | outside of the error writer, or a compressed stream could not be given its last record |
 //! | `errors::ErrorWriterLayer` | `errors` | outside of all that fails with `Err`, so that a farewell, a timeout, a digest mismatch and a handler's own error become one well-formed ending |
 //! | `drain::FarewellLayer` | `drain` | ends streams at the drain's deadline, on a record boundary |
 //! | `trace::ChunkSpanLayer` | `trace` | sees the chunks as the handler cut them |
@@ -66,8 +66,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod prelude;
+mod slot;
 mod stack;
 
+pub use slot::{
+    AfterEncoding, AfterEncodingFuture, BeforeEncoding, BeforeEncodingFuture, CompressionSlot,
+    EncodedBody, PlainBody,
+};
 pub use stack::{Inner, StreamStack, Whole};
 pub use tower_stream_body as body;
 #[cfg(feature = "digest")]

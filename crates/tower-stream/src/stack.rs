@@ -2,6 +2,8 @@
 
 use tower_layer::{Identity, Layer};
 
+use crate::CompressionSlot;
+
 #[cfg(feature = "digest")]
 use tower_stream_digest::{DigestLayer, DigestService, VerifyDigestLayer, VerifyDigestService};
 #[cfg(feature = "drain")]
@@ -207,7 +209,8 @@ impl<C> StreamStack<C> {
         self
     }
 
-    /// Puts a layer that compresses, or changes bytes otherwise, where the others still work.
+    /// Puts a layer that compresses, or changes bytes otherwise, where the others still work, in a [`CompressionSlot`]: no
+    /// digest of other bytes stays in head or trailers.
     ///
     /// ```
     /// use tower_http::compression::CompressionLayer;
@@ -216,7 +219,7 @@ impl<C> StreamStack<C> {
     /// let stack = StreamStack::new().compression(CompressionLayer::new());
     /// # let app: axum::Router = axum::Router::new().route("/", axum::routing::get(|| async {})).layer(stack);
     /// ```
-    pub fn compression<L>(self, layer: L) -> StreamStack<L> {
+    pub fn compression<L>(self, layer: L) -> StreamStack<CompressionSlot<L>> {
         StreamStack {
             #[cfg(feature = "ids")]
             request_id: self.request_id,
@@ -228,7 +231,7 @@ impl<C> StreamStack<C> {
             drain: self.drain,
             #[cfg(feature = "digest")]
             digest: self.digest,
-            compression: layer,
+            compression: CompressionSlot::new(layer),
             #[cfg(feature = "errors")]
             errors: self.errors,
             #[cfg(feature = "drain")]

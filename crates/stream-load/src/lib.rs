@@ -16,7 +16,8 @@
 //! are open, the next streams begin late: their service time does not have the pause, their latency does (the service
 //! time alone is the error that is known as coordinated omission). Streams that begin more than 10 ms late are reported
 //! as behind schedule, and those that were due within `--duration` and did not begin as not begun. The rate is never
-//! exceeded to catch up, so one pause moves all later streams; more `--streams` keep the schedule. Without `--rate` a
+//! exceeded to catch up, so one pause moves all later streams; more `--streams` keep the schedule. A generator that is
+//! short of CPU falls behind too: then the times are those of the generator. Without `--rate` a
 //! stream is due when it begins.
 //!
 //! # What fails a run

@@ -161,6 +161,7 @@ impl Load {
             schedule: tokio::sync::Mutex::new(Schedule {
                 begun: 0,
                 slot: started,
+                over: false,
             }),
             bad: AtomicU64::new(0),
             progress: progress(&args),
@@ -202,7 +203,7 @@ impl Running {
         self.shared.progress.finish_and_clear();
         let mut tally = std::mem::take(&mut *self.shared.tally.lock());
         tally.leave_running();
-        tally.not_begun = self.shared.not_begun(tally.streams());
+        tally.not_begun = self.shared.not_begun().await;
         Report::new(&self.shared.args, tally, elapsed)
     }
 }
@@ -213,6 +214,8 @@ struct Schedule {
     begun: u64,
     /// the earliest time for the stream that was begun last, by `--rate`
     slot: Instant,
+    /// whether the time to begin streams is over
+    over: bool,
 }
 
 /// How late a stream may begin and still be on schedule: more than a timer needs to fire.
@@ -279,6 +282,7 @@ impl Shared {
                     _ => due.max(schedule.slot + Duration::from_secs_f64(rate.recip())),
                 };
                 if self.last_start.is_some_and(|last| slot >= last) {
+                    schedule.over = true;
                     return None;
                 }
                 sleep_until(slot).await;
@@ -292,23 +296,24 @@ impl Shared {
             }
         };
         if self.last_start.is_some_and(|last| start.at >= last) {
+            schedule.over = true;
             return None;
         }
         schedule.begun += 1;
         Some((number, start, opening))
     }
 
-    /// How many streams were due in the time of the run, beyond those that were begun.
-    fn not_begun(&self, begun: u64) -> u64 {
-        let (Some(rate), Some(duration)) = (self.args.rate, self.args.duration) else {
-            return 0;
-        };
-        if *self.stopped.borrow() || self.started.elapsed() < duration {
-            return 0;
+    /// How many streams were due by `--rate` in the time of a run that was not stopped before, and did not begin.
+    async fn not_begun(&self) -> u64 {
+        let schedule = self.schedule.lock().await;
+        match (self.args.rate, self.args.duration) {
+            (Some(rate), Some(duration)) if schedule.over => {
+                let due = (duration.as_secs_f64() * rate).ceil() as u64;
+                let due = due.min(self.args.total().unwrap_or(u64::MAX));
+                due.saturating_sub(schedule.begun)
+            }
+            _ => 0,
         }
-        let due = (duration.as_secs_f64() * rate).ceil() as u64;
-        due.min(self.args.total().unwrap_or(u64::MAX))
-            .saturating_sub(begun)
     }
 }
 

@@ -136,6 +136,21 @@ async fn streams_that_were_due_and_did_not_begin_are_counted() {
 }
 
 #[tokio::test]
+async fn streams_that_were_moved_beyond_the_end_of_the_run_are_counted() {
+    let (url, go_on) = paused().await;
+    let more = ["-n", "2", "--rate", "20", "--duration", "620ms"];
+    let load = Load::new(args(&url, &more)).unwrap();
+    let mut running = load.start().await.unwrap();
+    sleep(Duration::from_millis(300)).await;
+    go_on.send_replace(true);
+    running.ended().await;
+    let report = running.finish().await;
+    assert_eq!(report.streams() + report.not_begun(), 13, "{report}");
+    // two in the pause, and those of at most 330 ms after it
+    assert!(report.streams() <= 2 + 7, "{report}");
+}
+
+#[tokio::test]
 async fn without_a_rate_latency_is_service_time() {
     let (url, go_on) = paused().await;
     go_on.send_replace(true);

@@ -16,7 +16,7 @@
 //! are open, the next streams begin late: their service time does not have the pause, their latency does (the service
 //! time alone is the error that is known as coordinated omission). Streams that begin more than 10 ms late are reported
 //! as behind schedule, and those that were due within `--duration` and did not begin as not begun. The rate is never
-//! exceeded to catch up, so one pause moves all later streams; more `--streams` keep the schedule. A generator that is
+//! exceeded to catch up (by more than those 10 ms, which timers need), so one pause moves all later streams; more `--streams` keep the schedule. A generator that is
 //! short of CPU falls behind too: then the times are those of the generator. Without `--rate` a
 //! stream is due when it begins.
 //!
@@ -25,7 +25,7 @@
 //! More than the allowed share of streams that were cut, answered with 4xx or 5xx, or not answered; any stream that has not
 //! ended when the run is over (`--max-running 100%` is for endless streams); and a run without a response head.
 //!
-//! The same as a library:
+//! # As a library
 //!
 //! ```no_run
 //! use clap::Parser;

@@ -5,11 +5,11 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
-use http::HeaderValue;
+use http::{Extensions, HeaderValue};
 
 /// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and a URL's query.
 ///
@@ -135,13 +135,11 @@ impl std::error::Error for InvalidRequestId {}
 ///
 /// The first number is 1. Clones draw from the same numbers.
 #[derive(Clone, Debug, Default)]
-pub struct Sequence(Arc<Numbers>);
+pub struct Sequence(Arc<AtomicU64>);
 
-#[derive(Debug, Default)]
-struct Numbers {
-    last: AtomicU64,
-    chunks_claimed: AtomicBool,
-}
+/// In the extensions of a response whose chunks draw from these numbers.
+#[derive(Clone)]
+struct Numbered(Sequence);
 
 impl Sequence {
     /// A sequence that has drawn nothing yet.
@@ -154,20 +152,27 @@ impl Sequence {
     // not an iterator: it never ends, and drawing needs no `&mut`
     #[allow(clippy::should_implement_trait)]
     pub fn next(&self) -> u64 {
-        self.0.last.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The number drawn last, 0 if none was.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.0.last.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
-    /// True for the first caller, which numbers the chunks from then on (the innermost layer: it sees the head
-    /// first). The others read [`Sequence::last`] when a chunk comes, so one chunk has one number.
+    /// True for the first layer that the response comes to, the innermost one: it numbers the chunks from then on. The
+    /// others read [`Sequence::last`] when a chunk comes, so one chunk has one number.
+    ///
+    /// The claim is in the extensions of the response: when a request is retried, each attempt has one.
     #[must_use]
-    pub fn claim_chunks(&self) -> bool {
-        !self.0.chunks_claimed.swap(true, Ordering::Relaxed)
+    pub fn claim_chunks(&self, response: &mut Extensions) -> bool {
+        let claimed = response.get::<Numbered>();
+        if claimed.is_some_and(|Numbered(other)| Arc::ptr_eq(&other.0, &self.0)) {
+            return false;
+        }
+        response.insert(Numbered(self.clone()));
+        true
     }
 }
 
@@ -263,8 +268,10 @@ mod tests {
             ),
             (0, 1, 2, 2)
         );
-        assert!(sequence.claim_chunks());
-        assert!(!other.claim_chunks());
+        let mut response = Extensions::new();
+        assert!(sequence.claim_chunks(&mut response));
+        assert!(!other.claim_chunks(&mut response));
+        assert!(Sequence::new().claim_chunks(&mut response));
     }
 
     #[cfg(feature = "axum")]

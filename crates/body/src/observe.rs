@@ -46,14 +46,19 @@ pub trait Observe: Send + 'static {
 pub struct Observation<O: Observe> {
     observer: O,
     fault: Fault,
-    /// of this body, counted from the innermost
+    /// of this body, counted from the innermost; [`NO_BODY`] before there is a head
     number: u32,
     /// latched: complete, unless a cause is found in the cell by the time of the report
     ended: bool,
+    /// all that was declared was given before any cause was recorded
+    delivered: bool,
     /// set while the inner future or body runs: found set later, a panic went through
     running: bool,
     reported: bool,
 }
+
+/// More than the bodies of one request: a failure without a head settles the outcome for all of them.
+const NO_BODY: u32 = u32::MAX;
 
 impl<O: Observe> Observation<O> {
     /// Begins to observe. `fault` is the cell of this request, see [`Fault::of`].
@@ -61,8 +66,9 @@ impl<O: Observe> Observation<O> {
         Self {
             observer,
             fault,
-            number: u32::MAX,
+            number: NO_BODY,
             ended: false,
+            delivered: false,
             running: false,
             reported: false,
         }
@@ -152,7 +158,10 @@ impl<O: Observe> Observation<O> {
         } else {
             StreamEnd::Dropped
         };
-        let end = self.fault.settle(self.number, own);
+        let end = match (self.number, &own) {
+            (NO_BODY, StreamEnd::Dropped) => self.fault.settle_without_head(),
+            (number, own) => self.fault.settle(number, own, self.delivered),
+        };
         self.observer.end(&end);
     }
 }
@@ -191,7 +200,8 @@ pin_project! {
     /// | a panic unwinds through the poll | `Panicked` |
     /// | dropped before any of these | `Dropped` |
     ///
-    /// A recorded [`Fault`] overrides all of them, then the end of an outer body of the same request.
+    /// A recorded [`Fault`] overrides all of them, then the end of an outer body of the same request. One exception: a
+    /// drain that ends a body after its declared length was given takes nothing away, so that body is `Complete`.
     pub struct ObservedBody<B, O: Observe> {
         // first, so that it is dropped before the body inside: observers report from the outside in
         observation: Observation<O>,
@@ -245,10 +255,21 @@ impl<O: Observe> Observation<O> {
     /// The body says it has no more: the truth, unless it promised more.
     #[inline]
     fn reached_end(&mut self, given: u64, expected: u64) {
-        if expected == UNDECLARED || given >= expected {
+        if expected == UNDECLARED {
             self.latch();
+        } else if given >= expected {
+            self.delivered();
         } else {
             self.short(given, expected);
+        }
+    }
+
+    #[inline]
+    fn delivered(&mut self) {
+        if !self.ended {
+            // the whole of a response in place of one that failed says nothing of that one
+            self.delivered = self.fault.cause().is_none();
+            self.latch();
         }
     }
 
@@ -295,7 +316,7 @@ where
                     let frame = Frame::data(data);
                     observation.observer.frame(&frame);
                     if *this.given >= *this.expected {
-                        observation.latch();
+                        observation.delivered();
                     } else if this.inner.is_end_stream() {
                         observation.reached_end(*this.given, *this.expected);
                     }

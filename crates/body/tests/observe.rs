@@ -297,6 +297,37 @@ fn h2_may_poll_on_and_find_an_error_after_an_end_that_looked_complete() {
 }
 
 #[test]
+fn a_drain_after_all_that_was_declared_takes_nothing_away() {
+    let drained = |fault: &Fault| fault.record(Cause::new(FaultKind::Drain, "going away"));
+    let (inner, outer, fault) = (Seen::default(), Seen::default(), Fault::new());
+    // the server keeps the body while the client reads slowly
+    let body = MockBody::new([mock::data("abc"), mock::hang()]);
+    let body = observe(body, &inner, &fault);
+    let response = Response::builder().header("content-length", "3");
+    let mut body = Observation::new(outer.clone(), fault.clone())
+        .into_response(&Method::GET, response.body(body).unwrap())
+        .into_body();
+    assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+    drained(&fault);
+    drop(body);
+    assert_eq!(outer.end(), StreamEnd::Complete);
+    assert_eq!(
+        inner.end(),
+        StreamEnd::Complete,
+        "it did not know the length"
+    );
+
+    // before that, it takes the rest
+    let (seen, fault) = (Seen::default(), Fault::new());
+    let body = MockBody::new([mock::data("abc")]).with_size_hint(SizeHint::with_exact(3));
+    let mut body = observe(body, &seen, &fault);
+    drained(&fault);
+    assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+    drop(body);
+    assert_eq!(seen.end().error_type(), Some("drain"));
+}
+
+#[test]
 fn polled_again_after_its_end_it_reports_without_waiting_for_the_drop() {
     let seen = Seen::default();
     let mut body = observe(MockBody::new([]), &seen, &Fault::new());

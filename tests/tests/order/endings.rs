@@ -140,7 +140,7 @@ impl Ending {
             && !stack.is_inside(Piece::Gzip, Piece::Errors)
     }
 
-    fn response(self, kind: Kind) -> Response<Body> {
+    pub(crate) fn response(self, kind: Kind) -> Response<Body> {
         let [first, second] = kind.frames();
         let whole = || vec![mock::data(first), mock::pending(), mock::data(second)];
         let begun = |end: Step| vec![mock::data(kind.beginning()), flushed(), end];

@@ -16,6 +16,7 @@ use opentelemetry_sdk::{
     },
     trace::{InMemorySpanExporter, SdkTracer, SdkTracerProvider},
 };
+use tower::retry::RetryLayer;
 use tower_http::{
     compression::CompressionLayer, cors::CorsLayer, set_header::SetResponseHeaderLayer,
     timeout::ResponseBodyTimeoutLayer,
@@ -31,6 +32,7 @@ use crate::{
     endings::{self, Kind},
     log::Log,
     probe::{Ends, Probe, line},
+    retry,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ pub(crate) enum Piece {
     SetHeader,
     /// Declares the length of a text that hangs: [`Kind::beginning`].
     SetLength,
+    /// tower's, once, of a 5xx.
+    Retry,
+    /// Two attempts at once: the first good response is sent on.
+    Hedge,
 }
 
 impl Piece {
@@ -247,12 +253,15 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn start(stack: Stack, telemetry: &Telemetry) -> Self {
+        Self::serving(endings::routes(), stack, telemetry).await
+    }
+
+    pub(crate) async fn serving(mut app: Router, stack: Stack, telemetry: &Telemetry) -> Self {
         let drain = Drain::builder()
             .advertise(Duration::ZERO)
             .deadline(PATIENCE)
             .build();
         let [outside, inside, hashed] = [(); 3].map(|()| Ends::default());
-        let mut app = endings::routes();
         if stack.probed_inside {
             app = app.layer(Probe(inside.clone()));
         }
@@ -312,5 +321,7 @@ fn apply(
             CONTENT_LENGTH,
             HeaderValue::from(Kind::Text.beginning().len()),
         )),
+        Piece::Retry => app.layer(RetryLayer::new(retry::Once)),
+        Piece::Hedge => app.layer(axum::middleware::from_fn(retry::hedge)),
     }
 }

@@ -36,6 +36,11 @@ impl Log {
         log
     }
 
+    /// What was logged of failures: level, outcome, kind.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.failures.iter().map(told_by_failure).collect()
+    }
+
     /// `requests` are over and ended like this: the request span says so when it closes, and the error writer in one
     /// line for each that failed or that a drain ended, wherever the two stand.
     pub(crate) fn check(&self, stack: &Stack, end: &str, requests: usize) {
@@ -55,12 +60,12 @@ impl Log {
             Some(level) if stack.has(Piece::Errors) => vec![format!("{level} {end}"); requests],
             _ => Vec::new(),
         };
-        let told = |of: &Value| {
-            let outcome = line(text(&of["outcome"]), text(&of["kind"]));
-            format!("{} {outcome}", text(&of["level"]))
-        };
-        let failures: Vec<_> = self.failures.iter().map(told).collect();
-        assert_eq!(failures, expected, "told by the log: {:?}", self.failures);
+        assert_eq!(
+            self.failures(),
+            expected,
+            "told by the log: {:?}",
+            self.failures
+        );
         assert!(self.errors.is_empty(), "nobody's: {:?}", self.errors);
         for failure in &self.failures {
             assert_ne!(text(&failure["error"]), "", "why: {failure}");
@@ -70,6 +75,11 @@ impl Log {
             assert_eq!(failure.get("spans").is_some(), spanned, "{failure}");
         }
     }
+}
+
+fn told_by_failure(logged: &Value) -> String {
+    let outcome = line(text(&logged["outcome"]), text(&logged["kind"]));
+    format!("{} {outcome}", text(&logged["level"]))
 }
 
 /// What the request span said of its end, when it closed.

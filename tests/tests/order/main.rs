@@ -9,6 +9,7 @@ mod layers;
 mod log;
 mod pairs;
 mod probe;
+mod retry;
 mod run;
 mod stack;
 mod tonic;

@@ -21,10 +21,10 @@ use crate::{
 pub(crate) const PROTOCOLS: [Protocol; 2] = [Protocol::Http11, Protocol::Http2];
 
 /// Says where a failed assertion was; the output of a test that passes is not shown.
-struct Place(String);
+pub(crate) struct Place(String);
 
 impl Place {
-    fn new(stack: &Stack, protocol: Protocol, what: impl Debug) -> Self {
+    pub(crate) fn new(stack: &Stack, protocol: Protocol, what: impl Debug) -> Self {
         Self(format!("{what:?} over {protocol:?} through {stack:?}"))
     }
 }
@@ -159,7 +159,7 @@ async fn farewell(served: &Served, protocol: Protocol, tally: &mut Tally<'_>) {
 }
 
 /// So many requests are over, and nothing is left of them.
-async fn are_over(served: &Served, requests: usize) {
+pub(crate) async fn are_over(served: &Served, requests: usize) {
     let idle = async {
         while served.outside.len() < requests || served.drain.in_flight() > 0 {
             sleep(Duration::from_millis(1)).await;

@@ -264,7 +264,7 @@ impl Work {
             self.length = Length::declared(delivery.declared_length().unwrap_or_default());
             bytes_changed(response.headers_mut());
         }
-        self.draws = self.sequence.claim_chunks();
+        self.draws = self.sequence.claim_chunks(response.extensions_mut());
     }
 
     fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {

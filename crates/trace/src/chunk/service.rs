@@ -185,7 +185,7 @@ impl Call {
         extensions.insert(HasChunkSpans);
         let common = common(&parent, self.request_id, self.attributes, extensions);
         let numbers = self.sequence.map(|sequence| Numbers {
-            draws: sequence.claim_chunks(),
+            draws: sequence.claim_chunks(extensions),
             sequence,
         });
         let observer = ChunkObserver::new(self.config, parent, self.called, common, numbers);

@@ -21,10 +21,9 @@ async fn a_chunk_draws_one_number_whatever_it_holds() {
         let sequence = Sequence::new();
         request.extensions_mut().insert(sequence.clone());
         let body = MockBody::new(chunks.map(mock::data));
-        let mut body = through(layer, request, response(content_type, body))
-            .await
-            .into_body();
-        assert!(!sequence.claim_chunks());
+        let mut response = through(layer, request, response(content_type, body)).await;
+        assert!(!sequence.claim_chunks(response.extensions_mut()));
+        let mut body = response.into_body();
         for n in 1..=2 {
             body.frame().await.unwrap().unwrap();
             assert_eq!(sequence.last(), n, "{content_type}");
@@ -36,15 +35,31 @@ async fn a_chunk_draws_one_number_whatever_it_holds() {
 async fn chunks_numbered_inside_are_not_numbered_again() {
     let mut request = request();
     let sequence = Sequence::new();
-    assert!(sequence.claim_chunks());
     sequence.next();
     request.extensions_mut().insert(sequence.clone());
-    let body = MockBody::new([mock::data("{}\n")]);
+    let mut response = response("application/jsonl", MockBody::new([mock::data("{}\n")]));
+    assert!(sequence.claim_chunks(response.extensions_mut()));
     let layer = SequenceLayer::new().json_lines(true);
-    let body = through(layer, request, response("application/jsonl", body)).await;
+    let body = through(layer, request, response).await;
     let stamped = body.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(stamped, "{\"sequence_id\":1}\n");
     assert_eq!(sequence.last(), 1);
+}
+
+/// `tower::retry` sends clones of one request, which share the numbers.
+#[tokio::test]
+async fn the_chunks_of_a_second_attempt_are_numbered_too() {
+    let mut request = request();
+    request.extensions_mut().insert(Sequence::new());
+    let layer = SequenceLayer::new().json_lines(true);
+    let attempt = async |request: Request<()>| {
+        let body = MockBody::new([mock::data("{}\n"), mock::data("{}\n")]);
+        through(layer, request, response("application/jsonl", body)).await
+    };
+    drop(attempt(request.clone()).await);
+    let body = attempt(request).await.into_body();
+    let stamped = body.collect().await.unwrap().to_bytes();
+    assert_eq!(stamped, "{\"sequence_id\":1}\n{\"sequence_id\":2}\n");
 }
 
 #[tokio::test]

@@ -61,8 +61,9 @@ async fn chunks_that_a_layer_inside_numbers_keep_their_numbers() {
     request.extensions_mut().insert(sequence.clone());
     let service = service_fn(|request: Request<()>| async move {
         let inside = request.extensions().get::<Sequence>().unwrap().clone();
-        assert!(inside.claim_chunks());
-        Ok::<_, Infallible>(Response::new(MockBody::new([mock::data("a")])))
+        let mut response = Response::new(MockBody::new([mock::data("a")]));
+        assert!(inside.claim_chunks(response.extensions_mut()));
+        Ok::<_, Infallible>(response)
     });
     let layer = ChunkSpanLayer::new(traces.tracer());
     let service = RequestSpanLayer::new().layer(layer.layer(service));

@@ -168,3 +168,42 @@ async fn a_signal_is_a_goaway_to_h2() -> Outcome {
     assert_eq!(demo.exit(SOON).await?.code(), Some(0));
     Ok(())
 }
+
+/// Out of descriptors, connections wait in the backlog. A drain that starts then answers them as others end.
+#[tokio::test]
+async fn clients_in_the_backlog_of_a_server_out_of_descriptors_are_answered() -> Outcome {
+    let command = DemoProcess::command()?;
+    let mut limited = tokio::process::Command::new("bash");
+    limited
+        .args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""])
+        .arg(command.as_std().get_program())
+        .args(["--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--deadline", "4s"])
+        .args(QUICK);
+    let mut demo = DemoProcess::start_command(&mut limited).await?;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = h1::Connection::open(demo.public_addr()).await?;
+        client
+            .send(&Request::get("/events?count=0&interval_ms=200"))
+            .await?;
+        clients.push(client);
+    }
+    while !demo.log().text().contains("cannot accept") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    demo.signal(Signal::TERM)?;
+    let ends = clients.into_iter().map(|mut client| async move {
+        let answer = client.reply().await?.finish().await;
+        Ok::<_, End>((answer.status(), answer.end))
+    });
+    for end in futures_util::future::join_all(ends).await {
+        let (status, end) = end?;
+        assert!(
+            [200, 503].contains(&status) && end.is_whole(),
+            "{status} {end}"
+        );
+    }
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    Ok(())
+}

@@ -6,6 +6,7 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{BoxError, Outcome, upload::ClientLeft};
@@ -80,6 +81,7 @@ impl fmt::Display for FaultKind {
 pub struct Cause {
     kind: FaultKind,
     message: Arc<str>,
+    retry_after: Option<Duration>,
 }
 
 impl Cause {
@@ -88,7 +90,21 @@ impl Cause {
         Self {
             kind,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same cause, with when the client should come back: a response of its own says it as `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// When the client should come back, if the layer that failed the stream knows it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The cause of a body that ended before its declared length, both in bytes: [`FaultKind::ShortBody`].
@@ -106,8 +122,12 @@ impl Cause {
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut kind = FaultKind::Other;
         let mut message = String::new();
+        let mut retry_after = None;
         let mut next = Some(error);
         while let Some(error) = next {
+            if let Some(StreamError(known)) = error.downcast_ref() {
+                retry_after = retry_after.or(known.retry_after);
+            }
             let text = text(error);
             if let Some(known) = kind_of(error).or_else(|| kind_of_text(&text)) {
                 // the outermost known kind wins, except that a layer's own word beats a guess
@@ -123,7 +143,10 @@ impl Cause {
             }
             next = source(error);
         }
-        Self::new(kind, message)
+        Self {
+            retry_after,
+            ..Self::new(kind, message)
+        }
     }
 
     /// Reads kind and message from what a service failed with, boxed or not.

@@ -1,7 +1,7 @@
 //! The framing of gRPC and gRPC-Web: where a message ends, and how a response says its status.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -36,6 +36,16 @@ pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
     frame.put_u32(text.len() as u32);
     frame.put_slice(&text);
     frame.freeze()
+}
+
+/// The content type of a request, if it is one of gRPC's or gRPC-Web's: what a Trailers-Only response repeats.
+#[must_use]
+pub fn content_type(request: &HeaderMap) -> Option<&HeaderValue> {
+    let name = b"application/grpc";
+    let value = request.get(header::CONTENT_TYPE)?;
+    let (start, rest) = value.as_bytes().split_at_checked(name.len())?;
+    let ends = matches!(rest.first(), None | Some(b'+' | b';' | b'-' | b' '));
+    (start.eq_ignore_ascii_case(name) && ends).then_some(value)
 }
 
 /// Whether a client that spoke this version receives trailers.
@@ -130,6 +140,22 @@ mod tests {
         let frame = web_trailers(&trailers(14, "bye"));
         assert_eq!(frame[..5], [0x80, 0, 0, 0, 34]);
         assert_eq!(&frame[5..], b"grpc-status:14\r\ngrpc-message:bye\r\n");
+    }
+
+    #[test]
+    fn content_types() {
+        for (value, grpc) in [
+            ("application/grpc", true),
+            ("application/GRPC+proto", true),
+            ("application/grpc-web-text", true),
+            ("application/grpcx", false),
+            ("application/json", false),
+            ("a", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
+            assert_eq!(content_type(&headers).is_some(), grpc, "{value}");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub use self::{
     ids::{InvalidRequestId, RequestId, Sequence},
     kind::{RecordFormat, StreamKind},
     observe::{Observation, Observe, ObservedBody},
-    problem::Problem,
+    problem::{PlainProblem, Problem, answer_method},
     promise::{Promise, bytes_changed, digests_changed, head_replaced},
     records::Records,
     relay::relay,

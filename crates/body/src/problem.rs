@@ -1,10 +1,32 @@
 //! Error documents.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use crate::RequestId;
+
+/// In the extensions of a response that a layer made because the handler will not answer: its [`Problem`] is the plainest
+/// form there is. A layer outside that knows the format of the client, such as the error writer, says the recorded
+/// [cause](crate::Fault::cause) in that format instead.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainProblem;
+
+/// Takes the body off an answer to HEAD and declares the length that it would have had (RFC 9110 section 9.3.2).
+///
+/// hyper polls the body of an answer to HEAD over HTTP/2, and DATA frames there are a protocol error for the client.
+pub fn answer_method(method: &Method, response: &mut Response<Bytes>) {
+    if *method != Method::HEAD {
+        return;
+    }
+    let length = std::mem::take(response.body_mut()).len();
+    if length > 0 {
+        let length = HeaderValue::from(length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+    }
+}
 
 /// A problem document, `application/problem+json` (RFC 9457): what a layer answers when it has to answer itself.
 ///

@@ -8,38 +8,59 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, relay};
+use tower_stream_body::{BoxError, Fault, relay};
 
 use crate::{State, admission::Word, drain::Shared};
 
 /// One request in flight. Dropping it is the only way out, so nothing is counted down twice or not at all.
-pub(crate) struct Guard(Arc<Shared>);
+pub(crate) struct Guard {
+    shared: Arc<Shared>,
+    /// Says at the end whether a drain ended the request.
+    fault: Option<Fault>,
+}
 
 impl Guard {
     #[inline]
     pub(crate) fn enter(shared: &Arc<Shared>) -> Result<Self, Option<Word>> {
         let _: State = shared.door.enter()?;
-        Ok(Self(Arc::clone(shared)))
+        Ok(Self::of(shared))
     }
 
     /// Counted although the drain refuses.
     pub(crate) fn hold(shared: &Arc<Shared>) -> Self {
         shared.door.hold();
-        Self(Arc::clone(shared))
+        Self::of(shared)
+    }
+
+    #[inline]
+    fn of(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            fault: None,
+        }
+    }
+
+    /// Follows the fault of the request, which a layer outside has made, or of the response, which a layer inside has.
+    #[inline]
+    pub(crate) fn follow(&mut self, extensions: &Extensions) {
+        if let Some(fault) = extensions.get::<Fault>() {
+            self.fault = Some(fault.clone());
+        }
     }
 
     #[inline]
     pub(crate) fn is_draining(&self) -> bool {
-        self.0.state().is_draining()
+        self.shared.state().is_draining()
     }
 }
 
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        self.0.leave_request();
+        self.shared.leave_request(self.fault.as_ref());
     }
 }
 
@@ -73,7 +94,9 @@ impl<B> DrainBody<B> {
     pub(crate) fn refusal(text: Bytes, reset: bool) -> Self {
         let kind = match reset {
             true => Kind::Reset { done: false },
-            false => Kind::Refusal { text: Some(text) },
+            false => Kind::Refusal {
+                text: (!text.is_empty()).then_some(text),
+            },
         };
         Self { kind, guard: None }
     }

@@ -17,11 +17,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::WatchStream;
+use tower_stream_body::{Cause, Fault, FaultKind};
 
 use crate::{
     BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Policy, Probe, State, Stats,
     admission::{Admission, Word},
-    farewell::Streams,
+    farewell::{Streams, words},
     run,
     settings::Settings,
     state::Phase,
@@ -37,8 +38,10 @@ pub struct Drain {
 
 pub(crate) struct Shared {
     pub(crate) door: Admission,
-    over: AtomicU64,
+    served: AtomicU64,
     refused: AtomicU64,
+    /// farewells that streams have taken, those that are still in flight among them
+    farewells: AtomicU64,
     farewelled: AtomicU64,
     cut: AtomicU64,
     /// accept loops that still have connections
@@ -74,8 +77,9 @@ impl Shared {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             door: Admission::new(),
-            over: AtomicU64::new(0),
+            served: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            farewells: AtomicU64::new(0),
             farewelled: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             servers: AtomicUsize::new(0),
@@ -104,20 +108,26 @@ impl Shared {
             // the close is just being made
             return true;
         };
-        let left = self
+        let at_most = Duration::from_secs(2);
+        let quarter = |deadline: Instant| deadline.saturating_duration_since(*closed) / 4;
+        let window = self
             .deadline
             .borrow()
-            .map(|deadline| deadline.saturating_duration_since(*closed));
-        let window = (left.unwrap_or_default() / 4).min(Duration::from_secs(2));
+            .map_or(at_most, |deadline| quarter(deadline).min(at_most));
         self.state() != State::Dead && closed.elapsed() < window
     }
 
-    /// A request is over. Those that a dead drain has cut are counted as cut already.
+    /// A request is over, and in one figure: those that a dead drain has cut are counted as cut already.
     #[inline]
-    pub(crate) fn leave_request(&self) {
+    pub(crate) fn leave_request(&self, fault: Option<&Fault>) {
         let word = self.door.leave();
         if word.state() != State::Dead {
-            self.over.fetch_add(1, Ordering::Relaxed);
+            let cause = fault.and_then(Fault::cause);
+            let figure = match cause.is_some_and(|cause| cause.kind() == FaultKind::Drain) {
+                true => &self.farewelled,
+                false => &self.served,
+            };
+            figure.fetch_add(1, Ordering::Relaxed);
         }
         self.left(word);
     }
@@ -137,12 +147,34 @@ impl Shared {
         }
     }
 
-    pub(crate) fn farewelled(&self) -> u64 {
-        self.farewelled.load(Ordering::Relaxed)
+    /// A stream takes its farewell: the cause to fail with, when the format has none. Recorded before anything is
+    /// dropped; a cause that is known already wins, and then the stream is not one that the drain ended.
+    #[cold]
+    pub(crate) fn farewell(&self, fault: &Fault, retry: Duration) -> Cause {
+        let cause = Cause::new(FaultKind::Drain, words::MESSAGE).with_retry_after(retry);
+        if fault.record(cause.clone()) {
+            self.farewells.fetch_add(1, Ordering::Relaxed);
+        }
+        cause
     }
 
-    pub(crate) fn count_farewell(&self) {
-        self.farewelled.fetch_add(1, Ordering::Relaxed);
+    /// How much has happened: it grows with each farewell, end and refusal.
+    pub(crate) fn progress(&self) -> u64 {
+        let figures = [
+            &self.farewells,
+            &self.farewelled,
+            &self.served,
+            &self.refused,
+        ];
+        figures
+            .map(|figure| figure.load(Ordering::Relaxed))
+            .iter()
+            .sum()
+    }
+
+    /// Whether a stream has taken its farewell, and its body is still held.
+    pub(crate) fn has_open_farewells(&self) -> bool {
+        self.farewells.load(Ordering::Relaxed) > self.farewelled.load(Ordering::Relaxed)
     }
 
     /// Goes on to `state`; the first to do it tells the others.
@@ -242,21 +274,29 @@ impl Drain {
     /// # }
     /// ```
     pub fn start(&self) {
-        self.start_within(self.shared.settings.deadline);
+        self.start_at_most(None);
     }
 
     /// Starts draining, over in `limit` from now at the latest. When it was started before, this may only shorten what
-    /// is left of it; zero cuts everything now, farewells and [`settle`](Builder::settle) included.
+    /// is left of it; zero cuts everything now, farewells and [`settle`](Builder::settle) included. A limit that no
+    /// clock can reach, such as [`Duration::MAX`], is none.
     pub fn start_within(&self, limit: Duration) {
+        self.start_at_most(Some(limit));
+    }
+
+    fn start_at_most(&self, limit: Option<Duration>) {
         let now = Instant::now();
-        let deadline = now + limit.min(self.shared.settings.deadline);
-        self.shared.deadline.send_if_modified(|known| {
-            let sooner = known.is_none_or(|known| deadline < known);
-            if sooner {
-                *known = Some(deadline);
-            }
-            sooner
-        });
+        let limits = [limit, self.shared.settings.deadline];
+        let limit = limits.into_iter().flatten().min();
+        if let Some(deadline) = limit.and_then(|limit| now.checked_add(limit)) {
+            self.shared.deadline.send_if_modified(|known| {
+                let sooner = known.is_none_or(|known| deadline < known);
+                if sooner {
+                    *known = Some(deadline);
+                }
+                sooner
+            });
+        }
         if self.shared.advance(State::Draining(Phase::Advertise)) {
             #[cfg(feature = "serve")]
             let _ = self.shared.started_at.set(now);
@@ -300,24 +340,21 @@ impl Drain {
     /// The figures now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let farewelled = self.shared.farewelled();
-        let word = self.shared.door.load();
+        let shared = &self.shared;
+        let word = shared.door.load();
+        let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         Stats {
             state: word.state(),
             in_flight: word.count(),
-            // each farewelled stream is over as well
-            served: self
-                .shared
-                .over
-                .load(Ordering::Relaxed)
-                .saturating_sub(farewelled),
-            refused: self.shared.refused.load(Ordering::Relaxed),
-            farewelled,
-            cut: self.shared.cut.load(Ordering::Relaxed),
+            served: figure(&shared.served),
+            refused: figure(&shared.refused),
+            farewelled: figure(&shared.farewelled),
+            cut: figure(&shared.cut),
         }
     }
 
-    /// When streams are cut; `None` before the start.
+    /// When streams are cut; `None` before the start, and for a drain without a
+    /// [deadline](Builder::no_deadline).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         *self.shared.deadline.borrow()

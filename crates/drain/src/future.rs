@@ -76,7 +76,10 @@ where
         match this.answer.project() {
             AnswerProj::Inner { future } => {
                 let mut response = ready!(future.poll(cx))?;
-                let guard = this.guard.take();
+                let mut guard = this.guard.take();
+                if let Some(guard) = &mut guard {
+                    guard.follow(response.extensions());
+                }
                 // sampled now, not when the request came: the drain may have started in between
                 if guard.as_ref().is_some_and(Guard::is_draining) {
                     this.closing.close(*this.connect, &mut response);

@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tower_service::Service;
+use tower_stream_body::answer_method;
 
 use crate::{State, drain::Shared};
 
@@ -51,10 +52,10 @@ impl Probe {
         }
     }
 
-    fn answer(&self) -> Response<ProbeBody> {
+    fn answer(&self, method: &Method) -> Response<ProbeBody> {
         let state = self.shared.state();
         let text = Bytes::from(format!("{{\"state\":\"{state}\"}}"));
-        let mut response = Response::new(ProbeBody(Some(text)));
+        let mut response = Response::new(text);
         if self.ready && state != State::Active {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
@@ -64,7 +65,8 @@ impl Probe {
             HeaderValue::from_static("application/json"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+        answer_method(method, &mut response);
+        response.map(|text| ProbeBody((!text.is_empty()).then_some(text)))
     }
 }
 
@@ -77,8 +79,8 @@ impl<B> Service<Request<B>> for Probe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        ready(Ok(self.answer()))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ready(Ok(self.answer(request.method())))
     }
 }
 

@@ -55,7 +55,7 @@ where
         if !Ticket::issue(request.extensions_mut(), shared) {
             return DrainFuture::uncounted(self.inner.call(request));
         }
-        let guard = match Guard::enter(shared) {
+        let mut guard = match Guard::enter(shared) {
             Ok(guard) => guard,
             Err(word) => {
                 let exempt;
@@ -73,6 +73,7 @@ where
                 guard
             }
         };
+        guard.follow(request.extensions());
         let closing = Closing::of(request.version());
         let connect = is_connect(request.method());
         DrainFuture::counted(self.inner.call(request), guard, closing, connect)
@@ -99,8 +100,12 @@ fn refused<F, B: Body>(shared: &Shared, request: &Request<B>) -> DrainFuture<F> 
     {
         link.linger();
     }
-    let (response, reset) =
-        refusal::answer(&shared.settings, request.version(), request.extensions());
+    let (response, reset) = refusal::answer(
+        &shared.settings,
+        request.method(),
+        request.version(),
+        request.extensions(),
+    );
     DrainFuture::refused(response, reset)
 }
 

@@ -4,6 +4,15 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{Drain, drain::Shared};
 
+/// Longer than any process runs, and short enough to be added to an [`Instant`](tokio::time::Instant) anywhere.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// hyper adds its timeouts to the time of day, which panics where that overflows.
+#[cfg(feature = "serve")]
+pub(crate) fn at_most_for_ever(duration: Duration) -> Duration {
+    duration.min(FOR_EVER)
+}
+
 /// Decides by the head of a request whether a drain never refuses it.
 pub(crate) type Exempt = Arc<dyn Fn(&http::request::Parts) -> bool + Send + Sync>;
 
@@ -23,7 +32,8 @@ pub enum Refusal {
 
 pub(crate) struct Settings {
     pub(crate) advertise: Duration,
-    pub(crate) deadline: Duration,
+    /// `None`: what is in flight may take as long as it likes
+    pub(crate) deadline: Option<Duration>,
     pub(crate) settle: Duration,
     pub(crate) early_end_window: Duration,
     pub(crate) grace_period: Option<Duration>,
@@ -37,7 +47,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             advertise: Duration::from_secs(5),
-            deadline: Duration::from_secs(20),
+            deadline: Some(Duration::from_secs(20)),
             settle: Duration::from_millis(250),
             early_end_window: Duration::from_secs(10),
             grace_period: None,
@@ -69,8 +79,12 @@ impl Settings {
     /// A warning, when the whole takes longer than the orchestrator waits.
     pub(crate) fn over_budget(&self) -> Option<BudgetExceeded> {
         let grace = self.grace_period?;
-        let needed = self.deadline + self.settle + BudgetExceeded::RESERVE;
-        (needed > grace).then_some(BudgetExceeded { needed, grace })
+        let needed = self.deadline.map(|deadline| {
+            let settled = deadline.saturating_add(self.settle);
+            settled.saturating_add(BudgetExceeded::RESERVE)
+        });
+        let exceeded = needed.is_none_or(|needed| needed > grace);
+        exceeded.then_some(BudgetExceeded { needed, grace })
     }
 }
 
@@ -92,7 +106,8 @@ impl fmt::Debug for Settings {
 /// The orchestrator would kill the process before the drain is over; said in a warning when serving begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetExceeded {
-    needed: Duration,
+    /// `None`: there is no deadline
+    needed: Option<Duration>,
     grace: Duration,
 }
 
@@ -103,11 +118,18 @@ impl BudgetExceeded {
 
 impl fmt::Display for BudgetExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(needed) = self.needed else {
+            return write!(
+                f,
+                "the drain has no deadline, but the process is killed after {:?}: set one, or raise \
+                 terminationGracePeriodSeconds",
+                self.grace
+            );
+        };
         write!(
             f,
-            "the drain needs {:?} (deadline, settle and {:?} in reserve), but the process is killed after {:?}: \
+            "the drain needs {needed:?} (deadline, settle and {:?} in reserve), but the process is killed after {:?}: \
              shorten the deadline or raise terminationGracePeriodSeconds",
-            self.needed,
             Self::RESERVE,
             self.grace
         )
@@ -164,13 +186,39 @@ impl Builder {
     }
 
     /// How long after the start what is left is cut; includes [`advertise`](Self::advertise). 20 s.
+    ///
+    /// One that no clock can reach, such as [`Duration::MAX`], is [none](Self::no_deadline).
     pub fn deadline(mut self, duration: Duration) -> Self {
-        self.0.deadline = duration;
+        self.0.deadline = Some(duration);
         self
     }
 
-    /// How long after the deadline, at most, is waited for farewells to leave; it ends 25 ms after the last one was
-    /// taken. 250 ms.
+    /// Cuts nothing: the drain takes as long as its longest request, unless a second signal or
+    /// [`start_within`](Drain::start_within) ends it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_stream_drain::{Drain, DrainToken};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let drain = Drain::builder().no_deadline().build();
+    /// let token = DrainToken::new(&drain);
+    /// drain.start();
+    /// assert!(drain.state().is_draining());
+    /// assert_eq!(drain.deadline(), None);
+    /// drain.start_within(Duration::from_secs(1)); // enough is enough
+    /// drain.dead().await;
+    /// # drop(token);
+    /// # }
+    /// ```
+    pub fn no_deadline(mut self) -> Self {
+        self.0.deadline = None;
+        self
+    }
+
+    /// How long after the deadline, at most, is waited for farewells to leave. It ends as soon as every stream that took
+    /// one is dropped and nothing has ended for 25 ms. 250 ms.
     pub fn settle(mut self, duration: Duration) -> Self {
         self.0.settle = duration;
         self
@@ -243,10 +291,12 @@ impl Builder {
     /// [`retry_after`](Self::retry_after) is empty.
     pub fn try_build(self) -> Result<Drain, BuildError> {
         let settings = self.0;
-        if settings.advertise >= settings.deadline {
+        if let Some(deadline) = settings.deadline
+            && settings.advertise >= deadline
+        {
             return Err(BuildError::AdvertiseReachesDeadline {
                 advertise: settings.advertise,
-                deadline: settings.deadline,
+                deadline,
             });
         }
         if settings.retry_after.is_empty() {

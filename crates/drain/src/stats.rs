@@ -12,13 +12,17 @@ pub struct Stats {
     pub state: State,
     /// Requests whose body has not ended yet, and [`DrainToken`](crate::DrainToken)s that are held.
     pub in_flight: u64,
-    /// Requests that are over, whatever their end, farewells not among them.
+    /// Requests that are over, whatever their end, unless a drain ended them.
+    ///
+    /// Each request that was counted is in one figure when it is over: here, in `farewelled` or in `cut`.
     pub served: u64,
     /// Requests that were refused.
     pub refused: u64,
-    /// Streams that the drain ended with a farewell, or with an error where their format has none.
+    /// Requests that the drain ended in time: with a farewell, with an error where their format has none, or with a
+    /// 503 when their handler had not answered.
     pub farewelled: u64,
-    /// Requests that were still in flight when the drain was over: their connections were aborted.
+    /// Requests that were still in flight when the drain was over, farewells that had not left among them: their
+    /// connections were aborted.
     pub cut: u64,
 }
 

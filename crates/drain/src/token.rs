@@ -97,7 +97,8 @@ impl Draining {
         self.shared.state()
     }
 
-    /// When what is in flight will be cut; `None` before the start. It may still come sooner.
+    /// When what is in flight will be cut; `None` before the start, and for a drain without a
+    /// [deadline](crate::Builder::no_deadline). It may still come sooner.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         *self.shared.deadline.borrow()

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery, relay};
+use tower_stream_body::{BoxError, Delivery, PlainProblem, relay};
 
 use crate::{
     case::Case,
@@ -101,6 +101,10 @@ where
         let mut this = watched.as_mut().project();
         let case = &mut this.watch.case;
         case.join(&mut parts);
+        if parts.extensions.remove::<PlainProblem>().is_some() && case.fault.cause().is_some() {
+            drop_caught("a response body", || drop(body));
+            return case.head(Some(parts)).map(Self::written);
+        }
         let opened = catch(|| {
             let delivery = Delivery::new(&case.request.method, parts.status, &parts.headers, &body);
             (delivery, body.is_end_stream())

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header, response::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, header, response::Parts};
 use tower_stream_body::{
-    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, grpc, head_replaced,
+    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, answer_method, grpc, head_replaced,
 };
 
 use crate::{
@@ -116,16 +116,16 @@ impl Case {
         if let Some(parts) = replaced {
             head_replaced(&parts.headers, response.headers_mut());
         }
-        if self.request.method == Method::HEAD {
-            // hyper sends the body of an answer to HEAD over HTTP/2; what it would have been stays on the head
-            let length = std::mem::take(response.body_mut()).len();
-            if length > 0 {
-                let length = HeaderValue::from(length);
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, length);
-            }
+        let retry_after = cause
+            .retry_after()
+            .filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE);
+        if let Some(wait) = retry_after {
+            // whole seconds (RFC 9110 section 10.2.3), no earlier than was asked for
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let entry = response.headers_mut().entry(header::RETRY_AFTER);
+            entry.or_insert(HeaderValue::from(seconds));
         }
+        answer_method(&self.request.method, &mut response);
         // outer layers read both from here when they did not see the request that this layer saw
         let extensions = response.extensions_mut();
         extensions.insert(self.fault.clone());

@@ -1,6 +1,7 @@
 //! What is kept of a request, to answer it in its own format when it fails.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use tower_stream_body::grpc;
 
 #[derive(Clone, Debug)]
 pub(crate) struct RequestInfo {
@@ -45,10 +46,7 @@ impl RequestInfo {
 
 impl Format {
     fn of(headers: &HeaderMap) -> Self {
-        if let Some(content_type) = headers
-            .get(header::CONTENT_TYPE)
-            .filter(|value| is_grpc(value))
-        {
+        if let Some(content_type) = grpc::content_type(headers) {
             return Self::Grpc(Box::new(content_type.clone()));
         }
         match prefers_html(headers) {
@@ -56,15 +54,6 @@ impl Format {
             false => Self::Json,
         }
     }
-}
-
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    let name = "application/grpc";
-    let text = content_type.to_str().ok();
-    let Some((start, rest)) = text.and_then(|text| text.split_at_checked(name.len())) else {
-        return false;
-    };
-    is(start, name) && (rest.is_empty() || rest.starts_with(['+', ';', '-', ' ']))
 }
 
 /// Whether an `Accept` (RFC 9110 section 12.5.1) likes HTML more than JSON and more than a stream of events.
@@ -184,21 +173,5 @@ mod tests {
             .body(())
             .unwrap();
         assert!(!RequestInfo::of(&request).wants_html());
-    }
-
-    #[test]
-    fn grpc_content_types() {
-        for (content_type, grpc) in [
-            ("application/grpc", true),
-            ("application/GRPC+proto", true),
-            ("application/grpc-web-text", true),
-            ("application/grpcx", false),
-            ("application/json", false),
-            ("a", false),
-        ] {
-            let request = Request::get("/").header("content-type", content_type);
-            let info = RequestInfo::of(&request.body(()).unwrap());
-            assert_eq!(info.grpc_type().is_some(), grpc, "{content_type}");
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The drain on the wire: what clients of HTTP/1.0, 1.1 and 2 receive while a server goes away.
 
+mod answers;
 mod connections;
 mod deadline;
 mod phases;

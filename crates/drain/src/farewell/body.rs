@@ -12,8 +12,7 @@ use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_body::{
-    BoxError, Cause, Delivery, Fault, FaultKind, RecordHold, Records, StreamError, StreamKind,
-    relay,
+    BoxError, Cause, Delivery, Fault, RecordHold, Records, StreamError, StreamKind, relay,
 };
 
 use super::{
@@ -31,14 +30,23 @@ pin_project! {
         // layers outside have judged its end, it would report an end that they may yet overrule
         #[pin]
         inner: Option<B>,
-        control: Option<Control>,
+        mode: Mode,
     }
+}
+
+enum Mode {
+    /// No drain ends it.
+    Plain,
+    Control(Control),
+    /// The drain has answered in place of the handler.
+    Answer(Option<Bytes>),
 }
 
 struct Control {
     shared: Arc<Shared>,
     fault: Fault,
-    policy: Policy,
+    /// `None`: it ends at the deadline, never before
+    policy: Option<Policy>,
     lot: Lot,
     kind: StreamKind,
     version: Version,
@@ -47,15 +55,12 @@ struct Control {
     trailers: Option<Box<HeaderMap>>,
     /// from when it first has to wait, which many never do
     registration: Option<Registration>,
+    /// how much of a declared length is still to come
+    left: Option<u64>,
+    /// the body inside was polled: what was ready with the head is not lost
+    begun: bool,
     /// it has given `None` or trailers, and is not polled again
     over: bool,
-}
-
-/// Whether the drain ends a stream, and how strictly.
-enum Call {
-    None,
-    AtBoundary,
-    Now,
 }
 
 impl<B: Body> FarewellBody<B> {
@@ -63,7 +68,15 @@ impl<B: Body> FarewellBody<B> {
     pub(super) fn plain(inner: B) -> Self {
         Self {
             inner: Some(inner),
-            control: None,
+            mode: Mode::Plain,
+        }
+    }
+
+    /// A body of the drain's own.
+    pub(super) fn answer(text: Bytes) -> Self {
+        Self {
+            inner: None,
+            mode: Mode::Answer((!text.is_empty()).then_some(text)),
         }
     }
 
@@ -74,22 +87,25 @@ impl<B: Body> FarewellBody<B> {
             return Self::plain(inner);
         }
         // not one byte may be added to a declared length, nor to a part of something
-        let kind = match delivery.declared_length() {
+        let left = delivery.declared_length();
+        let kind = match left {
             None if status != StatusCode::PARTIAL_CONTENT => StreamKind::of(headers),
             _ => StreamKind::Other,
         };
         Self {
             inner: Some(inner),
-            control: Some(Control {
+            mode: Mode::Control(Control {
                 shared: ending.shared,
                 fault: ending.fault,
-                policy: ending.policy,
+                policy: (kind != StreamKind::Other).then_some(ending.policy),
                 lot: Lot::draw(),
                 kind,
                 version: ending.version,
                 records: Records::of(kind, RecordHold::DEFAULT_CAP),
                 trailers: None,
                 registration: None,
+                left,
+                begun: false,
                 over: false,
             }),
         }
@@ -97,25 +113,24 @@ impl<B: Body> FarewellBody<B> {
 }
 
 impl Control {
+    /// Whether the stream has to end at the place where it is. `waits`: the body inside has nothing ready.
     #[inline]
-    fn call(&self) -> Call {
-        if self.shared.streams.are_over() {
-            return Call::Now;
+    fn ends_now(&self, waits: bool) -> bool {
+        let streams = &self.shared.streams;
+        if streams.are_over() {
+            return self.begun || waits;
         }
-        match self.shared.streams.calls(self.policy, self.lot) {
-            true => Call::AtBoundary,
-            false => Call::None,
-        }
-    }
-
-    /// Whether the stream has to end now, at the place where it is.
-    #[inline]
-    fn ends_now(&self) -> bool {
-        match self.call() {
-            Call::None => false,
-            Call::AtBoundary => self.records.is_clean(),
-            Call::Now => true,
-        }
+        let called = self
+            .policy
+            .is_some_and(|policy| streams.calls(policy, self.lot));
+        called
+            && self.records.is_clean()
+            && match self.records {
+                Records::Opaque => false,
+                Records::Held(_) => self.begun || waits,
+                // the status of a call may be ready behind its last message
+                Records::Messages(_) => waits,
+            }
     }
 
     /// The stream waits: the drain has to know whom to wake. Each time anew, for a waker is used up by the call that
@@ -129,18 +144,20 @@ impl Control {
 
     /// Ends the stream. The fault is recorded before anything is dropped.
     #[cold]
-    fn end(&mut self) -> Result<Frame<Bytes>, BoxError> {
+    fn end(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
+        if self.left == Some(0) {
+            // the client has all it was promised
+            self.ended();
+            return None;
+        }
         let clean = self.records.is_clean();
-        let message = "the server is shutting down";
-        let cause = Cause::new(FaultKind::Drain, message);
-        self.fault.record(cause.clone());
-        self.shared.count_farewell();
+        let retry = self.shared.settings.retry_after();
+        let cause = self.shared.farewell(&self.fault, retry);
         self.registration = None;
         self.records.discard();
         self.trailers = None;
-        let retry = self.shared.settings.retry_after();
         let farewell = words::farewell(self.kind, self.version, retry).filter(|_| clean);
-        farewell.ok_or_else(|| StreamError::from(cause).into())
+        Some(farewell.ok_or_else(|| StreamError::from(cause).into()))
     }
 }
 
@@ -158,29 +175,44 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        let Some(control) = this.control else {
-            return match this.inner.as_pin_mut() {
-                Some(inner) => relay(inner.poll_frame(cx)),
-                None => Poll::Ready(None),
-            };
+        let control = match this.mode {
+            Mode::Control(control) => control,
+            Mode::Plain => {
+                return match this.inner.as_pin_mut() {
+                    Some(inner) => relay(inner.poll_frame(cx)),
+                    None => Poll::Ready(None),
+                };
+            }
+            Mode::Answer(text) => return Poll::Ready(text.take().map(Frame::data).map(Ok)),
         };
         if let Some(trailers) = control.trailers.take() {
             return Poll::Ready(Some(Ok(Frame::trailers(*trailers))));
         }
+        let mut waits = false;
         loop {
             let inner = this.inner.as_mut().as_pin_mut();
             let Some(inner) = inner.filter(|_| !control.over) else {
                 return Poll::Ready(None);
             };
             // a stream that has just ended by itself is complete, whoever polls it again
-            if control.ends_now() && !inner.is_end_stream() {
+            if control.ends_now(waits) && !inner.is_end_stream() {
                 let farewell = control.end();
-                this.inner.set(None);
-                return Poll::Ready(Some(farewell));
+                // a body that has ended by itself is kept
+                if farewell.is_some() {
+                    this.inner.set(None);
+                }
+                return Poll::Ready(farewell);
             }
+            if waits {
+                return Poll::Pending;
+            }
+            control.begun = true;
             match inner.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
+                        if let Some(left) = &mut control.left {
+                            *left = left.saturating_sub(data.len() as u64);
+                        }
                         if control.records.passes(&data) {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
@@ -204,9 +236,7 @@ where
                 Poll::Pending => {
                     control.wait(cx.waker());
                     // it may have been called in between
-                    if !control.ends_now() {
-                        return Poll::Pending;
-                    }
+                    waits = true;
                 }
             }
         }
@@ -214,9 +244,10 @@ where
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        match &self.control {
-            Some(control) if control.has_more() => false,
-            Some(control) if control.over => true,
+        match &self.mode {
+            Mode::Control(control) if control.has_more() => false,
+            Mode::Control(control) if control.over => true,
+            Mode::Answer(text) => text.is_none(),
             _ => self.inner.as_ref().is_none_or(Body::is_end_stream),
         }
     }
@@ -224,10 +255,14 @@ where
     #[inline]
     fn size_hint(&self) -> SizeHint {
         let Some(inner) = &self.inner else {
-            return SizeHint::with_exact(0);
+            let text = match &self.mode {
+                Mode::Answer(Some(text)) => text.len() as u64,
+                _ => 0,
+            };
+            return SizeHint::with_exact(text);
         };
         let mut hint = inner.size_hint();
-        if let Some(control) = &self.control
+        if let Mode::Control(control) = &self.mode
             && control.kind != StreamKind::Other
         {
             // a farewell may come on top, or instead of the rest
@@ -279,11 +314,15 @@ impl Control {
 
 impl<B> fmt::Debug for FarewellBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let control = match &self.mode {
+            Mode::Control(control) => Some(control),
+            Mode::Plain | Mode::Answer(_) => None,
+        };
         f.debug_struct("FarewellBody")
-            .field("kind", &self.control.as_ref().map(|control| control.kind))
+            .field("kind", &control.map(|control| control.kind))
             .field(
                 "ended",
-                &(self.inner.is_none() || self.control.as_ref().is_some_and(|c| c.over)),
+                &(self.inner.is_none() || control.is_some_and(|control| control.over)),
             )
             .finish_non_exhaustive()
     }

@@ -5,21 +5,26 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Fault};
+use tower_stream_body::{BoxError, Fault, grpc};
 
-use super::{FarewellBody, Policy};
+use super::{
+    FarewellBody, Policy,
+    streams::{Lot, Registration},
+    unanswered,
+};
 use crate::{Drain, drain::Shared};
 
-/// Ends streams when the drain says so, with a farewell that their clients can read.
+/// Ends streams when the drain says so, with a farewell that their clients can read, and answers at the deadline for
+/// handlers that have not: a 503 with `Retry-After`, or `grpc-status: 14`.
 ///
 /// From [`Drain::farewell`]. It counts nothing itself: without a [`DrainLayer`](crate::DrainLayer) and not under
 /// [`Drain::serve`] nothing is in flight as far as the drain can see, so it is dead as soon as it closes and streams get
@@ -115,12 +120,14 @@ where
         let ending = self.layer.shared.as_ref().map(|shared| Ending {
             shared: Arc::clone(shared),
             policy: self.layer.policy,
+            grpc_type: grpc::content_type(request.headers()).cloned().map(Box::new),
+            registration: None,
             fault: Fault::of(request.extensions_mut()),
             method: request.method().clone(),
             version: request.version(),
         });
         FarewellFuture {
-            future: self.inner.call(request),
+            future: Some(self.inner.call(request)),
             ending,
         }
     }
@@ -131,6 +138,9 @@ pub(super) struct Ending {
     pub(super) shared: Arc<Shared>,
     pub(super) policy: Policy,
     pub(super) fault: Fault,
+    grpc_type: Option<Box<HeaderValue>>,
+    /// from when the handler first has to wait
+    registration: Option<Registration>,
     pub(super) method: Method,
     pub(super) version: Version,
 }
@@ -140,6 +150,27 @@ pub(super) struct Ending {
 struct Ended(Arc<Shared>);
 
 impl Ending {
+    /// The handler has no answer yet. True when it is too late for one.
+    fn waits(&mut self, waker: &Waker) -> bool {
+        let registration = self
+            .registration
+            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), None, Lot::draw()));
+        registration.wake_with(waker);
+        self.shared.streams.are_over()
+    }
+
+    /// The answer in place of the handler's.
+    #[cold]
+    fn unanswered<B: Body>(mut self) -> Response<FarewellBody<B>> {
+        let retry = self.shared.settings.retry_after();
+        self.shared.farewell(&self.fault, retry);
+        let grpc_type = self.grpc_type.map(|content_type| *content_type);
+        let mut response = unanswered::answer(&self.method, grpc_type, retry);
+        self.fault.join(response.extensions_mut());
+        response.extensions_mut().insert(Ended(self.shared));
+        response.map(FarewellBody::answer)
+    }
+
     fn apply<B>(mut self, response: Response<B>) -> Response<FarewellBody<B>>
     where
         B: Body<Data = Bytes>,
@@ -163,8 +194,9 @@ impl Ending {
 pin_project! {
     /// Resolves to the response, whose body may be ended by the drain.
     pub struct FarewellFuture<F> {
+        // `None` once it is done, or the drain has answered in its place
         #[pin]
-        future: F,
+        future: Option<F>,
         ending: Option<Ending>,
     }
 }
@@ -179,8 +211,22 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = ready!(this.future.poll(cx))?;
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            // polled after it was ready, which no executor does
+            return Poll::Pending;
+        };
+        let Poll::Ready(response) = future.poll(cx) else {
+            let late = this.ending.take_if(|ending| ending.waits(cx.waker()));
+            let Some(ending) = late else {
+                return Poll::Pending;
+            };
+            let response = ending.unanswered();
+            // after the fault is recorded: what the handler drops may look at it
+            this.future.set(None);
+            return Poll::Ready(Ok(response));
+        };
+        let response = response?;
         Poll::Ready(Ok(match this.ending.take() {
             Some(ending) => ending.apply(response),
             None => response.map(FarewellBody::plain),

@@ -14,7 +14,7 @@ use crate::drain::Shared;
 /// Enough that streams which begin at the same time on all cores rarely meet.
 const SHARDS: usize = 16;
 
-/// Every stream of one drain that has had to wait for its next frame.
+/// Every response of one drain that has had to wait: for its head, or for its next frame.
 ///
 /// A lock is taken when a stream registers and when it goes, never when it is polled or woken.
 #[derive(Debug, Default)]
@@ -40,7 +40,8 @@ struct Shard {
 pub(crate) struct Slot {
     waker: AtomicWaker,
     lot: Lot,
-    policy: Policy,
+    /// `None`: it ends at the deadline, never before
+    policy: Option<Policy>,
     /// it was woken because its lot is called
     called: AtomicBool,
 }
@@ -77,11 +78,12 @@ impl Streams {
         }
     }
 
-    /// How many streams have had to wait and are not over.
+    /// How many streams that may end before the deadline have had to wait and are not over.
     pub(crate) fn waiting(&self) -> usize {
         let of = |shard: &Mutex<Shard>| {
             let shard = shard.lock();
-            shard.slots.len() - shard.free.len()
+            let slots = shard.slots.iter().flatten();
+            slots.filter(|slot| slot.policy.is_some()).count()
         };
         self.shards.iter().map(of).sum()
     }
@@ -98,7 +100,7 @@ impl Streams {
         let called = (f64::from(u32::MAX) * part) as u32;
         self.called(policy).fetch_max(called, Ordering::SeqCst);
         self.wake(|slot| {
-            slot.policy == policy
+            slot.policy == Some(policy)
                 && self.calls(policy, slot.lot)
                 && !slot.called.swap(true, Ordering::AcqRel)
         });
@@ -133,7 +135,7 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(shared: Arc<Shared>, policy: Policy, lot: Lot) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, policy: Option<Policy>, lot: Lot) -> Self {
         let slot = Arc::new(Slot {
             waker: AtomicWaker::new(),
             lot,

@@ -7,9 +7,9 @@ use http::Version;
 use http_body::Frame;
 use tower_stream_body::{StreamKind, grpc};
 
-const MESSAGE: &str = "the server is shutting down";
+pub(crate) const MESSAGE: &str = "the server is shutting down";
 /// gRPC's status code 14: the client may try again.
-const UNAVAILABLE: u8 = 14;
+pub(super) const UNAVAILABLE: u8 = 14;
 
 /// The last frame of a stream of this kind; `None` when its format has none, or the client would not receive it.
 ///

@@ -35,6 +35,8 @@ use crate::{
     close::{Closing, is_connect},
     drain::Step,
     link::Link,
+    refusal::RefusedStream,
+    settings::{FOR_EVER, at_most_for_ever},
 };
 
 /// The address of the peer, in the extensions of each request that [`Drain::serve`](crate::Drain::serve) serves.
@@ -48,6 +50,10 @@ pub(super) struct Limits {
     pub(super) requests: Option<u64>,
     pub(super) header_read_timeout: Option<Duration>,
 }
+
+/// How long a connection without a request is left open after the close. The first request of a client that connected
+/// before it is mostly in the kernel already.
+const FIRST_REQUEST: Duration = Duration::from_millis(50);
 
 /// What the connection and its requests know of each other.
 #[derive(Debug)]
@@ -100,7 +106,7 @@ pub(super) async fn serve<I, A, S, B>(
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(timeout);
+            .header_read_timeout(at_most_for_ever(timeout));
     }
     let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(app));
     let mut connection = pin!(connection);
@@ -140,6 +146,10 @@ async fn told_to_close(shared: &Shared, age: Option<Duration>, steps: &mut watch
     };
     let close = async {
         reached(steps, Step::Close).await;
+        // A connection that was accepted just now may have a request on its way that nobody has read.
+        if shared.requests.load(Ordering::Relaxed) == 0 {
+            sleep(FIRST_REQUEST).await;
+        }
         // A request may have arrived that the runtime has not seen yet: let it look, and the connection read.
         for _ in 0..3 {
             yield_now().await;
@@ -153,7 +163,10 @@ async fn told_to_close(shared: &Shared, age: Option<Duration>, steps: &mut watch
 
 async fn old(age: Option<Duration>) {
     match age {
-        Some(age) => sleep(Duration::from_secs_f64(jittered(age.as_secs_f64()))).await,
+        Some(age) => {
+            let age = jittered(age.as_secs_f64());
+            sleep(Duration::try_from_secs_f64(age).unwrap_or(FOR_EVER)).await;
+        }
         None => std::future::pending().await,
     }
 }
@@ -185,14 +198,15 @@ struct Connected<S, A> {
 impl<S, A, B> Service<Request<Incoming>> for Connected<S, A>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
     A: Clone + Send + Sync + 'static,
 {
     type Response = Response<B>;
-    type Error = S::Error;
+    type Error = BoxError;
     type Future = Answer<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.app.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.app.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
@@ -227,12 +241,18 @@ pin_project! {
 impl<F, B, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<B>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.future.poll(cx))?;
+        let mut response = ready!(this.future.poll(cx)).map_err(Into::into)?;
+        if response.extensions().get::<RefusedStream>().is_some() {
+            // hyper resets the stream of a service that fails, with the reason in its error and without a head
+            let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+            return Poll::Ready(Err(refused.into()));
+        }
         if this.shared.retired.load(Ordering::Relaxed) {
             this.closing.close(*this.connect, &mut response);
         }

@@ -21,13 +21,16 @@ pub trait Listener: Send + 'static {
     /// It has to be safe to cancel.
     fn accept(&mut self) -> impl Future<Output = (Self::Io, Self::Addr)> + Send;
 
-    /// Stops listening; gives the connections that the system has completed and nobody has accepted yet. Their clients
-    /// may have sent a request already, which a listener that is merely dropped loses.
-    fn close(self) -> Vec<(Self::Io, Self::Addr)>
+    /// Gives the connections that the system has completed and nobody has accepted yet, then stops listening. Their
+    /// clients may have sent a request already, which a listener that is merely dropped loses.
+    ///
+    /// It does not wait. An error says that a connection cannot be accepted now, for want of descriptors most likely: it
+    /// is asked again when a connection has ended, until the drain is dead.
+    fn close(self) -> impl Iterator<Item = io::Result<(Self::Io, Self::Addr)>> + Send
     where
         Self: Sized,
     {
-        Vec::new()
+        std::iter::empty()
     }
 }
 
@@ -44,18 +47,13 @@ impl Listener for TcpListener {
         }
     }
 
-    fn close(self) -> Vec<(TcpStream, SocketAddr)> {
-        // the plain listener asks the system, not a readiness that may not have been reported yet
-        let Ok(listener) = self.into_std() else {
-            return Vec::new();
-        };
-        std::iter::from_fn(|| listener.accept().ok())
-            .filter_map(|(stream, peer)| {
-                stream.set_nonblocking(true).ok()?;
-                let stream = TcpStream::from_std(stream).ok()?;
-                Some((without_delay(stream), peer))
-            })
-            .collect()
+    fn close(self) -> impl Iterator<Item = io::Result<(TcpStream, SocketAddr)>> + Send {
+        let listener = self.into_std();
+        backlog(listener, |listener| {
+            let (stream, peer) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((without_delay(TcpStream::from_std(stream)?), peer))
+        })
     }
 }
 
@@ -73,19 +71,29 @@ impl Listener for tokio::net::UnixListener {
         }
     }
 
-    fn close(self) -> Vec<(Self::Io, Self::Addr)> {
-        let Ok(listener) = self.into_std() else {
-            return Vec::new();
-        };
-        std::iter::from_fn(|| listener.accept().ok())
-            .filter_map(|(stream, peer)| {
-                stream.set_nonblocking(true).ok()?;
-                let stream = tokio::net::UnixStream::from_std(stream).ok()?;
-                let peer = tokio::net::unix::SocketAddr::from(peer);
-                Some((stream, peer.into()))
-            })
-            .collect()
+    fn close(self) -> impl Iterator<Item = io::Result<(Self::Io, Self::Addr)>> + Send {
+        let listener = self.into_std();
+        backlog(listener, |listener| {
+            let (stream, peer) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            let peer = tokio::net::unix::SocketAddr::from(peer);
+            Ok((stream, peer.into()))
+        })
     }
+}
+
+/// Accepts until there is nobody left. The plain listener is asked, and not tokio's: that one asks the system only after
+/// a readiness which may not have been reported yet.
+fn backlog<L, C>(
+    listener: io::Result<L>,
+    accept: impl Fn(&L) -> io::Result<C>,
+) -> impl Iterator<Item = io::Result<C>> {
+    let listener = listener.ok();
+    std::iter::from_fn(move || match accept(listener.as_ref()?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        accepted => Some(accepted),
+    })
 }
 
 /// Otherwise the kernel holds a small frame back until the one before is acknowledged.

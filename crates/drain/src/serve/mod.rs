@@ -18,7 +18,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
 use tower_service::Service;
 use tower_stream_body::BoxError;
 
@@ -44,6 +48,11 @@ impl Drain {
     /// this on its way comes from a client that could not know, so it is still served for 2 s after the close (or a
     /// quarter of what is left until the deadline), then refused. Several servers may
     /// share one drain, which is dead when all of them are done.
+    ///
+    /// Out of descriptors, it goes on to accept who is in the backlog as connections end, until the drain is dead.
+    ///
+    /// It resolves 250 ms after the drain is dead at the latest, also while a handler blocks its thread: such a handler
+    /// cannot be stopped and is left behind, and dropping the runtime waits for it.
     ///
     /// # Errors
     ///
@@ -137,6 +146,12 @@ where
     }
 }
 
+/// How long after an error a connection is accepted again, if none has ended before.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long the tasks of aborted connections may take to end.
+const ABORT: Duration = Duration::from_millis(250);
+
 /// Counts an accept loop among those that the drain waits for.
 struct Serving<'a>(&'a Shared);
 
@@ -185,8 +200,22 @@ where
             }
         }
         for incoming in listener.close() {
-            accepted += 1;
-            connections.spawn(connection(incoming, self.app.clone()));
+            match incoming {
+                Ok(incoming) => {
+                    accepted += 1;
+                    connections.spawn(connection(incoming, self.app.clone()));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept");
+                    tokio::select! {
+                        biased;
+                        () = reached(&mut steps, Step::Dead) => break,
+                        // a connection that ends gives its descriptor back; so may something else
+                        Some(_) = connections.join_next() => {}
+                        () = sleep(ACCEPT_AGAIN) => {}
+                    }
+                }
+            }
         }
         let all_done = async { while connections.join_next().await.is_some() {} };
         let in_time = tokio::select! {
@@ -195,7 +224,11 @@ where
             () = reached(&mut steps, Step::Dead) => false,
         };
         let connections_cut = connections.len() as u64;
-        connections.shutdown().await;
+        connections.abort_all();
+        let aborted = async { while connections.join_next().await.is_some() {} };
+        // a handler that blocks its thread cannot be aborted: it is left behind
+        let _ = timeout(ABORT, aborted).await;
+        connections.detach_all();
         drop(serving);
         if in_time {
             // requests of another server, or tokens, may still hold the drain

@@ -296,6 +296,33 @@ async fn a_refusal_may_be_a_429_or_a_reset_that_allows_a_retry() {
     );
 }
 
+/// hyper sends the body of an answer to HEAD over HTTP/2, where it is a protocol error.
+#[tokio::test(start_paused = true)]
+async fn head_is_refused_and_probed_without_a_body() {
+    let drain = drain();
+    let _hold = DrainToken::new(&drain);
+    let app = drain
+        .layer()
+        .layer(service(|_| async { ok(two_records()) }));
+    drain.start();
+    sleep(2 * SECOND).await;
+    let head = || {
+        let mut request = get("/");
+        *request.method_mut() = Method::HEAD;
+        request
+    };
+    let response = call(&app, head()).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let length = response.headers()[header::CONTENT_LENGTH].to_str().unwrap();
+    assert!(length.parse::<u64>().unwrap() > 0, "of what GET would get");
+    assert!(response.body().is_end_stream());
+    assert_eq!(read(response.into_body()).await, (String::new(), None));
+
+    let response = call(&drain.liveness(), head()).await;
+    assert_eq!(response.headers()[header::CONTENT_LENGTH], "17");
+    assert!(response.body().is_end_stream());
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_layers_of_one_drain_count_once_and_two_drains_count_each() {
     let (one, two) = (drain(), drain());

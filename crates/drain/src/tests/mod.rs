@@ -2,7 +2,9 @@
 
 mod balance;
 mod farewell;
+mod figures;
 mod layer;
+mod ordinary;
 mod spread;
 mod states;
 

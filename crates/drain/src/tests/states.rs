@@ -1,5 +1,6 @@
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
+use tower_layer::Layer;
 
 use super::*;
 use crate::{BuildError, DrainToken, Phase, State};
@@ -141,6 +142,83 @@ fn it_can_be_started_outside_of_a_runtime() {
         .build()
         .unwrap();
     runtime.block_on(drain.dead());
+}
+
+/// Real time: the thread has its own clock. A thread that waits for a signal may have a runtime of its own.
+#[test]
+fn it_goes_on_when_the_runtime_that_started_it_is_gone() {
+    let drain = Drain::builder().advertise(MS).deadline(SECOND).build();
+    let hold = DrainToken::new(&drain);
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().build().unwrap()
+    };
+    let handle = drain.clone();
+    let starter = std::thread::spawn(move || runtime().block_on(async { handle.start() }));
+    starter.join().unwrap();
+    let dead = async { tokio::time::timeout(60 * SECOND, drain.dead()).await };
+    assert!(runtime().block_on(dead).is_ok(), "{}", drain.state());
+    drop(hold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_no_clock_reaches_is_none() {
+    let endless = [
+        Drain::builder().deadline(Duration::MAX),
+        Drain::builder()
+            .deadline(Duration::MAX)
+            .advertise(Duration::MAX - SECOND)
+            .settle(Duration::MAX)
+            .early_end_window(Duration::MAX)
+            .retry_after(Duration::ZERO..=Duration::MAX),
+    ];
+    for builder in endless {
+        let drain = builder.build();
+        let hold = DrainToken::new(&drain);
+        drain.start();
+        assert_eq!((drain.state(), drain.deadline()), (ADVERTISE, None));
+        sleep(10_000 * SECOND).await;
+        assert!(drain.state().is_draining() && drain.state() != State::Dead);
+        drain.start_within(Duration::MAX);
+        assert_eq!(drain.deadline(), None);
+        let app = drain
+            .layer()
+            .layer(service(|_| async { Response::new(MockBody::new([])) }));
+        call(&app, get("/")).await;
+        drain.start_within(SECOND);
+        assert_eq!(drain.deadline(), Some(Instant::now() + SECOND));
+        sleep(SECOND).await;
+        drop(hold);
+        drain.dead().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_deadline_it_waits_for_the_last_one() {
+    let drain = Drain::builder().advertise(SECOND).no_deadline().build();
+    let hold = DrainToken::new(&drain);
+    let start = Instant::now();
+    drain.start();
+    tokio::spawn(async move {
+        sleep(100_000 * SECOND).await;
+        drop(hold);
+    });
+    drain.dead().await;
+    assert_eq!((start.elapsed(), drain.stats().cut), (100_000 * SECOND, 0));
+}
+
+#[test]
+fn a_drain_without_a_deadline_is_over_every_budget() {
+    for builder in [
+        Drain::builder().no_deadline(),
+        Drain::builder()
+            .deadline(Duration::MAX)
+            .settle(Duration::MAX),
+    ] {
+        let drain = builder.grace_period(30 * SECOND).build();
+        let warning = drain.over_budget().unwrap().to_string();
+        assert!(warning.contains("killed after 30s"), "{warning}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use futures_util::FutureExt;
 use tower_stream_body::{
-    Fault, FaultKind, StreamError,
+    Cause, Fault, FaultKind, StreamError,
     mock::{self, PanicIn},
 };
 
@@ -331,4 +331,15 @@ async fn an_error_of_the_service_is_passed_on() {
     });
     let error = layer().layer(service).oneshot(get()).await.unwrap_err();
     assert_eq!(error.to_string(), "mine");
+}
+
+#[tokio::test]
+async fn a_drain_that_ends_a_stream_before_its_head_says_when_to_come_back() {
+    let wait = Duration::from_millis(2001);
+    let cause = Cause::new(FaultKind::Drain, "draining").with_retry_after(wait);
+    let error = StreamError::from(cause);
+    let steps = [mock::error(error)];
+    let seen = send(&layer(), get(), answer("text/event-stream", steps)).await;
+    assert_eq!(seen.status, 503);
+    assert_eq!(seen.header("retry-after"), "3");
 }

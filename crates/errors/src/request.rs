@@ -108,10 +108,6 @@ impl Weight {
     }
 }
 
-fn is(name: &str, known: &str) -> bool {
-    name.eq_ignore_ascii_case(known)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,12 @@
 //! What is a promise, and what is none.
 
+use std::convert::Infallible;
+
+use http::Request;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
 use super::*;
+use crate::{DigestBody, DigestLayer, testing::get_te};
 
 #[tokio::test]
 async fn a_promise_in_announced_trailers() {
@@ -82,6 +88,36 @@ async fn a_declared_length_does_not_hide_the_trailers() {
                     assert!(refused || read.error.is_some(), "{cell}");
                 }
             }
+        }
+    }
+}
+
+/// A proxy with a bug between a `DigestLayer` and a `VerifyDigestLayer`.
+#[tokio::test]
+async fn what_the_digest_layer_announces_is_checked_downstream() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        for corrupt in [false, true] {
+            let handler = service_fn(|_: Request<()>| async {
+                let body = MockBody::new([data("hello"), pending(), data(" world")]);
+                Ok::<_, Infallible>(Response::new(body))
+            });
+            let proxy = move |data: Bytes| match corrupt {
+                true => corrupted(&data, 0),
+                false => data,
+            };
+            let service = ServiceBuilder::new()
+                .layer(VerifyDigestLayer::md5())
+                .map_response(move |response: Response<DigestBody<MockBody, Md5>>| {
+                    response.map(|body| body.map_frame(move |frame| frame.map_data(proxy)))
+                })
+                .layer(DigestLayer::md5())
+                .service(handler);
+            let mut request = get_te();
+            *request.version_mut() = version;
+            let response = service.oneshot(request).await.unwrap();
+            let refused = response.status() == StatusCode::BAD_GATEWAY;
+            let read = read(response.into_body(), None).await;
+            assert_eq!(refused || read.error.is_some(), corrupt, "{version:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{BoxError, Outcome, upload::ClientLeft};
+use crate::{BoxError, Outcome, grpc, upload::ClientLeft};
 
 /// The kinds of failure that layers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,9 @@ pub enum FaultKind {
     /// The client left while it was sending the request body that the response is made of: see
     /// [`UploadBody`](crate::UploadBody). Its name is that of a response that was dropped.
     ClientLeft,
+    /// The response was sent whole, and said this gRPC status, which is not 0: in its trailers, in its head (Trailers-Only)
+    /// or in a gRPC-Web trailer frame. Its name is that of the status: `NOT_FOUND`, say.
+    Grpc(u8),
     /// Anything else.
     Other,
 }
@@ -52,7 +55,20 @@ impl FaultKind {
             Self::Reset => "reset",
             Self::Io => "io",
             Self::ClientLeft => "dropped",
+            Self::Grpc(code) => grpc::status_name(code),
             Self::Other => "_OTHER",
+        }
+    }
+
+    /// Whether the server is to blame, as OpenTelemetry decides the status of a server span.
+    ///
+    /// A client that left and a drain are no errors of the server. Of gRPC's statuses those of
+    /// [`grpc::is_server_error`] are, NOT_FOUND and the like are not.
+    #[must_use]
+    pub const fn is_server_error(self) -> bool {
+        match self {
+            Self::Grpc(code) => grpc::is_server_error(code),
+            kind => !matches!(kind.outcome(), Outcome::Aborted),
         }
     }
 

@@ -41,6 +41,16 @@ impl StreamEnd {
         }
     }
 
+    /// Whether the server is to blame: see [`FaultKind::is_server_error`].
+    #[must_use]
+    pub fn is_server_error(&self) -> bool {
+        match self {
+            Self::Failed(cause) => cause.kind().is_server_error(),
+            Self::Panicked => true,
+            Self::Complete | Self::Dropped => false,
+        }
+    }
+
     /// The value of OpenTelemetry's `error.type`, `None` for [`StreamEnd::Complete`]. Low cardinality.
     #[must_use]
     pub fn error_type(&self) -> Option<&'static str> {

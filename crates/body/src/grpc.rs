@@ -38,14 +38,78 @@ pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
     frame.freeze()
 }
 
-/// The content type of a request, if it is one of gRPC's or gRPC-Web's: what a Trailers-Only response repeats.
+/// The content type in these headers, if it is one of gRPC's or gRPC-Web's. A Trailers-Only response repeats its request's.
 #[must_use]
-pub fn content_type(request: &HeaderMap) -> Option<&HeaderValue> {
+pub fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let name = b"application/grpc";
-    let value = request.get(header::CONTENT_TYPE)?;
+    let value = headers.get(header::CONTENT_TYPE)?;
     let (start, rest) = value.as_bytes().split_at_checked(name.len())?;
     let ends = matches!(rest.first(), None | Some(b'+' | b';' | b'-' | b' '));
     (start.eq_ignore_ascii_case(name) && ends).then_some(value)
+}
+
+/// The status code in these headers, which are trailers or the head of a Trailers-Only response. `None` without a
+/// `grpc-status`; one that is no code is UNKNOWN (2).
+#[must_use]
+pub fn status(headers: &HeaderMap) -> Option<u8> {
+    let text = headers.get(STATUS)?.to_str();
+    Some(text.ok().and_then(|text| text.parse().ok()).unwrap_or(2))
+}
+
+/// The name of a status code, `NOT_FOUND` for 5. A code that gRPC does not define is `UNKNOWN`.
+#[must_use]
+pub const fn status_name(code: u8) -> &'static str {
+    match code {
+        0 => "OK",
+        1 => "CANCELLED",
+        3 => "INVALID_ARGUMENT",
+        4 => "DEADLINE_EXCEEDED",
+        5 => "NOT_FOUND",
+        6 => "ALREADY_EXISTS",
+        7 => "PERMISSION_DENIED",
+        8 => "RESOURCE_EXHAUSTED",
+        9 => "FAILED_PRECONDITION",
+        10 => "ABORTED",
+        11 => "OUT_OF_RANGE",
+        12 => "UNIMPLEMENTED",
+        13 => "INTERNAL",
+        14 => "UNAVAILABLE",
+        15 => "DATA_LOSS",
+        16 => "UNAUTHENTICATED",
+        _ => "UNKNOWN",
+    }
+}
+
+/// Whether a status code is an error of the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
+/// DATA_LOSS (OpenTelemetry's semantic conventions for gRPC, server span).
+#[must_use]
+pub const fn is_server_error(code: u8) -> bool {
+    matches!(code, 2 | 4 | 12..=15 | 17..)
+}
+
+/// What `grpc-message` says, decoded, or else the name of the code.
+pub(crate) fn message(headers: &HeaderMap, code: u8) -> String {
+    match headers.get(MESSAGE) {
+        Some(message) if !message.is_empty() => percent_decoded(message.as_bytes()),
+        _ => status_name(code).to_owned(),
+    }
+}
+
+/// The fields of a gRPC-Web trailer frame.
+pub(crate) fn web_fields(text: &[u8]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            fields.insert(name, value);
+        }
+    }
+    fields
 }
 
 /// Whether a client that spoke this version receives trailers.
@@ -73,6 +137,25 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
+fn percent_decoded(text: &[u8]) -> String {
+    let hex = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        match (byte, hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high << 4 | low) as u8);
+                at += 3;
+            }
+            _ => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
 /// Finds the ends of length-prefixed messages, in bytes that are cut anywhere.
 ///
 /// The status of a gRPC or gRPC-Web response may follow a whole message only: after half of one a gRPC-Web client
@@ -83,27 +166,36 @@ pub struct Messages {
     prefix: usize,
     /// how many bytes of the message are still to come, once the prefix is whole
     left: u32,
+    /// the prefix is that of a gRPC-Web trailer frame, of whose text nothing has come
+    trailers: bool,
 }
 
 impl Messages {
-    /// Takes the next bytes of the body.
-    pub fn push(&mut self, mut data: &[u8]) {
+    /// Takes the next bytes of the body. Returns the text of a gRPC-Web trailer frame, if all of it is in these bytes.
+    pub fn push<'a>(&mut self, mut data: &'a [u8]) -> Option<&'a [u8]> {
+        let mut trailers = None;
         while let Some((&byte, rest)) = data.split_first() {
             if self.prefix < 5 {
-                if self.prefix > 0 {
-                    self.left = self.left << 8 | u32::from(byte);
+                match self.prefix {
+                    0 => self.trailers = byte == 0x80,
+                    _ => self.left = self.left << 8 | u32::from(byte),
                 }
                 self.prefix += 1;
                 data = rest;
             } else {
-                let skip = data.len().min(self.left as usize);
-                self.left -= skip as u32;
-                data = &data[skip..];
+                let (message, rest) = data.split_at(data.len().min(self.left as usize));
+                self.left -= message.len() as u32;
+                if self.trailers && self.left == 0 {
+                    trailers = Some(message);
+                }
+                self.trailers = false;
+                data = rest;
             }
             if self.prefix == 5 && self.left == 0 {
                 self.prefix = 0;
             }
         }
+        trailers
     }
 
     /// Whether the bytes so far end with a whole message, or there were none.
@@ -156,6 +248,32 @@ mod tests {
             headers.insert(header::CONTENT_TYPE, value.parse().unwrap());
             assert_eq!(content_type(&headers).is_some(), grpc, "{value}");
         }
+    }
+
+    #[test]
+    fn a_status_is_read_where_it_is_written() {
+        for (code, message) in [(0, ""), (5, "no such café: 100 %"), (14, "bye")] {
+            let trailers = trailers(code, message);
+            assert_eq!(status(&trailers), Some(code));
+            let expected = if message.is_empty() { "OK" } else { message };
+            assert_eq!(super::message(&trailers, code), expected);
+
+            let frame = web_trailers(&trailers);
+            let mut messages = Messages::default();
+            let body = [b"\0\0\0\0\x01a", &frame[..]].concat();
+            assert_eq!(web_fields(messages.push(&body).unwrap()), trailers);
+            // after its prefix, and cut where it would have to be kept
+            assert_eq!(messages.push(&frame[..5]), None);
+            assert_eq!(messages.push(&frame[5..]), Some(&frame[5..]));
+            assert_eq!(messages.push(&frame[..9]), None);
+            assert_eq!(messages.push(&frame[9..]), None);
+            assert!(messages.at_boundary());
+        }
+        let mut bad = HeaderMap::new();
+        assert_eq!(status(&bad), None);
+        bad.insert(STATUS, HeaderValue::from_static("-1"));
+        assert_eq!(status(&bad), Some(2));
+        assert_eq!(percent_decoded(b"%zz%4"), "%zz%4");
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, Cause, Delivery, Fault, FaultKind, StreamEnd};
+use crate::{BoxError, Cause, Delivery, Fault, FaultKind, StreamEnd, StreamKind, grpc};
 
 /// What wants to know about a body. Every method has a default that does nothing.
 ///
@@ -25,6 +25,12 @@ pub trait Observe: Send + 'static {
     /// The body gave out this frame.
     fn frame(&mut self, frame: &Frame<Bytes>) {
         let _ = frame;
+    }
+
+    /// The response said this gRPC status, 0 included: in its head (Trailers-Only), in its trailers, or in a gRPC-Web
+    /// trailer frame, if that comes in one piece. Runs before [`Observe::ended`].
+    fn grpc_status(&mut self, code: u8) {
+        let _ = code;
     }
 
     /// The end is reached *now*, however much later it is reported: the place to read a clock.
@@ -55,6 +61,8 @@ pub struct Observation<O: Observe> {
     /// set while the inner future or body runs: found set later, a panic went through
     running: bool,
     reported: bool,
+    /// of a gRPC-Web response, whose status is in its data
+    messages: Option<Box<grpc::Messages>>,
 }
 
 /// More than the bodies of one request: a failure without a head settles the outcome for all of them.
@@ -71,6 +79,7 @@ impl<O: Observe> Observation<O> {
             delivered: false,
             running: false,
             reported: false,
+            messages: None,
         }
     }
 
@@ -123,9 +132,37 @@ impl<O: Observe> Observation<O> {
     {
         let (mut parts, body) = response.into_parts();
         self.fault.join(&mut parts.extensions);
+        if grpc::content_type(&parts.headers).is_some() {
+            self.grpc_head(&parts.headers);
+        }
         let delivery = Delivery::new(method, parts.status, &parts.headers, &body);
         let body = ObservedBody::new(body, self, delivery);
         Response::from_parts(parts, body)
+    }
+
+    #[cold]
+    fn grpc_head(&mut self, head: &HeaderMap) {
+        self.grpc_fields(head);
+        if StreamKind::of(head) == StreamKind::GrpcWeb {
+            self.messages = Some(Box::default());
+        }
+    }
+
+    fn grpc_fields(&mut self, fields: &HeaderMap) {
+        if let Some(code) = grpc::status(fields) {
+            self.observer.grpc_status(code);
+            if code != 0 {
+                self.record(|| Cause::new(FaultKind::Grpc(code), grpc::message(fields, code)));
+            }
+        }
+    }
+
+    #[cold]
+    fn grpc_web_data(&mut self, data: &[u8]) {
+        let messages = self.messages.as_mut();
+        if let Some(text) = messages.and_then(|messages| messages.push(data)) {
+            self.grpc_fields(&grpc::web_fields(text));
+        }
     }
 
     fn latch(&mut self) {
@@ -196,6 +233,7 @@ pin_project! {
     /// | it has ended when it is wrapped, or will never be sent (HEAD, 204, ..) | `Complete` |
     /// | `None`, trailers, a data frame after which the body says it has ended, the declared length | `Complete` |
     /// | `None` before the declared length | `Failed`, `short_body` |
+    /// | a `grpc-status` other than 0, in head, trailers or gRPC-Web trailer frame | `Failed`, the name of the status |
     /// | `Err` | `Failed` |
     /// | a panic unwinds through the poll | `Panicked` |
     /// | dropped before any of these | `Dropped` |
@@ -313,6 +351,9 @@ where
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     *this.given += data.len() as u64;
+                    if observation.messages.is_some() {
+                        observation.grpc_web_data(&data);
+                    }
                     let frame = Frame::data(data);
                     observation.observer.frame(&frame);
                     if *this.given >= *this.expected {
@@ -324,7 +365,8 @@ where
                 }
                 Err(frame) => {
                     observation.observer.frame(&frame);
-                    if frame.is_trailers() {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        observation.grpc_fields(trailers);
                         observation.reached_end(*this.given, *this.expected);
                     }
                     Poll::Ready(Some(Ok(frame)))

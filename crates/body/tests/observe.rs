@@ -29,6 +29,7 @@ struct Log {
     polls: AtomicUsize,
     frames: AtomicUsize,
     ended: AtomicUsize,
+    status: parking_lot::Mutex<Option<u8>>,
 }
 
 impl Observe for Seen {
@@ -37,6 +38,10 @@ impl Observe for Seen {
     }
     fn frame(&mut self, _: &Frame<Bytes>) {
         self.0.frames.fetch_add(1, Ordering::Relaxed);
+    }
+    fn grpc_status(&mut self, code: u8) {
+        let told = self.0.status.lock().replace(code);
+        assert_eq!(told, None, "once");
     }
     fn ended(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
@@ -325,6 +330,67 @@ fn a_drain_after_all_that_was_declared_takes_nothing_away() {
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
     drop(body);
     assert_eq!(seen.end().error_type(), Some("drain"));
+}
+
+#[test]
+fn a_grpc_status_is_told_and_fails_the_stream() {
+    use tower_stream_body::grpc;
+    let web = |code| mock::data(grpc::web_trailers(&grpc::trailers(code, "a message")));
+    let message = || mock::data(&b"\0\0\0\0\x01a"[..]);
+    let trailer = |code| mock::trailer("grpc-status", code);
+    for (content_type, head, steps, told, end) in [
+        ("grpc", None, vec![message(), trailer("0")], Some(0), None),
+        (
+            "grpc",
+            None,
+            vec![message(), trailer("5")],
+            Some(5),
+            Some("NOT_FOUND"),
+        ),
+        (
+            "grpc+proto",
+            Some("14"),
+            vec![],
+            Some(14),
+            Some("UNAVAILABLE"),
+        ),
+        (
+            "grpc-web",
+            Some("14"),
+            vec![],
+            Some(14),
+            Some("UNAVAILABLE"),
+        ),
+        ("grpc-web", None, vec![message(), web(0)], Some(0), None),
+        (
+            "grpc-web+proto",
+            None,
+            vec![message(), web(8)],
+            Some(8),
+            Some("RESOURCE_EXHAUSTED"),
+        ),
+        ("grpc", None, vec![message(), web(8)], None, None),
+        ("grpc", None, vec![], None, None),
+    ] {
+        let script = format!("{content_type} {head:?} {steps:?}");
+        let seen = Seen::default();
+        let mut response =
+            Response::builder().header("content-type", format!("application/{content_type}"));
+        if let Some(code) = head {
+            response = response.header("grpc-status", code);
+        }
+        let response = response.body(MockBody::new(steps)).unwrap();
+        let observation = Observation::new(seen.clone(), Fault::new());
+        let mut body = observation
+            .into_response(&Method::GET, response)
+            .into_body();
+        while let Poll::Ready(Some(frame)) = poll(&mut body) {
+            frame.unwrap();
+        }
+        drop(body);
+        assert_eq!(*seen.0.status.lock(), told, "{script}");
+        assert_eq!(seen.end().error_type(), end, "{script}");
+    }
 }
 
 #[test]

@@ -186,6 +186,10 @@ fn log(cause: &Cause) {
         FaultKind::ClientLeft => {
             tracing::debug!(outcome, kind, error, "the client left in mid-upload");
         }
+        // the answer to what a client asked for, as a 404 is
+        FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
+            tracing::info!(outcome, kind, error, "response ended with a gRPC status");
+        }
         _ => tracing::error!(outcome, kind, error, "response failed"),
     }
 }

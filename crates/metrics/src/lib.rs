@@ -57,7 +57,8 @@
 //! * The **outcome** is `complete`, `aborted` (the client left, or a drain ended the stream), `error` or `panic`, exactly
 //!   one for each call: also for a handler future that is dropped before the head, for a body that is never polled, and
 //!   for a service that fails. `error.type` is there unless it is `complete`. It says how the *stream* ended: a `500` whose
-//!   body was sent is complete.
+//!   body was sent is complete. A gRPC response whose status is not 0 is an `error` whose type is the name of the status
+//!   (`NOT_FOUND`), as OpenTelemetry's RPC conventions have it.
 //! * **Active** falls when the body has ended and was dropped. For an upgrade (101, or 2xx to CONNECT) that is at the head.
 //! * A response whose body is not sent (HEAD, 204, 304, ..) is complete, of 0 bytes and without a first chunk.
 //!

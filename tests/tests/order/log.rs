@@ -53,7 +53,8 @@ impl Log {
         assert_eq!(closed, vec![end; spans], "told by closed spans");
         let level = match end {
             "complete" | "aborted dropped" => None,
-            "aborted drain" => Some("INFO"),
+            // and gRPC statuses for which the client is to blame
+            "aborted drain" | "error NOT_FOUND" | "error RESOURCE_EXHAUSTED" => Some("INFO"),
             _ => Some("ERROR"),
         };
         let expected = match level {

@@ -99,9 +99,21 @@ async fn statuses_and_outcomes() {
     let server = start(&telemetry, &drain).await;
     for (method, messages, code, text, end) in [
         ("/t.T/Unary", 1, Code::Ok, "", "complete"),
-        ("/t.T/UnaryOwn", 0, Code::NotFound, "mine", "complete"),
+        (
+            "/t.T/UnaryOwn",
+            0,
+            Code::NotFound,
+            "mine",
+            "error NOT_FOUND",
+        ),
         ("/t.T/Fine", 2, Code::Ok, "", "complete"),
-        ("/t.T/Own", 2, Code::ResourceExhausted, "mine", "complete"),
+        (
+            "/t.T/Own",
+            2,
+            Code::ResourceExhausted,
+            "mine",
+            "error RESOURCE_EXHAUSTED",
+        ),
         ("/t.T/Panic", 2, Code::Internal, FAILED, "panic panic"),
         ("/t.T/Handler", 0, Code::Internal, FAILED, "panic panic"),
     ] {
@@ -127,7 +139,9 @@ async fn statuses_and_outcomes() {
     let counted: Vec<_> = telemetry.sums(names::STREAM_COUNT).into_iter().collect();
     let expected = [
         ("_unmatched aborted drain", 1),
-        ("_unmatched complete", 4),
+        ("_unmatched complete", 2),
+        ("_unmatched error NOT_FOUND", 1),
+        ("_unmatched error RESOURCE_EXHAUSTED", 1),
         ("_unmatched panic panic", 2),
     ];
     assert_eq!(counted, expected.map(|(end, n)| (end.to_owned(), n)));

@@ -44,6 +44,18 @@ async fn a_body_that_ends_is_complete() {
 }
 
 #[tokio::test]
+async fn a_grpc_status_is_the_error_type() {
+    for (code, name) in [("5", "NOT_FOUND"), ("13", "INTERNAL"), ("99", "UNKNOWN")] {
+        let recorded = Recorded::new();
+        let steps = vec![data("a"), trailer("grpc-status", code)];
+        let mut body = body(&recorded.layer(), mock(steps)).await;
+        play(&mut body).await.unwrap();
+        drop(body);
+        assert_eq!(recorded.the_end(), failed("error", name));
+    }
+}
+
+#[tokio::test]
 async fn an_end_that_h1_never_polls_for_is_complete() {
     for script in [
         mock([data("a"), data("b")]).tells_end(),

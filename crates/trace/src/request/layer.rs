@@ -15,11 +15,13 @@ use super::RequestSpan;
 /// |---|---|
 /// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
 /// | at the head | `http.response.status_code` |
-/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code` |
+/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code`; of gRPC `rpc.grpc.status_code` (the number) and `rpc.response.status_code` (its name) |
 ///
 /// The end is decided by [`tower_stream_body`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
 /// The status is `Error` for a 5xx, a failure of the body and a panic. A client that left is `aborted`, with an
-/// `error.type`, and no error of the server.
+/// `error.type`, and no error of the server. A gRPC status other than 0 has the outcome `error` and is the `error.type`;
+/// the status of the span is `Error` for UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS, as
+/// the conventions for gRPC say of server spans.
 ///
 /// `http.route` and `client.address` need the feature `axum`, a layer inside of axum's routing (`Router::layer`), and
 /// a server that tells the peer's address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`.

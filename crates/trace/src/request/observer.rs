@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::Frame;
 use tokio::time::Instant;
-use tower_stream_body::{Observe, Outcome, StreamEnd};
+use tower_stream_body::{Observe, StreamEnd, grpc};
 use tracing::Span;
 
 /// Follows one request to the end of its body.
@@ -18,6 +18,7 @@ pub struct RequestObserver {
     chunks: i64,
     bytes: u64,
     to_first: Option<Duration>,
+    grpc_status: Option<u8>,
 }
 
 impl RequestObserver {
@@ -29,6 +30,7 @@ impl RequestObserver {
             chunks: 0,
             bytes: 0,
             to_first: None,
+            grpc_status: None,
         }
     }
 
@@ -52,13 +54,17 @@ impl Observe for Box<RequestObserver> {
         self.bytes += data.len() as u64;
     }
 
+    fn grpc_status(&mut self, code: u8) {
+        self.grpc_status = Some(code);
+    }
+
     fn end(&mut self, end: &StreamEnd) {
         let outcome = end.outcome();
         let bad_status = self.status.filter(StatusCode::is_server_error);
         let error_type = end
             .error_type()
             .or_else(|| bad_status.as_ref().map(StatusCode::as_str));
-        let failed = matches!(outcome, Outcome::Error | Outcome::Panic) || bad_status.is_some();
+        let failed = end.is_server_error() || bad_status.is_some();
         // without a head there is no body to speak of
         let size = self
             .status
@@ -72,6 +78,8 @@ impl Observe for Box<RequestObserver> {
             stream.ttfc_ms = self.to_first.map(|time| time.as_secs_f64() * 1e3),
             http.response.body.size = size,
             error.type = error_type,
+            rpc.grpc.status_code = self.grpc_status.map(i64::from),
+            rpc.response.status_code = self.grpc_status.map(grpc::status_name),
             otel.status_code = failed.then_some("ERROR"),
         );
         if let StreamEnd::Failed(cause) = end

@@ -49,6 +49,8 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         stream.ttfc_ms = field::Empty,
         http.response.body.size = field::Empty,
         error.type = field::Empty,
+        rpc.grpc.status_code = field::Empty,
+        rpc.response.status_code = field::Empty,
         otel.status_code = field::Empty,
         otel.status_description = field::Empty,
         otel.name = cut(&name(request.method(), *route)),

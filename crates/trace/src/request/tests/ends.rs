@@ -49,6 +49,27 @@ async fn the_span_lasts_to_the_end_of_the_body() {
     assert_eq!(float(&traces.request(), "stream.ttfc_ms"), 40.0);
 }
 
+#[tokio::test]
+async fn a_grpc_status_is_an_attribute() {
+    for (code, name) in [(0, "OK"), (5, "NOT_FOUND"), (14, "UNAVAILABLE")] {
+        let traces = Traces::lean();
+        // Trailers-Only
+        let response = Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", code)
+            .body(MockBody::new([]))
+            .unwrap();
+        let service = RequestSpanLayer::new().layer(respond(response));
+        read(get(service).await.into_body()).await.unwrap();
+        let span = traces.request();
+        assert_eq!(int(&span, "rpc.grpc.status_code"), i64::from(code));
+        let told = text(&span, "rpc.response.status_code");
+        assert_eq!(told.as_deref(), Some(name));
+        assert_eq!(error_type(&span).as_deref(), (code != 0).then_some(name));
+        assert_eq!(is_error(&span), code == 14);
+    }
+}
+
 /// One way to end: the script, outcome, error.type, whether the status is Error.
 type End = (
     &'static str,
@@ -90,6 +111,27 @@ fn ends() -> Vec<End> {
             "complete",
             None,
             false,
+        ),
+        (
+            "gRPC, fine",
+            MockBody::new([data("a"), trailer("grpc-status", "0")]),
+            "complete",
+            None,
+            false,
+        ),
+        (
+            "gRPC, the client's fault",
+            MockBody::new([data("a"), trailer("grpc-status", "5")]),
+            "error",
+            Some("NOT_FOUND"),
+            false,
+        ),
+        (
+            "gRPC, the server's fault",
+            MockBody::new([data("a"), trailer("grpc-status", "13")]),
+            "error",
+            Some("INTERNAL"),
+            true,
         ),
         (
             "error",

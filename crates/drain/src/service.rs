@@ -9,12 +9,14 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
+use tower_stream_body::{Cause, Fault, FaultKind};
 
 use crate::{
     DrainBody, DrainFuture,
     body::Guard,
     close::{Closing, is_connect},
     drain::Shared,
+    farewell::words,
     link::Link,
     refusal,
     token::Ticket,
@@ -106,6 +108,10 @@ fn refused<F, B: Body>(shared: &Shared, request: &Request<B>) -> DrainFuture<F> 
         request.version(),
         request.extensions(),
     );
+    if reset && let Some(fault) = request.extensions().get::<Fault>() {
+        // or the layers outside would see a body that failed
+        fault.record(Cause::new(FaultKind::Drain, words::MESSAGE));
+    }
     DrainFuture::refused(response, reset)
 }
 

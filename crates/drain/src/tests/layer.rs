@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use tokio::time::sleep;
 use tower_layer::Layer;
-use tower_stream_body::mock;
+use tower_stream_body::{Fault, FaultKind, mock};
 
 use super::*;
 use crate::{DrainLayer, DrainToken, Draining, Refusal};
@@ -294,6 +294,27 @@ async fn a_refusal_may_be_a_429_or_a_reset_that_allows_a_retry() {
         refused(Refusal::RefusedStream, h2).await,
         (503, false, true)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_refused_has_not_failed() {
+    let drain = Drain::builder()
+        .advertise(SECOND)
+        .deadline(60 * SECOND)
+        .refuse_with(Refusal::RefusedStream)
+        .build();
+    let _hold = DrainToken::new(&drain);
+    let app = drain
+        .layer()
+        .layer(service(|_| async { ok(two_records()) }));
+    drain.start();
+    sleep(2 * SECOND).await;
+    let mut request = get("/");
+    *request.version_mut() = Version::HTTP_2;
+    let fault = Fault::of(request.extensions_mut());
+    let response = call(&app, request).await;
+    assert!(read(response.into_body()).await.1.is_some(), "a reset");
+    assert_eq!(fault.cause().unwrap().kind(), FaultKind::Drain);
 }
 
 /// hyper sends the body of an answer to HEAD over HTTP/2, where it is a protocol error.

@@ -52,7 +52,9 @@ impl Drain {
     /// Out of descriptors, it goes on to accept who is in the backlog as connections end, until the drain is dead.
     ///
     /// It resolves 250 ms after the drain is dead at the latest, also while a handler blocks its thread: such a handler
-    /// cannot be stopped and is left behind, and dropping the runtime waits for it.
+    /// cannot be stopped and is left behind, and dropping the runtime waits for it. The bound needs a worker of the runtime
+    /// that is free: where handlers block every worker, or the one that happens to drive the timers of a runtime that is
+    /// idle otherwise, no timer fires.
     ///
     /// # Errors
     ///

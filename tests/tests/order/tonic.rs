@@ -128,8 +128,8 @@ async fn statuses_and_outcomes() {
         while drain.in_flight() == 0 {
             sleep(Duration::from_millis(1)).await;
         }
-        // so that the messages come first
-        sleep(Duration::from_millis(20)).await;
+        // so that the messages come first, on a busy machine too
+        sleep(Duration::from_secs(1)).await;
         drain.start_within(Duration::ZERO);
     };
     let ((got, status), ()) = tokio::join!(hanging, start);

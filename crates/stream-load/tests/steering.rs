@@ -181,7 +181,7 @@ async fn slow_heads() -> (Server, Arc<AtomicUsize>) {
         let waiting = Arc::clone(&waiting);
         at_most.fetch_max(waiting.fetch_add(1, Relaxed) + 1, Relaxed);
         async move {
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(500)).await;
             waiting.fetch_sub(1, Relaxed);
             stream.write_all(OK.as_bytes()).await.unwrap();
             while stream.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {}

@@ -50,7 +50,7 @@ async fn a_connection_that_served_enough_or_is_old_is_sent_away_and_loses_nothin
     let serving = drain
         .serve(listener, hello().layer(drain.layer()))
         .without_signals()
-        .max_age(100 * MS);
+        .max_age(200 * MS);
     let serving = tokio::spawn(serving.into_future());
     let mut connection = h2::Connection::open(addr).await?;
     let stream = connection.send(&Request::get("/slow")).await?;
@@ -58,7 +58,7 @@ async fn a_connection_that_served_enough_or_is_old_is_sent_away_and_loses_nothin
     assert_eq!(connection.go_away().await?, (id, h2::Reason::NO_ERROR));
     assert_eq!(stream.reply().await?.finish().await.text(), "abc");
     let mut connection = h1::Connection::open(addr).await?;
-    sleep(150 * MS).await;
+    sleep(300 * MS).await;
     connection.send(&Request::get("/")).await?;
     let answer = connection.reply().await?.finish().await;
     assert_eq!(answer.header("connection"), Some("close"), "told, not cut");

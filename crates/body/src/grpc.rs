@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -13,7 +14,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub fn trailers(status: u8, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     trailers.insert(STATUS, HeaderValue::from(u16::from(status)));
-    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
+    if let Ok(message) = HeaderValue::try_from(utf8_percent_encode(message, ESCAPED).to_string()) {
         trailers.insert(MESSAGE, message);
     }
     trailers
@@ -90,7 +91,10 @@ pub const fn is_server_error(code: u8) -> bool {
 /// What `grpc-message` says, decoded, or else the name of the code.
 pub(crate) fn message(headers: &HeaderMap, code: u8) -> String {
     match headers.get(MESSAGE) {
-        Some(message) if !message.is_empty() => percent_decoded(message.as_bytes()),
+        Some(message) if !message.is_empty() => {
+            let decoded = percent_decode(message.as_bytes());
+            decoded.decode_utf8_lossy().into_owned()
+        }
         _ => status_name(code).to_owned(),
     }
 }
@@ -122,39 +126,8 @@ pub fn trailers_arrive(version: Version) -> bool {
     version >= Version::HTTP_2
 }
 
-/// `grpc-message` is percent-encoded: everything but printable ASCII, and `%` itself.
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
-            _ => {
-                let _ = write!(encoded, "%{byte:02X}");
-            }
-        }
-    }
-    encoded
-}
-
-fn percent_decoded(text: &[u8]) -> String {
-    let hex = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(&byte) = text.get(at) {
-        match (byte, hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high << 4 | low) as u8);
-                at += 3;
-            }
-            _ => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
-}
+/// What `grpc-message` escapes: everything but printable ASCII, and `%` itself.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Finds the ends of length-prefixed messages, in bytes that are cut anywhere.
 ///
@@ -273,11 +246,13 @@ mod tests {
         assert_eq!(status(&bad), None);
         bad.insert(STATUS, HeaderValue::from_static("-1"));
         assert_eq!(status(&bad), Some(2));
-        assert_eq!(percent_decoded(b"%zz%4"), "%zz%4");
+        bad.insert(MESSAGE, HeaderValue::from_static("%zz%4"));
+        assert_eq!(super::message(&bad, 2), "%zz%4");
     }
 
     #[test]
     fn a_message_is_printable_ascii() {
-        assert_eq!(percent_encoded("50 % é\n"), "50 %25 %C3%A9%0A");
+        let trailers = trailers(2, "50 % é\n\u{7f}");
+        assert_eq!(trailers[MESSAGE], "50 %25 %C3%A9%0A%7F");
     }
 }

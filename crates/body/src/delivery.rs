@@ -53,8 +53,9 @@ fn never_sent(method: &Method, status: StatusCode) -> bool {
         || (method == Method::CONNECT && status.is_success())
 }
 
-/// The value of `Content-Length`, if it is a valid one.
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
+/// The value of `Content-Length`, if it is a valid one (RFC 9110 section 8.6).
+#[must_use]
+pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
     // `u64::from_str` takes a leading `+`, RFC 9110 section 8.6 does not
     value

@@ -78,7 +78,7 @@ mod upload;
 
 pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
-    delivery::Delivery,
+    delivery::{Delivery, declared_length},
     end::{Outcome, StreamEnd},
     fault::Fault,
     hold::RecordHold,

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::digests_changed;
+use tower_stream_body::{declared_length, digests_changed};
 
 /// When more than this of a body was read, its encoder gets a `Pending`.
 const FIRST_READ: usize = 256 * 1024;
@@ -91,11 +91,9 @@ struct Encoding {
 impl Encoding {
     fn of<B: Body>(head: &Parts, body: &B) -> Self {
         let codings = head.headers.get_all(header::CONTENT_ENCODING);
-        let declared = head.headers.get(header::CONTENT_LENGTH);
-        let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             codings: codings.iter().cloned().collect(),
-            length: declared.or_else(|| body.size_hint().exact()),
+            length: declared_length(&head.headers).or_else(|| body.size_hint().exact()),
         }
     }
 }

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_stream_body::{Fault, FaultKind, mock};
 
 use super::*;
-use crate::{DrainLayer, DrainToken, Draining, Refusal};
+use crate::{DrainBody, DrainLayer, DrainToken, Draining, Refusal};
 
 fn ok(body: MockBody) -> Response<MockBody> {
     Response::new(body)
@@ -259,23 +259,29 @@ async fn probes_and_chosen_requests_are_never_refused() {
     drop(hold);
 }
 
+/// What a drain that has closed answers over this version, and what it recorded.
+async fn refuse(refusal: Refusal, version: Version) -> (Response<DrainBody<MockBody>>, Fault) {
+    let drain = Drain::builder()
+        .advertise(MS)
+        .deadline(SECOND)
+        .refuse_with(refusal)
+        .build();
+    let _hold = DrainToken::new(&drain);
+    let app = drain
+        .layer()
+        .layer(service(|_| async { ok(two_records()) }));
+    drain.start();
+    sleep(10 * MS).await;
+    let mut request = get("/");
+    *request.version_mut() = version;
+    let fault = Fault::of(request.extensions_mut());
+    (call(&app, request).await, fault)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refusal_may_be_a_429_or_a_reset_that_allows_a_retry() {
     let refused = |refusal, version| async move {
-        let drain = Drain::builder()
-            .advertise(MS)
-            .deadline(SECOND)
-            .refuse_with(refusal)
-            .build();
-        let _hold = DrainToken::new(&drain);
-        let app = drain
-            .layer()
-            .layer(service(|_| async { ok(two_records()) }));
-        drain.start();
-        sleep(10 * MS).await;
-        let mut request = get("/");
-        *request.version_mut() = version;
-        let response = call(&app, request).await;
+        let (response, _) = refuse(refusal, version).await;
         let status = response.status().as_u16();
         let close = response.headers().contains_key(header::CONNECTION);
         (status, close, read(response.into_body()).await.1.is_some())
@@ -298,21 +304,7 @@ async fn a_refusal_may_be_a_429_or_a_reset_that_allows_a_retry() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_is_refused_has_not_failed() {
-    let drain = Drain::builder()
-        .advertise(SECOND)
-        .deadline(60 * SECOND)
-        .refuse_with(Refusal::RefusedStream)
-        .build();
-    let _hold = DrainToken::new(&drain);
-    let app = drain
-        .layer()
-        .layer(service(|_| async { ok(two_records()) }));
-    drain.start();
-    sleep(2 * SECOND).await;
-    let mut request = get("/");
-    *request.version_mut() = Version::HTTP_2;
-    let fault = Fault::of(request.extensions_mut());
-    let response = call(&app, request).await;
+    let (response, fault) = refuse(Refusal::RefusedStream, Version::HTTP_2).await;
     assert!(read(response.into_body()).await.1.is_some(), "a reset");
     assert_eq!(fault.cause().unwrap().kind(), FaultKind::Drain);
 }

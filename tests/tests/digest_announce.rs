@@ -8,7 +8,7 @@ use e2e::{End, Protocol, Request, h1, h2, serve};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use tower_http::compression::CompressionLayer;
-use tower_stream_body::{
+use tower_stream_core::{
     StreamEnd,
     mock::{self, MockBody, data, pending, sleep, trailer},
 };

@@ -9,7 +9,7 @@ use e2e::{End, Protocol, Request, serve};
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use tower_http::compression::CompressionLayer;
-use tower_stream_body::mock::{MockBody, Step, data, pending, sleep};
+use tower_stream_core::mock::{MockBody, Step, data, pending, sleep};
 use tower_stream_digest::{Unverifiable, Verdict, VerifyDigestLayer};
 
 type Outcome = Result<(), Box<dyn Error>>;

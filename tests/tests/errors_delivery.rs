@@ -7,7 +7,7 @@ use futures_util::{StreamExt, future::try_join_all};
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::{ServiceBuilder, service_fn};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 use tower_stream_drain::{Drain, DrainToken, Refusal};
 use tower_stream_errors::{AfterTail, ErrorWriterLayer};
 

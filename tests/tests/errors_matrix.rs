@@ -6,7 +6,7 @@ use e2e::{End, Protocol, Request, Response, h2, serve};
 use futures_util::future::join_all;
 use tower::{ServiceBuilder, service_fn};
 use tower_http::compression::{CompressionLayer, predicate::NotForContentType};
-use tower_stream_body::mock::{self, MockBody, PanicIn};
+use tower_stream_core::mock::{self, MockBody, PanicIn};
 use tower_stream_errors::ErrorWriterLayer;
 
 type Outcome = Result<(), Box<dyn Error>>;

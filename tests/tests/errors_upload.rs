@@ -15,7 +15,7 @@ use axum::{
 use e2e::{LogCapture, Request, TestServer, h1, h2, serve};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tower_stream_body::{
+use tower_stream_core::{
     Fault, Observation, Observe, StreamEnd,
     mock::{self, MockBody},
 };

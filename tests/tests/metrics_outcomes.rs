@@ -17,7 +17,7 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, MetricData},
 };
-use tower_stream_body::mock::{self, MockBody, Step};
+use tower_stream_core::mock::{self, MockBody, Step};
 use tower_stream_metrics::{StreamMetricsLayer, names};
 
 type Outcome = Result<(), Box<dyn Error>>;

@@ -16,7 +16,7 @@ use opentelemetry_sdk::{
 use parking_lot::Mutex;
 use tower::ServiceBuilder;
 use tower_http::trace::TraceLayer;
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::{Layer, layer::SubscriberExt};

@@ -19,7 +19,7 @@ use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tower::{Layer, Service, layer::util::Identity};
-use tower_stream_bench::Contest;
+use tower_stream_bench_support::Contest;
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer, kernel::Md5};
 
 /// So many frames of zeros, ready, or after one `Pending`.

@@ -7,7 +7,7 @@
 use criterion::{Criterion, Throughput, criterion_group};
 use digest::{Digest, Output};
 use std::process::Command;
-use tower_stream_bench::Contest;
+use tower_stream_bench_support::Contest;
 use tower_stream_digest::kernel::{self, Md5};
 
 const SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 /// No poll gives out more than this, so that no poll hashes more: at 0.7 to 1 GB/s it is a quarter of a millisecond.
 /// A 16 MiB frame at once would hold the worker, and every stream on it, for some 20 ms.
@@ -259,7 +259,7 @@ mod tests {
     }
     #[test]
     fn what_was_polled_ahead_leaves_no_room_behind() {
-        use tower_stream_body::mock::{MockBody, data};
+        use tower_stream_core::mock::{MockBody, data};
 
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for (frames, room) in [(1, false), (100, true)] {

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, mock::MockBody};
+use tower_stream_core::{BoxError, mock::MockBody};
 
 /// `len` bytes without a short period.
 pub(crate) fn noise(len: usize) -> Bytes {

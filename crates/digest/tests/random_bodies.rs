@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Version};
 use http_body::Body;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 use tower_stream_digest::{DigestLayer, DigestValue, Md5, VerifyDigestLayer};
 
 /// xorshift64: the same cases in each run.

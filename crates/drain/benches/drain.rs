@@ -16,8 +16,8 @@ use tower::{ServiceExt, service_fn};
 use tower_http::metrics::in_flight_requests::InFlightRequestsLayer;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
-use tower_stream_bench::{CpuTime, Frames, Group, consume};
-use tower_stream_body::Fault;
+use tower_stream_bench_support::{CpuTime, Frames, Group, consume};
+use tower_stream_core::Fault;
 use tower_stream_drain::{Drain, DrainLayer, FarewellLayer, Policy};
 
 const FRAMES: u32 = 1_000;

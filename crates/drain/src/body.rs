@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Extensions;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Fault, relay};
+use tower_stream_core::{BoxError, Fault, relay};
 
 use crate::{State, admission::Word, drain::Shared};
 

@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::WatchStream;
-use tower_stream_body::{Cause, Fault, FaultKind};
+use tower_stream_core::{Cause, Fault, FaultKind};
 
 use crate::{
     BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Policy, Probe, State, Stats,

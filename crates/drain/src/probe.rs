@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tower_service::Service;
-use tower_stream_body::answer_method;
+use tower_stream_core::answer_method;
 
 use crate::{State, drain::Shared};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderValue, Method, Response, StatusCode, Version, header};
-use tower_stream_body::{Problem, RequestId, answer_method};
+use tower_stream_core::{Problem, RequestId, answer_method};
 
 use crate::{
     close::Closing,

@@ -9,7 +9,7 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tower_stream_body::{Cause, Fault, FaultKind};
+use tower_stream_core::{Cause, Fault, FaultKind};
 
 use crate::{
     DrainBody, DrainFuture,

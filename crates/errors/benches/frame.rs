@@ -14,7 +14,7 @@ use tower::{ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
-use tower_stream_bench::{CpuTime, Frames, Group, consume};
+use tower_stream_bench_support::{CpuTime, Frames, Group, consume};
 use tower_stream_errors::ErrorWriterLayer;
 
 const FRAMES: u32 = 1_000;

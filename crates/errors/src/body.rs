@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery, PlainProblem, relay};
+use tower_stream_core::{BoxError, Delivery, PlainProblem, relay};
 
 use crate::{
     case::Case,

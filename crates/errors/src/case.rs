@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, response::Parts};
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, answer_method, grpc, head_replaced,
 };
 

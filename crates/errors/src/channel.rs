@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
-use tower_stream_body::{BoxError, FaultKind, StreamError};
+use tower_stream_core::{BoxError, FaultKind, StreamError};
 
 /// A body, and the sender that feeds it from a task of its own.
 ///

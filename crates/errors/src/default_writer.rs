@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
-use tower_stream_body::{Problem, StreamKind, grpc};
+use tower_stream_core::{Problem, StreamKind, grpc};
 
 use crate::{Failure, Tail, WriteError};
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 use crate::{
     ResponseBody,

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Cause, Fault, FaultKind, StreamError, relay};
+use tower_stream_core::{BoxError, Cause, Fault, FaultKind, StreamError, relay};
 
 /// Fails a response body that gives no next frame within a duration, with a [`StreamError`] of kind `Timeout`.
 ///

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tower_layer::Layer;
-use tower_stream_body::RecordHold;
+use tower_stream_core::RecordHold;
 
 use crate::{DefaultWriter, ErrorWriter, WriteError};
 

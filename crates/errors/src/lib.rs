@@ -14,7 +14,7 @@
 //! * Half an event is never sent, so that the error is never glued to one: a partial record is held (64 KiB at most)
 //!   until it ends, and dropped on failure. A chunk that ends with a record passes as it is.
 //! * A body with a declared `Content-Length` never gains a byte, nor does a range or an encoded body.
-//! * The [`Fault`](tower_stream_body::Fault) of the request is set first, so that observers outside *and* inside report
+//! * The [`Fault`](tower_stream_core::Fault) of the request is set first, so that observers outside *and* inside report
 //!   the same outcome.
 //!
 //! ```
@@ -58,7 +58,7 @@
 //!
 //! A panic in the call, in a poll of the handler's future, in the body's `poll_frame`, `is_end_stream` or `size_hint`,
 //! in the drop of a future or body, and in the drop of the panic's own payload. Nothing that panicked is polled again.
-//! An `Err` of the body, whose [kind](tower_stream_body::FaultKind) is read from its source chain: tower-http's and
+//! An `Err` of the body, whose [kind](tower_stream_core::FaultKind) is read from its source chain: tower-http's and
 //! tokio's timeouts, a drain, a digest mismatch, an HTTP/2 reset, I/O. A body that ends before its declared length.
 //!
 //! Not caught: a panic while another panic unwinds, and anything in a program built with `panic = "abort"`; both end
@@ -76,7 +76,7 @@
 //! Its `outcome` and `kind` are the words of spans and metrics, `error` is the message; with [`PanicHook`] it names the
 //! place in the source. A client that left is no failure, also if it left in the middle of an upload that the handler
 //! sends back or on: that is an event at `debug`. (With the feature `axum`, the default, and axum's request bodies; for
-//! others see [`UploadBody`](tower_stream_body::UploadBody).)
+//! others see [`UploadBody`](tower_stream_core::UploadBody).)
 //!
 //! # Where it stands
 //!

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
-use tower_stream_body::StreamKind;
+use tower_stream_core::StreamKind;
 
 use crate::{DefaultWriter, Failure, Tail, WriteError};
 

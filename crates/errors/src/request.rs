@@ -1,7 +1,7 @@
 //! What is kept of a request, to answer it in its own format when it fails.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
-use tower_stream_body::grpc;
+use tower_stream_core::grpc;
 
 #[derive(Clone, Debug)]
 pub(crate) struct RequestInfo {

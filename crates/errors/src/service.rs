@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 use crate::{ResponseBody, ResponseFuture, case::Case, layer::Config, panic::catch};
 
@@ -47,7 +47,7 @@ where
             return ResponseFuture::off(self.inner.call(request));
         };
         #[cfg(feature = "axum")]
-        tower_stream_body::mark_upload(request.body_mut());
+        tower_stream_core::mark_upload(request.body_mut());
         let case = Case::new(Arc::clone(config), &mut request);
         match catch(|| self.inner.call(request)) {
             Ok(future) => ResponseFuture::new(future, case),

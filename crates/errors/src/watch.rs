@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use tower_stream_body::{BoxError, Cause, Delivery, Records, StreamKind, chosen_reset};
+use tower_stream_core::{BoxError, Cause, Delivery, Records, StreamKind, chosen_reset};
 
 use crate::{
     AfterTail, Tail,

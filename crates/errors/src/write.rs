@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
 use serde_json::{Map, Value};
-use tower_stream_body::{Cause, FaultKind, RequestId, StreamKind};
+use tower_stream_core::{Cause, FaultKind, RequestId, StreamKind};
 
 use crate::{DefaultWriter, request::RequestInfo};
 
@@ -17,7 +17,7 @@ use crate::{DefaultWriter, request::RequestInfo};
 ///
 /// ```
 /// use tower_stream_errors::{DefaultWriter, ErrorWriterLayer, Failure, Tail, WriteError};
-/// use tower_stream_body::StreamKind;
+/// use tower_stream_core::StreamKind;
 ///
 /// /// Log tails are plain text: say it in a last line.
 /// struct PlainText;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind,
     mock::{self, MockBody, Step},
 };

@@ -6,7 +6,7 @@
 use std::io;
 
 use criterion::{Criterion, criterion_group};
-use tower_stream_bench::Contest;
+use tower_stream_bench_support::Contest;
 use tower_stream_ids::{RequestScope, Sequence, log};
 use tracing::Dispatch;
 use tracing_subscriber::{fmt, layer::SubscriberExt};

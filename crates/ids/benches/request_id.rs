@@ -20,7 +20,7 @@ use http_body::Body;
 use http_body_util::Full;
 use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_stream_bench::Contest;
+use tower_stream_bench_support::Contest;
 use tower_stream_ids::{MakeUuidV7, RequestIdLayer, SequenceLayer};
 
 const ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group};
 use http::{HeaderValue, Request, Response, header};
 use http_body::Body;
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_stream_bench::{Contest, Frames, consume};
+use tower_stream_bench_support::{Contest, Frames, consume};
 use tower_stream_ids::SequenceLayer;
 
 const FRAMES: usize = 256;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use http::{HeaderName, Request};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::RequestId;
+use tower_stream_core::RequestId;
 
 use crate::{RequestScope, layer::X_REQUEST_ID};
 
@@ -33,7 +33,7 @@ use crate::{RequestScope, layer::X_REQUEST_ID};
 ///     }));
 /// // inside of a handler under `RequestIdLayer` this scope is entered already
 /// let scope = RequestScope::new("a1".parse().unwrap(), Sequence::new());
-/// tower_stream_body::Scoped::new(client.oneshot(Request::new(())), scope).await.unwrap();
+/// tower_stream_core::Scoped::new(client.oneshot(Request::new(())), scope).await.unwrap();
 /// # }
 /// ```
 ///

@@ -53,9 +53,9 @@ mod scope;
 mod sequence;
 mod service;
 
-pub use tower_stream_body::{InvalidRequestId, RequestId, Sequence};
+pub use tower_stream_core::{InvalidRequestId, RequestId, Sequence};
 #[cfg(feature = "axum")]
-pub use tower_stream_body::{MissingRequestId, MissingSequence};
+pub use tower_stream_core::{MissingRequestId, MissingSequence};
 
 #[cfg(feature = "tokio")]
 pub use self::scope::spawn;

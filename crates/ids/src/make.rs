@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderValue, request::Parts};
-use tower_stream_body::RequestId;
+use tower_stream_core::RequestId;
 use uuid::{Builder, Uuid};
 
 /// Makes the id of a request that brought none which is good and trusted.

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt, marker::PhantomData, mem, sync::Arc};
 
-use tower_stream_body::{RequestId, Scope, Sequence};
+use tower_stream_core::{RequestId, Scope, Sequence};
 
 /// The request that some code runs for: its id and its numbers, or none outside of any request.
 ///
@@ -10,11 +10,11 @@ use tower_stream_body::{RequestId, Scope, Sequence};
 /// response body is polled or dropped, so code finds it with [`RequestScope::current`], without a span and whatever
 /// the log filter says. A thread, a task or a blocking call that the request starts does not have it by itself:
 /// see [`spawn`](crate::spawn) and [`in_request`]. For another executor, or a stream, wrap what runs there in a
-/// [`Scoped`](tower_stream_body::Scoped). The task of a websocket is one of axum's: take the scope in the handler, and
+/// [`Scoped`](tower_stream_core::Scoped). The task of a websocket is one of axum's: take the scope in the handler, and
 /// let `WebSocketUpgrade::on_upgrade` run `move |socket| Scoped::new(chat(socket), scope)`.
 ///
 /// ```
-/// use tower_stream_body::Scoped;
+/// use tower_stream_core::Scoped;
 /// use tower_stream_ids::{RequestScope, Sequence};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -174,7 +174,7 @@ pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    tokio::spawn(tower_stream_body::Scoped::new(
+    tokio::spawn(tower_stream_core::Scoped::new(
         future,
         RequestScope::current(),
     ))

@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderName, Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tower_stream_body::{InvalidRequestId, RequestId, Scope, Scoped, Sequence};
+use tower_stream_core::{InvalidRequestId, RequestId, Scope, Scoped, Sequence};
 
 use crate::{RequestScope, layer::Config};
 

@@ -1,4 +1,4 @@
-use tower_stream_body::{ObservedBody, Switched};
+use tower_stream_core::{ObservedBody, Switched};
 
 use crate::stream::Stream;
 

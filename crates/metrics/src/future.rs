@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Observation};
+use tower_stream_core::{BoxError, Observation};
 
 use crate::{ResponseBody, stream::Stream};
 

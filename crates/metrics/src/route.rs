@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use opentelemetry::{KeyValue, StringValue, metrics::Histogram};
 use parking_lot::RwLock;
-use tower_stream_body::Outcome;
+use tower_stream_core::Outcome;
 
 #[cfg(feature = "bound-instruments")]
 use {opentelemetry::metrics::BoundHistogram, std::sync::OnceLock};

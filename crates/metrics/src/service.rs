@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Fault, Observation};
+use tower_stream_core::{BoxError, Fault, Observation};
 
 use crate::{ResponseBody, ResponseFuture, layer::Shared, stream::Stream};
 

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use http_body::Frame;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
-use tower_stream_body::{Observe, StreamEnd};
+use tower_stream_core::{Observe, StreamEnd};
 
 use crate::{names, route::Route};
 

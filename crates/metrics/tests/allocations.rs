@@ -12,7 +12,7 @@ use http_body::Body;
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 use tower_stream_metrics::StreamMetricsLayer;
 
 const FRAMES: usize = 5000;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use tower_stream_body::{RecordFormat, StreamKind, boundary::Scanner};
+use tower_stream_core::{RecordFormat, StreamKind, boundary::Scanner};
 
 use crate::Format;
 

@@ -15,7 +15,7 @@ use candidates::{
     layers::{BARE, PEER, SIX, candidates},
 };
 use criterion::{Criterion, Throughput};
-use tower_stream_bench::Contest;
+use tower_stream_bench_support::Contest;
 
 /// What a round of one candidate handles.
 const FRAMES_A_ROUND: u32 = 3_000;

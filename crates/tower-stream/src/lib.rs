@@ -74,7 +74,7 @@ pub use slot::{
     EncodedBody, PlainBody,
 };
 pub use stack::{Inner, StreamStack, Whole};
-pub use tower_stream_body as body;
+pub use tower_stream_core as body;
 #[cfg(feature = "digest")]
 pub use tower_stream_digest as digest;
 #[cfg(feature = "drain")]

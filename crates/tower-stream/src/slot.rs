@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{declared_length, digests_changed};
+use tower_stream_core::{declared_length, digests_changed};
 
 /// When more than this of a body was read, its encoder gets a `Pending`.
 const FIRST_READ: usize = 256 * 1024;
@@ -36,7 +36,7 @@ const PAUSES: u8 = 4;
 ///   once, after more than 256 KiB: it is pending until its task is polled again. Encoders flush, and the head is released.
 ///
 /// The bytes count as changed when `Content-Encoding` or the length is another one outside of the layer than inside. A layer
-/// that changes bytes in any other way has to call [`bytes_changed`](tower_stream_body::bytes_changed) itself.
+/// that changes bytes in any other way has to call [`bytes_changed`](tower_stream_core::bytes_changed) itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, http::Request, routing::get};

@@ -25,7 +25,7 @@ use opentelemetry_sdk::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, layer::layer_fn};
 use tower_http::trace::TraceLayer;
-use tower_stream_bench::{CpuTime, Frames, Group, consume};
+use tower_stream_bench_support::{CpuTime, Frames, Group, consume};
 use tower_stream_trace::{
     ChunkSelection, ChunkSpanLayer, RequestSpanLayer,
     loss::{BatchOptions, Loss, batch},

@@ -18,7 +18,7 @@ use opentelemetry_sdk::trace::{
     InMemorySpanExporter, Sampler, SdkTracer, SdkTracerProvider, ShouldSample, SpanData,
 };
 use tower::{Service, ServiceExt, service_fn};
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 use tracing::subscriber::DefaultGuard;
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{layer::SubscriberExt, registry::Registry};

@@ -9,7 +9,7 @@ use http_body::Body;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_stream_bench::{Frames, consume};
+use tower_stream_bench_support::{Frames, consume};
 use tower_stream_trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer};
 use tracing_subscriber::layer::SubscriberExt;
 

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use tower::ServiceBuilder;
-use tower_stream_body::StreamKind;
+use tower_stream_core::StreamKind;
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
 use tower_stream_ids::SequenceLayer;

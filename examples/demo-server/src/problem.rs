@@ -4,7 +4,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use tower_stream_body as body;
+use tower_stream_core as body;
 
 use crate::reply;
 

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Version};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tower_stream_body::mock::{MockBody, data, sleep};
+use tower_stream_core::mock::{MockBody, data, sleep};
 
 use super::{FLUSH, Outcome, with_head};
 

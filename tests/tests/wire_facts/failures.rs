@@ -7,7 +7,7 @@ use bytes::Bytes;
 use e2e::{End, Protocol, Request, Response, h1, h2, serve};
 use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
-use tower_stream_body::mock::{self, MockBody, data, pending, sleep};
+use tower_stream_core::mock::{self, MockBody, data, pending, sleep};
 
 use super::{FLUSH, Outcome, play};
 

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use e2e::{End, Protocol, Request, Response};
 use http::HeaderValue;
-use tower_stream_body::mock::{MockBody, data, sleep, trailer};
+use tower_stream_core::mock::{MockBody, data, sleep, trailer};
 
 use super::{FLUSH, Outcome, once, play, with_head};
 

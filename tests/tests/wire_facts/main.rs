@@ -12,7 +12,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use axum::{Router, body::Body, response::IntoResponse};
 use e2e::{End, Protocol, Request, Response, TestServer, serve};
 use parking_lot::Mutex;
-use tower_stream_body::mock::{MockBody, Probe, Step};
+use tower_stream_core::mock::{MockBody, Probe, Step};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

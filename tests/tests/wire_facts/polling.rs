@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use e2e::{End, Protocol, Request, h1, h2};
-use tower_stream_body::mock::{MockBody, Probe, data, sleep};
+use tower_stream_core::mock::{MockBody, Probe, data, sleep};
 
 use super::{FLUSH, Outcome, once, play, with_head};
 

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError, Cause, FaultKind, Observation, Observe, ObservedBody, StreamEnd, StreamError,
     Switched,
 };

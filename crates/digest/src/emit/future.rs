@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError, Delivery, Fault, Observation, ObservedBody, Promise, digests_changed,
 };
 

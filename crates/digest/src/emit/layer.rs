@@ -11,7 +11,7 @@ use http::{Method, Request, Response, Uri, response::Parts};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, StreamEnd};
+use tower_stream_core::{BoxError, StreamEnd};
 
 use super::{DigestBody, DigestFuture, future::Call};
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 ///
 /// Looking ahead never delays a body: the first `Pending` releases all that is there. Trailers of the body itself are kept
 /// and the digest is added to them. A digest field that the response already has is not replaced, unless
-/// [`overwrite`](Self::overwrite) is set or the [`Promise`](tower_stream_body::Promise) behind it was made for another
+/// [`overwrite`](Self::overwrite) is set or the [`Promise`](tower_stream_core::Promise) behind it was made for another
 /// content coding.
 ///
 /// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is left alone. A 206 gets the digest of its part.
@@ -127,7 +127,7 @@ impl<D: Algorithm> DigestLayer<D> {
     /// Leaves alone the responses of which this is false: of an endless stream of events, say, nobody wants a digest.
     ///
     /// ```
-    /// use tower_stream_body::StreamKind;
+    /// use tower_stream_core::StreamKind;
     /// use tower_stream_digest::DigestLayer;
     ///
     /// let layer = DigestLayer::md5().only_if(|head| StreamKind::of(&head.headers) == StreamKind::Other);

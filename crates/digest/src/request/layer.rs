@@ -15,7 +15,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Delivery, Fault, FaultKind, Observation, RequestId};
+use tower_stream_core::{BoxError, Delivery, Fault, FaultKind, Observation, RequestId};
 
 use crate::{
     Algorithm, Md5,

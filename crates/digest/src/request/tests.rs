@@ -5,7 +5,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, FaultKind,
     mock::{MockBody, data, error, pending, trailer},
 };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use tower_stream_body::{Problem, RequestId, head_replaced};
+use tower_stream_core::{Problem, RequestId, head_replaced};
 
 use crate::fields::BadPromise;
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tower_stream_body::{BoxError, Delivery, Observation, ObservedBody, Switched};
+use tower_stream_core::{BoxError, Delivery, Observation, ObservedBody, Switched};
 
 use super::Checker;
 use crate::{Algorithm, replay::Replay};

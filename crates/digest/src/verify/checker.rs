@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 use http_body::Frame;
-use tower_stream_body::{Observe, RequestId, StreamEnd};
+use tower_stream_core::{Observe, RequestId, StreamEnd};
 
 use super::{DigestError, Unverifiable, Verdict, Verification, layer::Config};
 use crate::{

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, Version, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Delivery, Fault, Observation, Promise};
+use tower_stream_core::{BoxError, Delivery, Fault, Observation, Promise};
 
 use super::{
     Checker, Request, Unverifiable, VerifyBody, bad_promise, checked, instead_of, layer::Config,
@@ -182,7 +182,7 @@ struct Held<B, D: Algorithm> {
     unframed: bool,
     buffer: u64,
     ahead: Ahead,
-    id: Option<tower_stream_body::RequestId>,
+    id: Option<tower_stream_core::RequestId>,
 }
 
 impl<B, D> Held<B, D>

@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call};
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 ///
 /// A promise is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of `Content-Digest` (RFC 9530), in the
 /// head or in trailers that `Trailer` announces. It passes on, and leaves a
-/// [`Promise`](tower_stream_body::Promise) in the response extensions. A response that promises nothing is not touched.
+/// [`Promise`](tower_stream_core::Promise) in the response extensions. A response that promises nothing is not touched.
 ///
 /// | the body | when it is not what was promised |
 /// |---|---|

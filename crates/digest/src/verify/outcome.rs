@@ -3,7 +3,7 @@
 use std::{error::Error, fmt};
 
 use http::{Method, Uri};
-use tower_stream_body::{Cause, FaultKind, StreamError};
+use tower_stream_core::{Cause, FaultKind, StreamError};
 
 use crate::DigestValue;
 
@@ -105,7 +105,7 @@ impl DigestError {
         ))
     }
 
-    /// What a [`Fault`](tower_stream_body::Fault) is told.
+    /// What a [`Fault`](tower_stream_core::Fault) is told.
     pub fn cause(&self) -> &Cause {
         self.0.cause()
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError, Cause, Delivery, Fault, RecordHold, Records, StreamError, StreamKind, relay,
 };
 

@@ -14,7 +14,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Fault, grpc};
+use tower_stream_core::{BoxError, Fault, grpc};
 
 use super::{
     FarewellBody, Policy,
@@ -36,11 +36,11 @@ use crate::{Drain, drain::Shared};
 /// | `text/event-stream` | `event: drain` with `data:` and `retry:`, no `id:` |
 /// | JSON lines, JSON text sequences | one object, `{"drain":{..}}` |
 /// | gRPC over HTTP/2, gRPC-Web | trailers with `grpc-status: 14` (UNAVAILABLE), between two messages |
-/// | anything else, gRPC over HTTP/1, half a gRPC message, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_body::StreamError): an error writer outside tells the client, or else the truncation does |
+/// | anything else, gRPC over HTTP/1, half a gRPC message, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_core::StreamError): an error writer outside tells the client, or else the truncation does |
 ///
 /// Only whole events and lines are let through, so that a farewell never follows half of one; a record over 64 KiB is
 /// let through open, and if the deadline finds it so, the body fails. Whatever the ending, the
-/// [`Fault`] of the request is recorded as [`FaultKind::Drain`](tower_stream_body::FaultKind::Drain) before the body
+/// [`Fault`] of the request is recorded as [`FaultKind::Drain`](tower_stream_core::FaultKind::Drain) before the body
 /// inside is dropped.
 #[derive(Clone)]
 pub struct FarewellLayer {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use tower_stream_body::{PlainProblem, Problem, answer_method, grpc};
+use tower_stream_core::{PlainProblem, Problem, answer_method, grpc};
 
 use super::words;
 use crate::refusal;

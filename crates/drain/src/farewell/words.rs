@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Version;
 use http_body::Frame;
-use tower_stream_body::{StreamKind, grpc};
+use tower_stream_core::{StreamKind, grpc};
 
 pub(crate) const MESSAGE: &str = "the server is shutting down";
 /// gRPC's status code 14: the client may try again.

@@ -28,7 +28,7 @@ use tokio::{
     time::sleep,
 };
 use tower_service::Service;
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 use super::{linger::Lingering, reached};
 use crate::{

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tower_service::Service;
-use tower_stream_body::BoxError;
+use tower_stream_core::BoxError;
 
 use self::connection::Limits;
 pub use self::{connection::PeerAddr, listener::Listener};

@@ -5,7 +5,7 @@ use std::{
 };
 
 use tower_layer::Layer;
-use tower_stream_body::mock;
+use tower_stream_core::mock;
 
 use super::*;
 use crate::DrainToken;

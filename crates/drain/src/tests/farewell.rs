@@ -2,7 +2,7 @@ use http::{StatusCode, Version};
 use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
-use tower_stream_body::{
+use tower_stream_core::{
     Fault, FaultKind, Observation, Observe, Outcome, StreamEnd, StreamError,
     mock::{self, PanicIn, Step},
 };

@@ -2,7 +2,7 @@
 
 use tokio::time::sleep;
 use tower_layer::Layer;
-use tower_stream_body::mock;
+use tower_stream_core::mock;
 
 use super::*;
 
@@ -79,7 +79,7 @@ async fn settle_waits_for_farewells_that_have_not_left() {
 /// The farewell is counted when the stream is over, so a fault that is found on the way decides too.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_failed_before_its_farewell_is_served() {
-    use tower_stream_body::{Cause, Fault, FaultKind};
+    use tower_stream_core::{Cause, Fault, FaultKind};
     let drain = drain();
     let app = drain
         .layer()

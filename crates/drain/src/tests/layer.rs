@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use tokio::time::sleep;
 use tower_layer::Layer;
-use tower_stream_body::{Fault, FaultKind, mock};
+use tower_stream_core::{Fault, FaultKind, mock};
 
 use super::*;
 use crate::{DrainBody, DrainLayer, DrainToken, Draining, Refusal};

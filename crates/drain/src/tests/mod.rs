@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower::{Service, ServiceExt};
-use tower_stream_body::mock::MockBody;
+use tower_stream_core::mock::MockBody;
 
 use crate::Drain;
 

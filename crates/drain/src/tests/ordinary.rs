@@ -4,7 +4,7 @@ use http::{Method, StatusCode, Version, header};
 use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
-use tower_stream_body::mock;
+use tower_stream_core::mock;
 
 use super::*;
 use crate::{DrainToken, Policy};

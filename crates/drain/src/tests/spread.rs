@@ -1,6 +1,6 @@
 use tokio::time::Instant;
 use tower_layer::Layer;
-use tower_stream_body::mock;
+use tower_stream_core::mock;
 
 use super::*;
 use crate::Policy;

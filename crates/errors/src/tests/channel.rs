@@ -1,6 +1,6 @@
 //! Bodies fed by a task.
 
-use tower_stream_body::{Cause, FaultKind};
+use tower_stream_core::{Cause, FaultKind};
 
 use super::*;
 use crate::{Closed, ErrorWriterLayer, Sender, channel};

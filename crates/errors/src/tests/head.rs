@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use futures_util::FutureExt;
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind, StreamError,
     mock::{self, PanicIn},
 };

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError, RequestId,
     mock::{MockBody, Step},
 };

@@ -2,7 +2,7 @@
 
 use futures_util::{FutureExt, StreamExt};
 use sse_codec::{Event, decode_stream};
-use tower_stream_body::mock;
+use tower_stream_core::mock;
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tower_stream_body::{Fault, Observation, Observe, StreamEnd, mock};
+use tower_stream_core::{Fault, Observation, Observe, StreamEnd, mock};
 
 use super::*;
 
@@ -20,7 +20,7 @@ impl Observe for Observer {
 
 #[tokio::test(start_paused = true)]
 async fn observers_outside_and_inside_report_the_same() {
-    use tower_stream_body::{FaultKind, StreamError};
+    use tower_stream_core::{FaultKind, StreamError};
     let drain = || mock::error(StreamError::new(FaultKind::Drain, "drain"));
     type Steps = Vec<Step>;
     let cases: [(&str, Steps); 8] = [
@@ -67,7 +67,7 @@ fn again(step: &Step) -> Step {
         Step::Data(data) => Step::Data(data.clone()),
         Step::Panic(message) => Step::Panic(message),
         Step::Pending => Step::Pending,
-        Step::Error(error) => match error.downcast_ref::<tower_stream_body::StreamError>() {
+        Step::Error(error) => match error.downcast_ref::<tower_stream_core::StreamError>() {
             Some(error) => mock::error(error.clone()),
             None => mock::error(error.to_string()),
         },

@@ -11,7 +11,7 @@ use std::{
 };
 
 use http_body::{Frame, SizeHint};
-use tower_stream_body::mock::{self, PanicIn};
+use tower_stream_core::mock::{self, PanicIn};
 
 use super::*;
 use crate::ResponseBody;

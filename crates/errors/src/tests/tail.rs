@@ -7,7 +7,7 @@ use std::{
 
 use http_body::{Frame, SizeHint};
 use tokio::time::{Duration, Instant};
-use tower_stream_body::{FaultKind, StreamError, mock};
+use tower_stream_core::{FaultKind, StreamError, mock};
 
 use super::*;
 use crate::{AfterTail, Failure, OpenAiWriter, Tail, WriteError};

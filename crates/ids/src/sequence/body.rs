@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_stream_body::{BoxError, Cause, StreamError, bytes_changed, relay};
+use tower_stream_core::{BoxError, Cause, StreamError, bytes_changed, relay};
 
 use super::{Work, json::JsonStamper, sse::SseStamper};
 

@@ -16,7 +16,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Delivery, RequestId, Sequence, StreamKind, bytes_changed};
+use tower_stream_core::{BoxError, Delivery, RequestId, Sequence, StreamKind, bytes_changed};
 
 pub use self::body::SequenceBody;
 use self::{
@@ -49,7 +49,7 @@ pub enum EventId {
 /// Nothing is held back, split or joined: a frame goes out as soon as it came, with what belongs into it. Frames into
 /// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go,
 /// those in trailers too, for they speak of other bytes; one that ends before its `Content-Length` fails, as it would
-/// have for the client ([`FaultKind::ShortBody`](tower_stream_body::FaultKind::ShortBody)). A partial response (206), an
+/// have for the client ([`FaultKind::ShortBody`](tower_stream_core::FaultKind::ShortBody)). A partial response (206), an
 /// encoded one and every other content type pass.
 ///
 /// # `Last-Event-ID`

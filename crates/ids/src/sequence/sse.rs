@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::{memchr, memchr2};
-use tower_stream_body::RequestId;
+use tower_stream_core::RequestId;
 
 /// Writes an `id:` line into each event that has none.
 ///

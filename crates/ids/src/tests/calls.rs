@@ -14,7 +14,7 @@ async fn forwarded(layer: ForwardRequestIdLayer, request: Request<()>) -> Vec<St
 async fn an_outgoing_call_has_the_id_of_the_request_that_makes_it() {
     let scope = RequestScope::new("one".parse().unwrap(), Sequence::new());
     let within =
-        |layer, request| tower_stream_body::Scoped::new(forwarded(layer, request), scope.clone());
+        |layer, request| tower_stream_core::Scoped::new(forwarded(layer, request), scope.clone());
     let layer = ForwardRequestIdLayer::new;
     assert_eq!(within(layer(), request(&[])).await, ["one"]);
     assert_eq!(within(layer(), request(&[b"set"])).await, ["set"]);
@@ -55,7 +55,7 @@ async fn a_real_client_sends_the_id_to_a_real_server() {
         client.oneshot(request.unwrap()).await.unwrap()
     };
     let scope = RequestScope::new("one".parse().unwrap(), Sequence::new());
-    let response = tower_stream_body::Scoped::new(call, scope).await;
+    let response = tower_stream_core::Scoped::new(call, scope).await;
     assert_eq!(response.headers()[NAME], "one");
     assert_eq!(
         response.into_body().collect().await.unwrap().to_bytes(),

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
 use parking_lot::Mutex;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use axum::{Router, body::Body, routing::get};
 use http::Method;
 use http_body_util::BodyExt;
-use tower_stream_body::mock::data;
+use tower_stream_core::mock::data;
 
 use super::*;
 use crate::names;

@@ -21,7 +21,7 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, MetricData},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError,
     mock::{MockBody, Step},
 };

@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind, StreamError,
     mock::{PanicIn, data, error, hang, panic, pending as once_pending, trailer},
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::time::{advance, sleep as rest};
-use tower_stream_body::mock::{data, error, hang, sleep, trailer};
+use tower_stream_core::mock::{data, error, hang, sleep, trailer};
 
 use super::*;
 use crate::names;

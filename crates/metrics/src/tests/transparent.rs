@@ -1,7 +1,7 @@
 //! The layer changes nothing, on or off.
 
 use http_body_util::BodyExt;
-use tower_stream_body::mock::{data, error, trailer};
+use tower_stream_core::mock::{data, error, trailer};
 
 use super::*;
 use crate::names;

@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_stream_bench::{Frames, consume};
+use tower_stream_bench_support::{Frames, consume};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{Registry, layer::SubscriberExt};
 

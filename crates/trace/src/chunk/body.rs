@@ -1,6 +1,6 @@
 use std::pin::Pin;
 
-use tower_stream_body::{ObservedBody, Switched};
+use tower_stream_core::{ObservedBody, Switched};
 
 use super::observer::ChunkObserver;
 

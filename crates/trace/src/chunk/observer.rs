@@ -12,7 +12,7 @@ use opentelemetry::{
     trace::{Event, SpanBuilder, SpanKind, TraceContextExt},
 };
 use tokio::time::Instant;
-use tower_stream_body::{Observe, Sequence, StreamEnd};
+use tower_stream_core::{Observe, Sequence, StreamEnd};
 
 use super::{
     layer::Config,

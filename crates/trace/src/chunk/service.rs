@@ -13,7 +13,7 @@ use opentelemetry::{KeyValue, StringValue, trace::TraceContextExt};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Fault, Observation, RequestId, Sequence};
+use tower_stream_core::{BoxError, Fault, Observation, RequestId, Sequence};
 
 use super::{
     ResponseBody,

@@ -1,4 +1,4 @@
-use tower_stream_body::{ObservedBody, Scoped, Switched};
+use tower_stream_core::{ObservedBody, Scoped, Switched};
 
 use super::{observer::RequestObserver, span::InSpan};
 

@@ -17,7 +17,7 @@ use super::RequestSpan;
 /// | at the head | `http.response.status_code` |
 /// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code`; of gRPC `rpc.grpc.status_code` (the number) and `rpc.response.status_code` (its name) |
 ///
-/// The end is decided by [`tower_stream_body`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
+/// The end is decided by [`tower_stream_core`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
 /// The status is `Error` for a 5xx, a failure of the body and a panic. A client that left is `aborted`, with an
 /// `error.type`, and no error of the server. A gRPC status other than 0 has the outcome `error` and is the `error.type`;
 /// the status of the span is `Error` for UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS, as

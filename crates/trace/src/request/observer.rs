@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::Frame;
 use tokio::time::Instant;
-use tower_stream_body::{Observe, StreamEnd, grpc};
+use tower_stream_core::{Observe, StreamEnd, grpc};
 use tracing::Span;
 
 /// Follows one request to the end of its body.

@@ -11,7 +11,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tower_stream_body::{BoxError, Fault, Observation, Scoped};
+use tower_stream_core::{BoxError, Fault, Observation, Scoped};
 use tracing::Span;
 
 use super::{

@@ -4,7 +4,7 @@ use std::{borrow::Cow, cell::LazyCell, sync::Arc};
 
 use http::{HeaderMap, Method, Request, Version, header};
 use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
-use tower_stream_body::{RequestId, Scope};
+use tower_stream_core::{RequestId, Scope};
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 

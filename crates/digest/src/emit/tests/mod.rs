@@ -19,7 +19,7 @@ use http::{Method, Response, StatusCode, Version, header};
 use http_body::{Body, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind, Promise, StreamEnd,
     mock::{self, MockBody, data, error, pending, trailer},
 };

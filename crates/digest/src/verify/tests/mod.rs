@@ -9,7 +9,7 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use tower_stream_body::{
+use tower_stream_core::{
     Cause, Fault, FaultKind, Promise, RequestId,
     mock::{self, MockBody, Step, data, error, pending, trailer},
 };
@@ -60,6 +60,6 @@ fn corrupted(body: &Bytes, at: usize) -> Bytes {
     corrupt.into()
 }
 
-fn kind(error: &tower_stream_body::BoxError) -> FaultKind {
+fn kind(error: &tower_stream_core::BoxError) -> FaultKind {
     Cause::of(&**error).kind()
 }

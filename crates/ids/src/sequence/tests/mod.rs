@@ -5,7 +5,7 @@ use http::header;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError,
     mock::{self, MockBody},
 };

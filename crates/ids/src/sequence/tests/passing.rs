@@ -157,8 +157,8 @@ async fn a_body_that_ends_before_its_declared_length_fails() {
         assert!(body.frame().await.unwrap().unwrap().is_data());
         assert!(!body.is_end_stream(), "the error is still to come");
         let error = body.frame().await.unwrap().unwrap_err();
-        let kind = tower_stream_body::Cause::of(&*error).kind();
-        assert_eq!(kind, tower_stream_body::FaultKind::ShortBody, "{error}");
+        let kind = tower_stream_core::Cause::of(&*error).kind();
+        assert_eq!(kind, tower_stream_core::FaultKind::ShortBody, "{error}");
     }
 }
 

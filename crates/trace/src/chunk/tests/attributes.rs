@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use opentelemetry::KeyValue;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_stream_body::{
+use tower_stream_core::{
     RequestId, Sequence,
     mock::{self, MockBody},
 };

@@ -5,7 +5,7 @@ mod spans;
 
 use http::Response;
 use tower::Layer;
-use tower_stream_body::mock::MockBody;
+use tower_stream_core::mock::MockBody;
 
 use crate::{
     ChunkSpanLayer, RequestSpanLayer,

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use http_body_util::BodyExt;
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 
 use super::traced;
 use crate::{

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use opentelemetry::trace::SpanKind;
 use opentelemetry_sdk::trace::SpanData;
 use tower::{Layer, ServiceExt};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 
 use super::traced;
 use crate::{

@@ -4,7 +4,7 @@ use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use opentelemetry::trace::{SpanKind, Status};
 use tower::{Layer, ServiceExt};
-use tower_stream_body::{
+use tower_stream_core::{
     RequestId,
     mock::{self, MockBody},
 };

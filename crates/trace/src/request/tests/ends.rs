@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use opentelemetry::trace::Status;
 use opentelemetry_sdk::trace::SpanData;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_stream_body::{
+use tower_stream_core::{
     BoxError, FaultKind, StreamError,
     mock::{self, MockBody},
 };

@@ -9,7 +9,7 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tower::{Layer, ServiceExt};
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 
 use crate::{
     RemoteParent, RequestSpanLayer,

@@ -11,7 +11,7 @@ use http::Response;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tower::Layer;
-use tower_stream_body::mock::{self, MockBody};
+use tower_stream_core::mock::{self, MockBody};
 
 use crate::{
     RequestSpanLayer,

@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_stream_body::mock::MockBody;
+use tower_stream_core::mock::MockBody;
 
 use crate::{
     RequestSpanLayer,

@@ -1,0 +1,138 @@
+//! What the benches of the layers share.
+//!
+//! A speed claim of this workspace is a **ratio against a named peer in the same run**. A bench runs its candidates
+//! in one criterion group and then prints what [`Group`] reads back:
+//!
+//! ```no_run
+//! let group = tower_stream_bench_support::Group::new("1000 frames of 64 B");
+//! group.print_over("bare", &["ours", "tower-http Trace"], 1_000, "frame");
+//! ```
+
+mod contest;
+mod cpu;
+
+pub use self::{contest::Contest, cpu::CpuTime};
+
+use std::{
+    hint::black_box,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+/// A body that gives the same frame a number of times, then `None`.
+///
+/// Its poll is not inlined and its error is boxed, as with a real body behind a router.
+#[derive(Clone, Debug)]
+pub struct Frames {
+    frame: Bytes,
+    left: usize,
+}
+
+impl Frames {
+    /// `count` frames like `frame`.
+    #[must_use]
+    pub fn new(frame: impl Into<Bytes>, count: usize) -> Self {
+        Self {
+            frame: frame.into(),
+            left: count,
+        }
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    #[inline(never)]
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(self.frame.clone()))))
+    }
+}
+
+/// Polls a body that is always ready to its end; gives the number of bytes.
+///
+/// # Panics
+///
+/// When the body is pending or fails: what is measured then is not what was meant.
+pub fn consume<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> usize {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    loop {
+        match body.as_mut().poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                bytes += black_box(frame).data_ref().map_or(0, Bytes::len);
+            }
+            Poll::Ready(None) => return bytes,
+            Poll::Ready(Some(Err(_))) => panic!("the body failed"),
+            Poll::Pending => panic!("the body is pending"),
+        }
+    }
+}
+
+/// A criterion group of this run, read back from where criterion wrote it.
+#[derive(Debug)]
+pub struct Group(PathBuf);
+
+impl Group {
+    /// The group of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        // a bench runs as `<target>/release/deps/<name>-<hash>`
+        let target = std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.ancestors().nth(3).map(PathBuf::from));
+        Self(
+            target
+                .unwrap_or_default()
+                .join("criterion")
+                .join(file_name(name)),
+        )
+    }
+
+    /// The median time of one iteration in nanoseconds; `None` when that function did not run.
+    #[must_use]
+    pub fn median(&self, function: &str) -> Option<f64> {
+        let path = self.0.join(file_name(function)).join("new/estimates.json");
+        let estimates = std::fs::read(path).ok()?;
+        let estimates: serde_json::Value = serde_json::from_slice(&estimates).ok()?;
+        estimates["median"]["point_estimate"].as_f64()
+    }
+
+    /// Prints for each function what one of `units` in an iteration costs, alone and over `base`, and the ratio.
+    #[allow(clippy::print_stdout)] // it is what a bench is for
+    pub fn print_over(&self, base: &str, functions: &[&str], units: u32, unit: &str) {
+        let per = f64::from(units);
+        let Some(bare) = self.median(base) else {
+            return;
+        };
+        println!("{base}: {:.2} ns a {unit}", bare / per);
+        for function in functions {
+            if let Some(time) = self.median(function) {
+                println!(
+                    "{function}: {:.2} ns a {unit}, {:+.2} ns over {base}, {:.2}x",
+                    time / per,
+                    (time - bare) / per,
+                    time / bare
+                );
+            }
+        }
+    }
+}
+
+/// As criterion makes directory names.
+fn file_name(name: &str) -> String {
+    let mut name = name.replace(['?', '"', '/', '\\', '*', '<', '>', ':', '|', '^'], "_");
+    name.truncate(64);
+    name
+}

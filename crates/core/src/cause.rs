@@ -1,0 +1,454 @@
+//! Why a stream failed, and how that is read from an error.
+
+use std::{
+    any::Any,
+    error::Error,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{BoxError, Outcome, grpc, upload::ClientLeft};
+
+/// The kinds of failure that layers tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// A panic in the handler or in the body.
+    Panic,
+    /// A deadline or an idle timeout passed.
+    Timeout,
+    /// The server is draining and ended the stream.
+    Drain,
+    /// The bytes do not match the digest promised for them.
+    DigestMismatch,
+    /// The body ended before its declared length.
+    ShortBody,
+    /// The producer of the body went away without finishing it.
+    Unfinished,
+    /// An HTTP/2 stream that the body reads from was reset.
+    Reset,
+    /// An I/O error.
+    Io,
+    /// The client left while it was sending the request body that the response is made of: see
+    /// [`UploadBody`](crate::UploadBody). Its name is that of a response that was dropped.
+    ClientLeft,
+    /// The response was sent whole, and said this gRPC status, which is not 0: in its trailers, in its head (Trailers-Only)
+    /// or in a gRPC-Web trailer frame. Its name is that of the status: `NOT_FOUND`, say.
+    Grpc(u8),
+    /// Anything else.
+    Other,
+}
+
+impl FaultKind {
+    /// The value of OpenTelemetry's `error.type`; `_OTHER` is that convention's fallback.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Timeout => "timeout",
+            Self::Drain => "drain",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::ShortBody => "short_body",
+            Self::Unfinished => "unfinished",
+            Self::Reset => "reset",
+            Self::Io => "io",
+            Self::ClientLeft => "dropped",
+            Self::Grpc(code) => grpc::status_name(code),
+            Self::Other => "_OTHER",
+        }
+    }
+
+    /// Whether the server is to blame, as OpenTelemetry decides the status of a server span.
+    ///
+    /// A client that left and a drain are no errors of the server. Of gRPC's statuses those of
+    /// [`grpc::is_server_error`] are, NOT_FOUND and the like are not.
+    #[must_use]
+    pub const fn is_server_error(self) -> bool {
+        match self {
+            Self::Grpc(code) => grpc::is_server_error(code),
+            kind => !matches!(kind.outcome(), Outcome::Aborted),
+        }
+    }
+
+    /// The outcome of a stream that failed so.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Panic => Outcome::Panic,
+            // Not a failure: the client was asked to reconnect, or it left.
+            Self::Drain | Self::ClientLeft => Outcome::Aborted,
+            _ => Outcome::Error,
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a stream failed: a kind to count and a message for the operator.
+///
+/// The message may hold what an error or a panic said. It is for logs and spans, not for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    kind: FaultKind,
+    message: Arc<str>,
+    retry_after: Option<Duration>,
+}
+
+impl Cause {
+    /// A cause of this kind.
+    pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same cause, with when the client should come back: a response of its own says it as `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// When the client should come back, if the layer that failed the stream knows it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The cause of a body that ended before its declared length, both in bytes: [`FaultKind::ShortBody`].
+    #[must_use]
+    pub fn short_body(given: u64, declared: u64) -> Self {
+        let message = format!("the body ended after {given} of {declared} bytes");
+        Self::new(FaultKind::ShortBody, message)
+    }
+
+    /// Reads kind and message from an error and its sources.
+    ///
+    /// A [`StreamError`] anywhere in the chain decides. Otherwise the timeouts of tower, tower-http (0.6 and 0.7) and tokio,
+    /// `h2::Error` and `std::io::Error` are recognised (tokio's and h2's with the features of their names, on by default).
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut kind = FaultKind::Other;
+        let mut message = String::new();
+        let mut retry_after = None;
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(StreamError(known)) = error.downcast_ref() {
+                retry_after = retry_after.or(known.retry_after);
+            }
+            let text = text(error);
+            if let Some(known) = kind_of(error).or_else(|| kind_of_text(&text)) {
+                // the outermost known kind wins, except that a layer's own word beats a guess
+                if kind == FaultKind::Other || error.is::<StreamError>() {
+                    kind = known;
+                }
+            }
+            if !message.contains(&text) {
+                if !message.is_empty() {
+                    message.push_str(": ");
+                }
+                message.push_str(&text);
+            }
+            next = source(error);
+        }
+        Self {
+            retry_after,
+            ..Self::new(kind, message)
+        }
+    }
+
+    /// Reads kind and message from what a service failed with, boxed or not.
+    ///
+    /// A [`BoxError`] is no `Error` itself, so a layer that asks its inner service for one could not stand around
+    /// tower's own layers. Boxed errors are read as [`Cause::of`] does; of other types those that it knows.
+    #[must_use]
+    pub fn of_service<E: fmt::Display + 'static>(error: &E) -> Self {
+        let any: &dyn Any = error;
+        if let Some(error) = any.downcast_ref::<BoxError>() {
+            return Self::of(&**error);
+        }
+        if let Some(error) = any.downcast_ref::<StreamError>() {
+            return error.0.clone();
+        }
+        if let Some(error) = any.downcast_ref::<io::Error>() {
+            return Self::of(error);
+        }
+        #[cfg(feature = "tokio")]
+        if let Some(error) = any.downcast_ref::<tokio::time::error::Elapsed>() {
+            return Self::of(error);
+        }
+        Self::new(FaultKind::Other, text(error))
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> FaultKind {
+        self.kind
+    }
+
+    /// What happened, for the operator.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.kind)
+    }
+}
+
+/// What an error says of itself. A panic in its `Display` must not go through the layers that only report it.
+fn text<E: fmt::Display + ?Sized>(error: &E) -> String {
+    catch_unwind(AssertUnwindSafe(|| error.to_string())).unwrap_or_else(|panic| {
+        // a payload may panic when it is dropped
+        std::mem::forget(panic);
+        "an error whose Display panicked".to_owned()
+    })
+}
+
+/// The reason with which a layer of this process wants the HTTP/2 stream reset: that of an `h2::Error` that was made from
+/// a [`Reason`](https://docs.rs/h2/latest/h2/struct.Reason.html), anywhere in the source chain.
+///
+/// hyper resets a stream with the reason that it finds in the error of a body, so such an error, REFUSED_STREAM of a
+/// drain for one, has to reach it. The reset or GOAWAY of *another* connection, of an upstream that a handler reads from,
+/// is no wish: the client of this one would read it as said of its own request. `None` without the feature `h2`.
+#[must_use]
+pub fn chosen_reset(error: &(dyn Error + 'static)) -> Option<u32> {
+    #[cfg(feature = "h2")]
+    {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<h2::Error>() {
+                let chosen = !error.is_reset() && !error.is_go_away();
+                return error.reason().filter(|_| chosen).map(u32::from);
+            }
+            next = source(error);
+        }
+    }
+    let _ = error;
+    None
+}
+
+/// `io::Error::source` skips the error it wraps and goes on with that one's source.
+fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
+    if let Some(error) = error.downcast_ref::<StreamError>() {
+        return Some(error.0.kind);
+    }
+    if error.is::<ClientLeft>() {
+        return Some(FaultKind::ClientLeft);
+    }
+    #[cfg(feature = "tokio")]
+    if error.is::<tokio::time::error::Elapsed>() {
+        return Some(FaultKind::Timeout);
+    }
+    #[cfg(feature = "h2")]
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return match (error.reason(), error.is_io()) {
+            (Some(_), _) => Some(FaultKind::Reset),
+            (None, true) => Some(FaultKind::Io),
+            (None, false) => None,
+        };
+    }
+    let error = error.downcast_ref::<io::Error>()?;
+    match error.kind() {
+        io::ErrorKind::TimedOut => Some(FaultKind::Timeout),
+        // a mere wrapper: what it wraps says more
+        io::ErrorKind::Other => None,
+        _ => Some(FaultKind::Io),
+    }
+}
+
+/// Timeouts are recognised by their text where their type would need a dependency: on tower, and on every version of
+/// tower-http, each of which has a type of its own.
+fn kind_of_text(text: &str) -> Option<FaultKind> {
+    let timeouts = [
+        // `tower::timeout::error::Elapsed`
+        "request timed out",
+        // `tower_http::timeout::TimeoutError`
+        "data was not received within the designated timeout",
+    ];
+    timeouts.contains(&text).then_some(FaultKind::Timeout)
+}
+
+/// The error that a layer of ours fails a body with, so that every other layer can read its [`Cause`].
+///
+/// A handler's body may fail with it too, to choose the kind that is reported:
+///
+/// ```
+/// use tower_stream_core::{Cause, FaultKind, StreamError};
+///
+/// let error = std::io::Error::other(StreamError::new(FaultKind::Timeout, "the model gave no token for 30 s"));
+/// assert_eq!(Cause::of(&error).kind(), FaultKind::Timeout);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamError(Cause);
+
+impl StreamError {
+    /// An error of this kind.
+    pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
+        Self(Cause::new(kind, message))
+    }
+
+    /// Why the body failed.
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        &self.0
+    }
+}
+
+impl From<Cause> for StreamError {
+    fn from(cause: Cause) -> Self {
+        Self(cause)
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.message())
+    }
+}
+
+impl Error for StreamError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_error_deep_in_the_chain_decides() {
+        let inner = io::Error::other(StreamError::new(FaultKind::Drain, "draining"));
+        let outer = io::Error::new(io::ErrorKind::BrokenPipe, inner);
+        let cause = Cause::of(&outer);
+        assert_eq!(cause.kind(), FaultKind::Drain);
+        assert_eq!(cause.message(), "draining");
+    }
+
+    #[test]
+    fn io_errors_are_told_apart() {
+        let kind = |kind: io::ErrorKind| Cause::of(&io::Error::new(kind, "x")).kind();
+        assert_eq!(kind(io::ErrorKind::TimedOut), FaultKind::Timeout);
+        assert_eq!(kind(io::ErrorKind::BrokenPipe), FaultKind::Io);
+        assert_eq!(kind(io::ErrorKind::Other), FaultKind::Other);
+    }
+
+    #[test]
+    fn an_error_that_cannot_be_shown_is_read_all_the_same() {
+        #[derive(Debug)]
+        struct Bad(StreamError);
+        impl fmt::Display for Bad {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                panic!("in Display")
+            }
+        }
+        impl Error for Bad {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let cause = Cause::of(&Bad(StreamError::new(FaultKind::Timeout, "late")));
+        assert_eq!(cause.kind(), FaultKind::Timeout);
+        assert_eq!(cause.message(), "an error whose Display panicked: late");
+        let bad = Bad(StreamError::new(FaultKind::Timeout, "late"));
+        assert_eq!(Cause::of_service(&bad).kind(), FaultKind::Other);
+    }
+
+    #[cfg(feature = "h2")]
+    #[test]
+    fn a_reset_is_chosen_where_it_was_made_from_a_reason() {
+        let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+        assert_eq!(chosen_reset(&io::Error::other(refused)), Some(7));
+        assert_eq!(chosen_reset(&io::Error::other("x")), None);
+    }
+
+    #[cfg(feature = "h2")]
+    #[test]
+    fn an_h2_reset_is_found_behind_a_wrapper() {
+        let error = io::Error::other(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM));
+        assert_eq!(Cause::of(&error).kind(), FaultKind::Reset);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timeouts_of_tower_and_of_both_tower_https_are_timeouts() {
+        use http_body_util::BodyExt;
+        use tower::ServiceExt;
+        let limit = std::time::Duration::from_secs(1);
+        let hang = || crate::mock::MockBody::new([crate::mock::hang()]);
+
+        let late = tower_http::timeout::DeadlineBody::new(limit, hang());
+        let error = Box::pin(late).frame().await.unwrap().unwrap_err();
+        assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+
+        let late = tower_http_06::timeout::TimeoutBody::new(limit, hang());
+        let error = Box::pin(late).frame().await.unwrap().unwrap_err();
+        assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
+
+        let never = tower::service_fn(|()| std::future::pending::<Result<(), io::Error>>());
+        let late = tower::timeout::Timeout::new(never, limit);
+        let error: BoxError = late.oneshot(()).await.unwrap_err();
+        assert_eq!(Cause::of_service(&error).kind(), FaultKind::Timeout);
+    }
+
+    #[test]
+    fn a_stream_error_that_says_the_same_as_a_timeout_keeps_its_kind() {
+        let ours = StreamError::new(FaultKind::Drain, "request timed out");
+        assert_eq!(Cause::of(&ours).kind(), FaultKind::Drain);
+        assert_eq!(Cause::of(&io::Error::other(ours)).kind(), FaultKind::Drain);
+    }
+
+    #[test]
+    fn what_a_service_failed_with_is_read_boxed_or_not() {
+        let timeout = || io::Error::new(io::ErrorKind::TimedOut, "late");
+        let boxed: BoxError = timeout().into();
+        assert_eq!(Cause::of_service(&boxed).kind(), FaultKind::Timeout);
+        assert_eq!(Cause::of_service(&timeout()).kind(), FaultKind::Timeout);
+        let ours = StreamError::new(FaultKind::Drain, "draining");
+        assert_eq!(Cause::of_service(&ours), *ours.cause());
+        let other = Cause::of_service(&"unwell");
+        assert_eq!(
+            (other.kind(), other.message()),
+            (FaultKind::Other, "unwell")
+        );
+    }
+
+    #[test]
+    fn the_message_names_every_source_once() {
+        #[derive(Debug)]
+        struct Outer(io::Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("reading the export")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let cause = Cause::of(&Outer(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "early eof",
+        )));
+        assert_eq!(cause.message(), "reading the export: early eof");
+        assert_eq!(cause.kind(), FaultKind::Io);
+    }
+}

@@ -1,0 +1,295 @@
+//! The ids that other layers read when the ids layer is present.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{Extensions, HeaderValue};
+
+/// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and a URL's query.
+///
+/// Found in the request extensions when the ids layer is present.
+///
+/// ```
+/// use tower_stream_core::{InvalidRequestId, RequestId};
+///
+/// let id: RequestId = "order-17".parse().unwrap();
+/// assert_eq!(id.as_str(), "order-17");
+/// assert_eq!("two\nlines".parse::<RequestId>(), Err(InvalidRequestId::Byte(b'\n')));
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The longest id that is accepted, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The id as a header value; a clone of it is cheap.
+    #[must_use]
+    pub fn as_header_value(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl TryFrom<HeaderValue> for RequestId {
+    type Error = InvalidRequestId;
+
+    fn try_from(value: HeaderValue) -> Result<Self, InvalidRequestId> {
+        let bytes = value.as_bytes();
+        if bytes.is_empty() {
+            return Err(InvalidRequestId::Empty);
+        }
+        if bytes.len() > Self::MAX_LEN {
+            return Err(InvalidRequestId::TooLong(bytes.len()));
+        }
+        // no early exit: an id is short and nearly always good
+        let good = bytes
+            .iter()
+            .fold(true, |good, byte| good & ID_BYTES[usize::from(*byte)]);
+        match bytes.iter().find(|byte| !good && !is_id_byte(**byte)) {
+            Some(byte) => Err(InvalidRequestId::Byte(*byte)),
+            None => Ok(Self(value)),
+        }
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = InvalidRequestId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRequestId> {
+        match text.bytes().find(|b| !is_id_byte(*b)) {
+            Some(byte) => Err(InvalidRequestId::Byte(byte)),
+            // every byte is visible ASCII, so only the length can be wrong
+            None => HeaderValue::from_str(text)
+                .map_err(|_| InvalidRequestId::Empty)
+                .and_then(Self::try_from),
+        }
+    }
+}
+
+const ID_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte as usize] = is_id_byte(byte);
+        byte += 1;
+    }
+    table
+};
+
+const fn is_id_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'+' | b'/' | b'=' | b'@' | b'-')
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({self})")
+    }
+}
+
+/// Why a text is no [`RequestId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidRequestId {
+    /// It is empty.
+    Empty,
+    /// It has more than [`RequestId::MAX_LEN`] bytes: this many.
+    TooLong(usize),
+    /// It has this byte, which is none of `[A-Za-z0-9._+/=@-]`.
+    Byte(u8),
+}
+
+impl fmt::Display for InvalidRequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("a request id must not be empty"),
+            Self::TooLong(len) => write!(
+                f,
+                "a request id has at most {} bytes, not {len}",
+                RequestId::MAX_LEN
+            ),
+            Self::Byte(byte) => write!(f, "a request id must not have the byte 0x{byte:02x}"),
+        }
+    }
+}
+
+impl std::error::Error for InvalidRequestId {}
+
+/// The numbers of one request, drawn by its chunks and its log lines alike, so that both have one order.
+///
+/// The first number is 1. Clones draw from the same numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence(Arc<AtomicU64>);
+
+/// In the extensions of a response whose chunks draw from these numbers.
+#[derive(Clone)]
+struct Numbered(Sequence);
+
+impl Sequence {
+    /// A sequence that has drawn nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Draws the next number.
+    // not an iterator: it never ends, and drawing needs no `&mut`
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The number drawn last, 0 if none was.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// True for the first layer that the response comes to, the innermost one: it numbers the chunks from then on. The
+    /// others read [`Sequence::last`] when a chunk comes, so one chunk has one number.
+    ///
+    /// The claim is in the extensions of the response: when a request is retried, each attempt has one.
+    #[must_use]
+    pub fn claim_chunks(&self, response: &mut Extensions) -> bool {
+        let claimed = response.get::<Numbered>();
+        if claimed.is_some_and(|Numbered(other)| Arc::ptr_eq(&other.0, &self.0)) {
+            return false;
+        }
+        response.insert(Numbered(self.clone()));
+        true
+    }
+}
+
+#[cfg(feature = "axum")]
+mod extract {
+    use super::{RequestId, Sequence};
+    use axum_core::{
+        extract::FromRequestParts,
+        response::{IntoResponse, Response},
+    };
+    use http::{StatusCode, request::Parts};
+    use std::fmt;
+
+    macro_rules! extractor {
+        ($type:ident, $rejection:ident, $what:literal) => {
+            #[doc = concat!("The rejection when a request has no ", $what, ".")]
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            #[non_exhaustive]
+            pub struct $rejection;
+
+            impl fmt::Display for $rejection {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str(concat!(
+                        "this request has no ",
+                        $what,
+                        ": add tower-stream-ids' RequestIdLayer outside of this handler"
+                    ))
+                }
+            }
+
+            impl std::error::Error for $rejection {}
+
+            impl IntoResponse for $rejection {
+                fn into_response(self) -> Response {
+                    (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
+                }
+            }
+
+            impl<S: Sync> FromRequestParts<S> for $type {
+                type Rejection = $rejection;
+
+                async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, $rejection> {
+                    parts.extensions.get::<Self>().cloned().ok_or($rejection)
+                }
+            }
+        };
+    }
+
+    extractor!(RequestId, MissingRequestId, "request id");
+    extractor!(Sequence, MissingSequence, "sequence");
+}
+
+#[cfg(feature = "axum")]
+pub use extract::{MissingRequestId, MissingSequence};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_accepted_or_refused_as_the_contract_says() {
+        let good = b"abcxyzABCXYZ0189._+/=@-";
+        for byte in 0..=u8::MAX {
+            let Ok(value) = HeaderValue::from_bytes(&[byte]) else {
+                continue;
+            };
+            let listed = good.contains(&byte) || byte.is_ascii_alphanumeric();
+            assert_eq!(RequestId::try_from(value).is_ok(), listed, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn length_is_bounded() {
+        assert!("a".repeat(128).parse::<RequestId>().is_ok());
+        assert_eq!(
+            "a".repeat(129).parse::<RequestId>(),
+            Err(InvalidRequestId::TooLong(129))
+        );
+        assert_eq!("".parse::<RequestId>(), Err(InvalidRequestId::Empty));
+        assert_eq!("é".parse::<RequestId>(), Err(InvalidRequestId::Byte(0xc3)));
+    }
+
+    #[test]
+    fn one_claims_the_chunks_and_clones_share_the_numbers() {
+        let sequence = Sequence::new();
+        let other = sequence.clone();
+        assert_eq!(
+            (
+                sequence.last(),
+                sequence.next(),
+                other.next(),
+                sequence.last()
+            ),
+            (0, 1, 2, 2)
+        );
+        let mut response = Extensions::new();
+        assert!(sequence.claim_chunks(&mut response));
+        assert!(!other.claim_chunks(&mut response));
+        assert!(Sequence::new().claim_chunks(&mut response));
+    }
+
+    #[cfg(feature = "axum")]
+    #[tokio::test]
+    async fn the_rejection_names_the_missing_layer() {
+        use axum_core::extract::FromRequestParts;
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        let error = RequestId::from_request_parts(&mut parts, &())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("RequestIdLayer"));
+        parts.extensions.insert("a1".parse::<RequestId>().unwrap());
+        assert_eq!(
+            RequestId::from_request_parts(&mut parts, &())
+                .await
+                .unwrap()
+                .as_str(),
+            "a1"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! One server of `tests/peers/run` and `tests/instructions/run`: the same handler, with nothing, tower-http's layers, ours or one
+//! of ours around it.
+
+mod events;
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, extract::Request, routing::get, serve::ListenerExt};
+use clap::{Parser, ValueEnum};
+use opentelemetry::{global, trace::TracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tokio::net::TcpListener;
+use tower::{ServiceBuilder, util::MapRequestLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    trace::TraceLayer,
+};
+use tower_stream::{
+    StreamStack,
+    digest::{DigestLayer, VerifyDigestLayer},
+    drain::Drain,
+    errors::{ErrorWriterLayer, IdleTimeoutLayer},
+    ids::{RequestIdLayer, SequenceLayer},
+    metrics::StreamMetricsLayer,
+    trace::{ChunkSpanLayer, RequestSpanLayer},
+};
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Serves `GET /events?count=&bytes=&interval_ms=` and prints its address.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What stands around the handler
+    #[arg(value_enum)]
+    layers: Layers,
+
+    /// What listens to spans: nobody, or tracing-opentelemetry with a sampler that takes none
+    #[arg(long, value_enum, default_value_t = Subscriber::None)]
+    subscriber: Subscriber,
+
+    /// Serve with `Drain::serve` instead of `axum::serve`
+    #[arg(long)]
+    drain_serve: bool,
+
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Layers {
+    /// The router alone
+    Bare,
+    /// `SetRequestId`, `PropagateRequestId`, `Trace`, `CatchPanic`
+    TowerHttp,
+    /// `StreamStack` with a drain: `RequestId`, `RequestSpan`, `Drain`, `ErrorWriter`, `Farewell`, `ChunkSpan`
+    Ours,
+    /// `StreamStack` with every layer off
+    Off,
+    /// A layer that does nothing, for what `Router::layer` itself costs
+    RouterLayer,
+    RequestId,
+    RequestSpan,
+    Metrics,
+    Drain,
+    Digest,
+    ErrorWriter,
+    Farewell,
+    IdleTimeout,
+    ChunkSpan,
+    Sequence,
+    VerifyDigest,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Subscriber {
+    None,
+    Unsampled,
+}
+
+#[tokio::main]
+#[allow(clippy::print_stdout)] // the address, for the script
+async fn main() -> std::io::Result<()> {
+    let args = Args::parse();
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOff)
+        .build();
+    if let Subscriber::Unsampled = args.subscriber {
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("requests"));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::set_global_default(subscriber).expect("the first");
+    }
+    let drain = Drain::builder().build();
+    let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
+    let app = Router::new().route("/events", get(events::events));
+    let app = match args.layers {
+        Layers::Bare => app,
+        Layers::TowerHttp => app.layer(
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+                .layer(TraceLayer::new_for_http())
+                .layer(CatchPanicLayer::new())
+                .layer(PropagateRequestIdLayer::x_request_id()),
+        ),
+        Layers::Ours => app.layer(StreamStack::new().drain(&drain).chunk_span(chunks)),
+        Layers::Off => app.layer(StreamStack::off()),
+        Layers::RouterLayer => app.layer(MapRequestLayer::new(|request: Request| request)),
+        Layers::RequestId => app.layer(RequestIdLayer::new()),
+        Layers::RequestSpan => app.layer(RequestSpanLayer::new()),
+        Layers::Metrics => app.layer(StreamMetricsLayer::new(&global::meter("peer-servers"))),
+        Layers::Drain => app.layer(drain.layer()),
+        Layers::Digest => app.layer(DigestLayer::md5()),
+        Layers::ErrorWriter => app.layer(ErrorWriterLayer::new()),
+        Layers::Farewell => app.layer(drain.farewell()),
+        Layers::IdleTimeout => app.layer(IdleTimeoutLayer::new(Duration::from_secs(30))),
+        Layers::ChunkSpan => app.layer(chunks),
+        Layers::Sequence => app.layer(SequenceLayer::new()),
+        Layers::VerifyDigest => app.layer(VerifyDigestLayer::md5()),
+    };
+    let listener = TcpListener::bind(args.listen).await?;
+    println!("{}", listener.local_addr()?);
+    if args.drain_serve {
+        // sets TCP_NODELAY itself
+        drain.serve(listener, app).await?;
+        return Ok(());
+    }
+    let listener = listener.tap_io(|io| _ = io.set_nodelay(true));
+    axum::serve(listener, app).await
+}

@@ -60,6 +60,8 @@ mod hasher;
 pub mod kernel;
 mod later;
 mod layer;
+#[cfg(feature = "metrics")]
+mod observe;
 mod replay;
 mod request;
 mod segments;

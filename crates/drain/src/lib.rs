@@ -73,6 +73,8 @@ mod future;
 mod layer;
 #[cfg(not(loom))]
 mod link;
+#[cfg(all(feature = "metrics", not(loom)))]
+mod observe;
 #[cfg(not(loom))]
 mod probe;
 #[cfg(not(loom))]

@@ -49,6 +49,8 @@ mod layer;
 #[cfg(feature = "log")]
 pub mod log;
 mod make;
+#[cfg(feature = "metrics")]
+mod observe;
 mod scope;
 mod sequence;
 mod service;

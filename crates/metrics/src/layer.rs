@@ -59,7 +59,7 @@ fn matched_path(_: &Extensions) -> Option<&str> {
 }
 
 impl StreamMetricsLayer {
-    /// Creates the instruments on `meter`. [`Readings`](crate::Readings) adds those of other layers.
+    /// Creates the instruments on `meter`.
     ///
     /// Of the measurements that are taken each frame only the gap is on.
     #[must_use]

@@ -50,7 +50,11 @@
 //! | `http.server.response.body.size` | histogram, By | end, if there was a head | route |
 //!
 //! Method, route and status are `http.request.method`, `http.route` and `http.response.status_code` of the OpenTelemetry
-//! HTTP convention. All names are in [`names`]; [`Readings`] adds the numbers of other layers.
+//! HTTP convention. All names are in [`names`].
+//!
+//! Handles of other layers register what they count on the same meter: `Drain::observe`, `RequestIdLayer::observe`,
+//! `DigestLayer::observe`, `VerifyDigestLayer::observe` (feature `metrics` of their crates) and `Loss::observe`. With the
+//! feature `prometheus`, `Prometheus` is a meter and the service for `/metrics`.
 //!
 //! * A **chunk** is a data frame with data in it. Chunk 0 is timed from the call; `chunk.index_bucket` of a later one is
 //!   the power of two at or below its index, at most 2048: twelve values, whatever the length of a stream.
@@ -80,18 +84,18 @@ mod future;
 mod instruments;
 mod layer;
 pub mod names;
-mod readings;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod route;
 mod service;
 mod stream;
 
 pub use self::{
-    body::ResponseBody,
-    future::ResponseFuture,
-    layer::StreamMetricsLayer,
-    readings::{DrainReading, DrainState, Readings},
-    service::StreamMetrics,
+    body::ResponseBody, future::ResponseFuture, layer::StreamMetricsLayer, service::StreamMetrics,
 };
+
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::Prometheus;
 
 #[cfg(test)]
 mod tests;

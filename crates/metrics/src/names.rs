@@ -19,19 +19,6 @@ pub const STREAM_COUNT: &str = "http.server.response.stream.count";
 /// Histogram, bytes: data of one body.
 pub const BODY_SIZE: &str = "http.server.response.body.size";
 
-/// Gauge, 1 for the state that the server is in and 0 for the others.
-pub const DRAIN_STATE: &str = "http.server.drain.state";
-/// Up-down counter: requests that a drain would wait for.
-pub const DRAIN_IN_FLIGHT: &str = "http.server.drain.in_flight";
-/// Counter: requests that were refused for a drain.
-pub const DRAIN_REFUSED: &str = "http.server.drain.refused";
-/// Counter: inbound request ids that were not acceptable.
-pub const REQUEST_ID_REPLACED: &str = "http.server.request_id.replaced";
-/// Counter: digests, by what came of them.
-pub const DIGEST_COUNT: &str = "http.server.response.digest.count";
-/// Counter: bodies that were hashed while they were sent, by where their digest was announced.
-pub const DIGEST_ANNOUNCED: &str = "http.server.response.digest.announced";
-
 /// The request's method, `_OTHER` for one that is not in the OpenTelemetry convention.
 pub const METHOD: &str = "http.request.method";
 /// The template of the route, or [`UNMATCHED`].
@@ -45,13 +32,6 @@ pub const ERROR_TYPE: &str = "error.type";
 /// The power of two at or below the index of the chunk, at most 2048. Only the first 80 routes have it: with it, 1000 of
 /// them would need 12,000 series, and the SDK keeps 2000.
 pub const INDEX_BUCKET: &str = "chunk.index_bucket";
-/// `active`, `advertise`, `close` or `dead`.
-pub const STATE: &str = "drain.state";
-/// What came of a digest.
-pub const DIGEST_OUTCOME: &str = "digest.outcome";
-/// Where a digest was announced: `header`, `trailer` or `unannounced`.
-pub const DIGEST_PLACEMENT: &str = "digest.placement";
-
 /// The route of a request that matched none: never its path, which the client chooses.
 pub const UNMATCHED: &str = "_unmatched";
 /// The method of a request whose method is unknown.

@@ -2,8 +2,8 @@
 
 use axum::{
     Router, extract,
-    http::{StatusCode, Uri, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
+    http::{StatusCode, Uri},
+    response::Response,
     routing::{get, get_service, post},
 };
 use serde_json::json;
@@ -18,7 +18,7 @@ pub fn admin(state: &State) -> Router {
         .route("/readyz", get_service(state.drain.readiness()))
         .route("/status", get(status))
         .route("/drain", post(drain))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get_service(state.prometheus.clone()))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone())
@@ -48,16 +48,6 @@ fn figures(state: &State) -> serde_json::Value {
         "cut": stats.cut,
         "deadline_ms": left.map(|left| left.as_millis() as u64),
     })
-}
-
-/// Everything that is measured, as Prometheus text.
-async fn metrics(extract::State(state): extract::State<State>) -> Response {
-    match state.metrics.text() {
-        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
-        }
-    }
 }
 
 /// 404 for a path that is no route.
@@ -121,33 +111,94 @@ mod tests {
         assert_eq!(answer.header("content-type"), "application/problem+json");
     }
 
-    #[tokio::test]
-    async fn what_the_public_listener_did_is_in_the_metrics() {
-        let state = State::new(Args::default()).unwrap();
-        let request = Request::get("/events?count=3&interval_ms=0")
-            .body(Body::empty())
-            .unwrap();
-        let response = crate::app(&state).oneshot(request).await.unwrap();
-        response.into_body().collect().await.unwrap();
+    /// Sends a request to the public listener and reads the response to its end.
+    async fn serve(state: &State, request: axum::http::request::Builder) {
+        let request = request.body(Body::empty()).unwrap();
+        let response = crate::app(state).oneshot(request).await.unwrap();
+        let _ = response.into_body().collect().await;
+    }
 
+    async fn assert_scraped(state: &State, lines: impl IntoIterator<Item = impl AsRef<str>>) {
         let request = Request::get("/metrics").body(Body::empty()).unwrap();
-        let response = admin(&state).oneshot(request).await.unwrap();
+        let response = admin(state).oneshot(request).await.unwrap();
         assert_eq!(
             response.headers()["content-type"],
             "text/plain; version=0.0.4"
         );
         let text = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(text.to_vec()).unwrap();
-        for line in [
+        for line in lines {
+            let line = line.as_ref();
+            assert!(text.contains(line), "no `{line}` in\n{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn digests_are_counted_where_they_are_announced() {
+        let state = State::new(Args::default()).unwrap();
+        serve(&state, Request::get("/whoami")).await;
+        let long = Request::get("/bytes?size=100000&chunk=1000&length=0");
+        serve(&state, long.header("te", "trailers")).await;
+        serve(&state, Request::get("/events?count=1")).await;
+        let lines = [("header", 1), ("trailer", 1), ("unannounced", 0)].map(|(placement, count)| {
+            format!(
+                r#"http_server_response_digest_announced_total{{digest_placement="{placement}"}} {count}"#
+            )
+        });
+        assert_scraped(&state, lines).await;
+    }
+
+    #[tokio::test]
+    async fn a_promise_kept_and_one_broken_are_counted() {
+        let state = State::new(Args::default()).unwrap();
+        serve(&state, Request::get("/promise?size=1000&corrupt=0")).await;
+        serve(&state, Request::get("/promise?size=1000&corrupt=1")).await;
+        let lines = [("verified", 1), ("mismatch", 1), ("aborted", 0)].map(|(verdict, count)| {
+            format!(
+                r#"http_server_response_digest_count_total{{digest_outcome="{verdict}"}} {count}"#
+            )
+        });
+        assert_scraped(&state, lines).await;
+    }
+
+    #[tokio::test]
+    async fn what_the_public_listener_did_is_in_the_metrics() {
+        let state = State::new(Args::default()).unwrap();
+        serve(&state, Request::get("/events?count=3&interval_ms=0")).await;
+        let lines = [
             r#"http_server_response_stream_count_total{http_route="/events",outcome="complete"} 1"#,
             r#"http_server_response_stream_active{http_route="/events"} 0"#,
             r#"http_server_response_chunk_gap_seconds_count{chunk_index_bucket="2",http_route="/events"} 1"#,
             r#"http_server_response_chunk_producer_wait_seconds_count{http_route="/events"} 3"#,
             r#"state="active"} 1"#,
             r#"target_info{service_name="demo-server","#,
-        ] {
-            assert!(text.contains(line), "no `{line}` in\n{text}");
-        }
+        ];
+        assert_scraped(&state, lines).await;
+    }
+
+    #[tokio::test]
+    async fn every_handle_shows_what_it_counts_on_the_same_meter() {
+        let state = State::new(Args::default()).unwrap();
+        serve(
+            &state,
+            Request::get("/whoami").header("x-request-id", "not/an,id"),
+        )
+        .await;
+        let states = |now| {
+            ["active", "advertise", "close", "dead"].map(|state| {
+                let value = u8::from(state == now);
+                format!(r#"http_server_drain_state{{drain_state="{state}"}} {value}"#)
+            })
+        };
+        assert_scraped(&state, states("active")).await;
+        state.drain.start();
+        assert_scraped(&state, states("advertise")).await;
+        let lines = [
+            "http_server_request_id_replaced_total 1",
+            "http_server_drain_in_flight 0",
+            "http_server_drain_refused_total 0",
+        ];
+        assert_scraped(&state, lines).await;
     }
 
     #[tokio::test]

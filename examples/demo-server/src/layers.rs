@@ -3,7 +3,7 @@
 use axum::Router;
 use tower::ServiceBuilder;
 use tower_stream_core::StreamKind;
-use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
+use tower_stream_digest::DigestLayer;
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
 use tower_stream_ids::SequenceLayer;
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
@@ -25,7 +25,7 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // Everything inside can name the request.
             .layer(state.request_ids.clone())
             .layer(RequestSpanLayer::new())
-            .layer(state.metrics.layer())
+            .layer(state.metrics.clone())
             // Counted to the end of the body; refused and closed once the server stops.
             .layer(state.drain.layer())
             .layer(state.digests.clone())
@@ -38,7 +38,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             .layer(state.traces.chunks())
             // An `id:` for each event, so that a client can say where it was.
             .layer(SequenceLayer::new())
-            .layer(verified_digest(state)),
+            // Handlers are held to the digests that they promise.
+            .layer(state.verify.clone()),
     )
 }
 
@@ -58,12 +59,6 @@ pub(crate) fn announced_digest() -> DigestLayer<tower_stream_digest::Md5> {
     DigestLayer::md5()
         .only_if(|head| StreamKind::of(&head.headers) == StreamKind::Other)
         .hash_unannounced(false)
-}
-
-/// Holds handlers to the digests that they promise, and counts how that went.
-fn verified_digest(state: &State) -> VerifyDigestLayer<tower_stream_digest::Md5> {
-    let verdicts = state.metrics.verdicts().clone();
-    VerifyDigestLayer::md5().on_outcome(move |outcome| verdicts.count(outcome))
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ mod chat;
 mod failures;
 mod layers;
 pub mod log;
-mod metrics;
 mod model;
 mod problem;
 mod public;
@@ -41,7 +40,6 @@ mod state;
 mod testing;
 mod text;
 mod traces;
-mod verdicts;
 
 pub use admin::admin;
 pub use args::{Args, LogFormat};

@@ -2,20 +2,23 @@
 
 use std::{io, sync::Arc};
 
-use tower_stream_digest::{DigestLayer, Md5};
+use tower_stream_digest::{DigestLayer, Md5, VerifyDigestLayer};
 use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
+use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
 
-use crate::{Args, Traces, layers, metrics::Metrics};
+use crate::{Args, Traces, layers};
 
 /// Shared by both listeners; a clone is another handle to the same state.
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) args: Arc<Args>,
     pub(crate) request_ids: RequestIdLayer,
-    pub(crate) metrics: Metrics,
+    pub(crate) prometheus: Prometheus,
+    pub(crate) metrics: StreamMetricsLayer,
     pub(crate) drain: Drain,
     pub(crate) digests: DigestLayer<Md5>,
+    pub(crate) verify: VerifyDigestLayer<Md5>,
     pub(crate) traces: Traces,
 }
 
@@ -25,7 +28,7 @@ impl State {
     /// # Errors
     ///
     /// When the directory of `--files` cannot be resolved; the message names it. When the times of the drain contradict each other,
-    /// or the metrics or the traces cannot be set up.
+    /// or the traces cannot be set up.
     pub fn new(mut args: Args) -> io::Result<Self> {
         if let Some(files) = &mut args.files {
             // `/files` compares resolved paths with it.
@@ -41,13 +44,29 @@ impl State {
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let digests = layers::announced_digest();
-        let metrics = Metrics::new(&drain, &request_ids, &digests)?;
+        let verify = VerifyDigestLayer::md5();
+        let traces = Traces::new(args.otlp.as_deref())?;
+
+        let prometheus = Prometheus::new("demo-server");
+        let meter = prometheus.meter();
+        // A demo shows everything; both are off by default because they read the clock once more a chunk.
+        let metrics = StreamMetricsLayer::new(&meter)
+            .producer_wait(true)
+            .consumer_hold(true);
+        request_ids.observe(&meter);
+        drain.observe(&meter);
+        digests.observe(&meter);
+        verify.observe(&meter);
+        traces.observe(&meter);
+
         Ok(Self {
-            traces: Traces::new(args.otlp.as_deref(), &metrics)?,
+            prometheus,
             metrics,
+            traces,
             args: Arc::new(args),
             drain,
             digests,
+            verify,
             request_ids,
         })
     }

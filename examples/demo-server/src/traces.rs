@@ -2,15 +2,13 @@
 
 use std::{io, time::Duration};
 
-use opentelemetry::KeyValue;
+use opentelemetry::{KeyValue, metrics::Meter};
 use tower_stream_trace::{
     ChunkSpanLayer,
     pipeline::{Pipeline, PipelineError},
 };
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, registry::LookupSpan};
-
-use crate::metrics::Metrics;
 
 /// How long the last spans may take on their way out.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -23,7 +21,7 @@ impl Traces {
     /// # Errors
     ///
     /// When the exporter cannot be set up.
-    pub(crate) fn new(otlp: Option<&str>, metrics: &Metrics) -> io::Result<Self> {
+    pub(crate) fn new(otlp: Option<&str>) -> io::Result<Self> {
         let Some(url) = otlp else {
             return Ok(Self(None));
         };
@@ -32,8 +30,14 @@ impl Traces {
             .resource([KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))])
             .build()
             .map_err(|error: PipelineError| io::Error::other(format!("--otlp {url}: {error}")))?;
-        metrics.observe(pipeline.loss());
         Ok(Self(Some(pipeline)))
+    }
+
+    /// Registers what becomes of the spans on `meter`.
+    pub(crate) fn observe(&self, meter: &Meter) {
+        if let Some(pipeline) = &self.0 {
+            pipeline.loss().observe(meter);
+        }
     }
 
     /// What turns tracing spans into exported ones.

@@ -177,6 +177,7 @@ impl<D: Algorithm> Observe for Checker<D> {
             _ => Verdict::Aborted,
         };
         let verdict = self.verdict.unwrap_or(unjudged);
+        self.config.counts.add(verdict);
         let request = &mut self.request;
         let verification = || Verification {
             method: std::mem::take(&mut request.method),

@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_core::BoxError;
 
-use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call};
+use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call, outcome::VerdictCounts};
 use crate::{
     Algorithm, Md5,
     fields::{self, BadPromise, Promised},
@@ -89,6 +89,7 @@ pub(crate) struct Config {
     pub(crate) expect_trailers: bool,
     pub(crate) on_bad_promise: OnBadPromise,
     pub(crate) on_outcome: Option<Callback<Verification>>,
+    pub(super) counts: Arc<VerdictCounts>,
 }
 
 impl Default for Config {
@@ -99,6 +100,7 @@ impl Default for Config {
             expect_trailers: false,
             on_bad_promise: OnBadPromise::default(),
             on_outcome: None,
+            counts: Arc::default(),
         }
     }
 }
@@ -165,6 +167,11 @@ impl<D: Algorithm> VerifyDigestLayer<D> {
     /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
         Self(self.0.set(|config| config.on_bad_promise = policy))
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn counts(&self) -> Arc<VerdictCounts> {
+        Arc::clone(&self.0.config().counts)
     }
 
     /// Calls this once for each body that something was promised of, when the outcome is known for sure: when the body is

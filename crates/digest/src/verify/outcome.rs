@@ -1,6 +1,10 @@
 //! What came of a check.
 
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use http::{Method, Uri};
 use tower_stream_core::{Cause, FaultKind, StreamError};
@@ -43,15 +47,43 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// What [`Verdict::as_str`] can say.
+    pub(crate) const LABELS: [&'static str; 5] = [
+        "verified",
+        "mismatch",
+        "length_mismatch",
+        "aborted",
+        "unverifiable",
+    ];
+
     /// A word for labels: `verified`, `mismatch`, `length_mismatch`, `aborted`, `unverifiable`.
     pub const fn as_str(self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    const fn index(self) -> usize {
         match self {
-            Self::Verified => "verified",
-            Self::Mismatch => "mismatch",
-            Self::LengthMismatch => "length_mismatch",
-            Self::Aborted => "aborted",
-            Self::Unverifiable(_) => "unverifiable",
+            Self::Verified => 0,
+            Self::Mismatch => 1,
+            Self::LengthMismatch => 2,
+            Self::Aborted => 3,
+            Self::Unverifiable(_) => 4,
         }
+    }
+}
+
+/// How often each verdict was reached, in the order of [`Verdict::LABELS`].
+#[derive(Debug, Default)]
+pub(crate) struct VerdictCounts([AtomicU64; Verdict::LABELS.len()]);
+
+impl VerdictCounts {
+    pub(super) fn add(&self, verdict: Verdict) {
+        self.0[verdict.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn read(&self) -> [u64; Verdict::LABELS.len()] {
+        std::array::from_fn(|index| self.0[index].load(Ordering::Relaxed))
     }
 }
 

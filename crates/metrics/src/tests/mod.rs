@@ -2,7 +2,6 @@
 
 mod labels;
 mod outcomes;
-mod readings;
 mod timing;
 mod transparent;
 

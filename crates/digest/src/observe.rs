@@ -1,0 +1,84 @@
+//! What the layers count, as OpenTelemetry instruments.
+
+use opentelemetry::{KeyValue, metrics::Meter};
+
+use crate::{Algorithm, DigestLayer, Verdict, VerifyDigestLayer};
+
+impl<D: Algorithm> DigestLayer<D> {
+    /// Registers the counter `http.server.response.digest.announced` on `meter`: [`DigestLayer::placements`], read when
+    /// metrics are collected. Once for all clones of a layer.
+    ///
+    /// Its attribute `digest.placement` is `header`, `trailer` or `unannounced`.
+    ///
+    /// ```
+    /// use tower_stream_digest::DigestLayer;
+    ///
+    /// let layer = DigestLayer::md5();
+    /// layer.observe(&opentelemetry::global::meter("my-service"));
+    /// ```
+    pub fn observe(&self, meter: &Meter) {
+        let layer = self.clone();
+        let read = move || {
+            let placements = layer.placements();
+            [
+                ("header", placements.header),
+                ("trailer", placements.trailer),
+                ("unannounced", placements.unannounced),
+            ]
+        };
+        count(
+            meter,
+            "http.server.response.digest.announced",
+            "Digests of what was sent, by where they were announced.",
+            "digest.placement",
+            read,
+        );
+    }
+}
+
+impl<D: Algorithm> VerifyDigestLayer<D> {
+    /// Registers the counter `http.server.response.digest.count` on `meter`: bodies that a digest was promised for, read
+    /// when metrics are collected. Once for all clones of a layer.
+    ///
+    /// Its attribute `digest.outcome` is what [`Verdict::as_str`] says. Every outcome is there from the start, at 0, so
+    /// that the first mismatch is a rise.
+    ///
+    /// ```
+    /// use tower_stream_digest::VerifyDigestLayer;
+    ///
+    /// let layer = VerifyDigestLayer::md5();
+    /// layer.observe(&opentelemetry::global::meter("my-service"));
+    /// ```
+    pub fn observe(&self, meter: &Meter) {
+        let counts = self.counts();
+        count(
+            meter,
+            "http.server.response.digest.count",
+            "Digests of bodies, by what came of them.",
+            "digest.outcome",
+            move || Verdict::LABELS.into_iter().zip(counts.read()),
+        );
+    }
+}
+
+fn count<F, I>(
+    meter: &Meter,
+    name: &'static str,
+    description: &'static str,
+    attribute: &'static str,
+    read: F,
+) where
+    F: Fn() -> I + Send + Sync + 'static,
+    I: IntoIterator<Item = (&'static str, u64)>,
+{
+    meter
+        .u64_observable_counter(name)
+        .with_unit("{digest}")
+        .with_description(description)
+        .with_callback(move |instrument| {
+            for (value, count) in read() {
+                instrument.observe(count, &[KeyValue::new(attribute, value)]);
+            }
+        })
+        .build();
+}

@@ -55,6 +55,8 @@
 
 pub mod attribute;
 mod chunk;
+#[cfg(feature = "otlp")]
+mod client;
 mod clock;
 #[cfg(feature = "loss")]
 pub mod loss;

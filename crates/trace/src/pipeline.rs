@@ -1,7 +1,8 @@
 //! A whole way from spans to an OTLP receiver, sized for chunk spans.
 //!
 //! [`Pipeline`] is a tracer provider with a batch processor whose losses are counted ([`crate::loss`]), an
-//! OTLP/HTTP exporter, a resource, and a shutdown that flushes within a bound.
+//! OTLP/HTTP exporter, a resource, and a shutdown that flushes within a bound. A receiver that is not there is in the log,
+//! with its endpoint and the cause: see [`crate::loss`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -25,7 +26,7 @@ use std::{fmt, time::Duration};
 
 use http::Uri;
 use opentelemetry::{KeyValue, global, trace::TracerProvider};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkError,
@@ -36,7 +37,10 @@ use tracing::Subscriber;
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::loss::{self, BatchOptions, Loss, SpanCounts};
+use crate::{
+    client::Client,
+    loss::{self, BatchOptions, Destination, Loss, SpanCounts},
+};
 
 const SCOPE: &str = env!("CARGO_PKG_NAME");
 
@@ -169,12 +173,14 @@ impl PipelineBuilder {
     ///
     /// When the endpoint is no `http` or `https` URL, or the exporter cannot be made.
     pub fn build(self) -> Result<Pipeline, PipelineError> {
-        let mut exporter = SpanExporter::builder().with_http();
+        let destination = Destination::default();
+        let client = Client::new(destination.clone()).map_err(PipelineError::Exporter)?;
+        let mut exporter = SpanExporter::builder().with_http().with_http_client(client);
         if let Some(url) = &self.endpoint {
             exporter = exporter.with_endpoint(traces_endpoint(url)?);
         }
         let exporter = exporter.build().map_err(PipelineError::Exporter)?;
-        Ok(self.build_with(exporter))
+        Ok(self.build_to(exporter, destination))
     }
 
     /// Builds it with another exporter, which must not need an async runtime.
@@ -182,11 +188,19 @@ impl PipelineBuilder {
         self,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
     ) -> Pipeline {
+        self.build_to(exporter, Destination::default())
+    }
+
+    fn build_to(
+        self,
+        exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
+        destination: Destination,
+    ) -> Pipeline {
         let resource = Resource::builder()
             .with_service_name(self.service)
             .with_attributes(self.resource)
             .build();
-        let (processor, loss) = loss::batch(exporter, self.batch);
+        let (processor, loss) = loss::batch_to(exporter, self.batch, destination);
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
             .with_sampler(self.sampler)

@@ -152,7 +152,7 @@ impl Account {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    fn counts(&self) -> SpanCounts {
+    pub(super) fn counts(&self) -> SpanCounts {
         // each fate is read before `emitted`, which rises first: the rest is never negative
         let closed = self.closed.load(Ordering::SeqCst);
         let exported = self.exported.load(Ordering::SeqCst);

@@ -17,18 +17,38 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter},
 };
 
-use super::counts::Account;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    counts::Account,
+    report::{Destination, Reports},
+};
 
 /// The exporter of a pair: counts what the exporter inside reports. See [`Loss::exporter`](super::Loss::exporter).
 #[derive(Debug)]
 pub struct CountingExporter<E> {
     inner: E,
     account: Arc<Account>,
+    destination: Destination,
+    reports: Mutex<Reports>,
 }
 
 impl<E> CountingExporter<E> {
     pub(super) fn new(inner: E, account: Arc<Account>) -> Self {
-        Self { inner, account }
+        Self {
+            inner,
+            account,
+            destination: Destination::default(),
+            reports: Mutex::default(),
+        }
+    }
+
+    pub(super) fn to(self, destination: Destination) -> Self {
+        Self {
+            destination,
+            ..self
+        }
     }
 }
 
@@ -43,6 +63,10 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
         // a panic would end the thread of the batch processor, and with it every later export
         let result = caught(|| self.inner.export(batch)).await;
         leaving.exported = result.is_ok();
+        drop(leaving);
+        let (now, counts) = (Instant::now(), self.account.counts());
+        let reports = self.reports.lock().after_export(now, &counts);
+        reports.write(&result, &self.destination);
         result
     }
 

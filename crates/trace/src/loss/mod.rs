@@ -5,6 +5,10 @@
 //! the processor lets no more spans in than the queue can hold, and every span that ended sampled is at any time
 //! exported, dropped or in the queue.
 //!
+//! Spans that are lost are in the log too, under the target `tower_stream_trace::loss`: a warning at the first export that
+//! fails, with endpoint and cause, and another one at most each 30 s with the number of spans lost since; a line at `info`
+//! when exports succeed again. The same holds for a queue that is full.
+//!
 //! ```
 //! use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 //! use opentelemetry::trace::{Tracer, TracerProvider};
@@ -24,6 +28,7 @@ mod counts;
 mod exporter;
 mod metrics;
 mod processor;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +36,7 @@ use std::time::Duration;
 
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanExporter};
 
+pub(crate) use self::report::Destination;
 pub use self::{
     counts::{Loss, SpanCounts},
     exporter::CountingExporter,
@@ -75,12 +81,24 @@ pub fn batch<E>(exporter: E, options: BatchOptions) -> (CountingProcessor<BatchS
 where
     E: SpanExporter + 'static,
 {
+    batch_to(exporter, options, Destination::default())
+}
+
+/// [`batch`] for an exporter whose transport notes where it sends.
+pub(crate) fn batch_to<E>(
+    exporter: E,
+    options: BatchOptions,
+    destination: Destination,
+) -> (CountingProcessor<BatchSpanProcessor>, Loss)
+where
+    E: SpanExporter + 'static,
+{
     let loss = Loss::with_max_bytes(options.max_queue_size, options.max_queue_bytes);
     let config = BatchConfigBuilder::default()
         .with_max_queue_size(loss.capacity())
         .with_max_export_batch_size(options.max_export_batch_size.max(1))
         .with_scheduled_delay(options.scheduled_delay)
         .build();
-    let processor = BatchSpanProcessor::new(loss.exporter(exporter), config);
+    let processor = BatchSpanProcessor::new(loss.exporter(exporter).to(destination), config);
     (loss.processor(processor), loss)
 }

@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data},
     trace::{
-        BatchSpanProcessor, Sampler, SdkTracerProvider, SpanData, SpanExporter, SpanProcessor,
+        BatchSpanProcessor, InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData, SpanExporter, SpanProcessor,
     },
 };
 use parking_lot::{Condvar, Mutex};
@@ -346,6 +346,49 @@ fn the_account_is_shown_as_instruments() {
         ("in_queue", 2_048),
     ];
     assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
+#[test]
+fn a_full_queue_is_told_with_the_next_export() {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+
+    let loss = Loss::new(1);
+    let processor = loss.processor(Keeps { stops: true });
+    let exporter = loss.exporter(InMemorySpanExporter::default());
+    let export = || {
+        let exported = std::pin::pin!(exporter.export(Vec::new()))
+            .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(exported.is_ready());
+    };
+    for _ in 0..3 {
+        processor.on_end(ended_span());
+    }
+    export();
+    export();
+    let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+    assert_eq!(
+        text,
+        " WARN tower_stream_trace::loss: spans are dropped: the export queue is full lost=2\n \
+         INFO tower_stream_trace::loss: the export queue has room again lost=2\n"
+    );
 }
 
 #[test]

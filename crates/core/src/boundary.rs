@@ -1,4 +1,4 @@
-//! Where the records of a stream end, in bytes that are cut anywhere.
+//! Where the lines and the records of a stream end, in bytes that are cut anywhere.
 //!
 //! A client of server-sent events acts on an event at the blank line that ends it, a client of JSON lines on a line
 //! at its LF. A layer that writes into such a stream has to know whether it stands between two records, whatever the
@@ -15,11 +15,11 @@
 //! assert_eq!(scanner.boundaries(b"\n\ndata").collect::<Vec<_>>(), [2]);
 //! ```
 
-use memchr::{memchr, memchr2, memrchr, memrchr2};
+use memchr::{memchr, memchr2};
 
 use crate::RecordFormat;
 
-/// Follows the record boundaries of one stream, chunk by chunk.
+/// Follows the lines and the record boundaries of one stream, chunk by chunk.
 ///
 /// A boundary is the offset of the first byte after a record: after the blank line of an SSE event (WHATWG HTML
 /// section 9.2.6; each further blank line is a boundary again), after the LF of a line. The start of a stream is one.
@@ -32,80 +32,120 @@ pub struct Scanner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// At the start of the stream, after this many bytes of a byte order mark.
-    Start(u8),
+    /// At the start of a stream of events, after this many of the three bytes of a byte order mark.
+    Mark(usize),
+    /// Before the first byte of a line. `after_cr`: a LF that comes next still belongs to the line end before.
+    LineStart { boundary: bool, after_cr: bool },
     /// Within a line.
     Line,
-    /// After the end of a line that was not blank; `cr` when a LF would still belong to that end.
-    Eol { cr: bool },
-    /// After the end of a blank line, or of any line where lines are records.
-    Boundary { cr: bool },
 }
 
-const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
-impl State {
-    fn sse(self, byte: u8) -> Self {
-        match (self, byte) {
-            // a byte order mark at the very start is no part of the first line
-            (Self::Start(n), byte) if n < 3 && byte == BOM[usize::from(n)] => Self::Start(n + 1),
-            (Self::Start(0 | 3), b'\n') => Self::Boundary { cr: false },
-            (Self::Start(0 | 3), b'\r') => Self::Boundary { cr: true },
-            (Self::Eol { cr: true }, b'\n') => Self::Eol { cr: false },
-            (Self::Eol { .. } | Self::Boundary { .. }, b'\n') => Self::Boundary { cr: false },
-            (Self::Eol { .. } | Self::Boundary { .. }, b'\r') => Self::Boundary { cr: true },
-            (Self::Line | Self::Start(_), b'\n') => Self::Eol { cr: false },
-            (Self::Line | Self::Start(_), b'\r') => Self::Eol { cr: true },
-            _ => Self::Line,
-        }
-    }
-
-    fn is_boundary(self) -> bool {
-        matches!(self, Self::Boundary { .. } | Self::Start(0 | 3))
-    }
-}
-
-fn is_eol(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r')
-}
+const BOUNDARY: State = State::LineStart {
+    boundary: true,
+    after_cr: false,
+};
 
 impl Scanner {
     /// Stands at the start of a stream of this format.
     #[must_use]
     pub fn new(format: RecordFormat) -> Self {
-        Self {
-            format,
-            state: State::Start(0),
-        }
+        let state = match format {
+            RecordFormat::Sse => State::Mark(0),
+            RecordFormat::Lines => BOUNDARY,
+        };
+        Self { format, state }
     }
 
     /// Whether no record is open: what comes next begins a new one.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
-        self.state.is_boundary()
+        matches!(
+            self.state,
+            State::Mark(0) | State::LineStart { boundary: true, .. }
+        )
+    }
+
+    /// Goes over the next chunk and gives each line that ends in it. The scanner stands behind the whole chunk when the
+    /// iterator is exhausted, and only then.
+    ///
+    /// ```
+    /// use tower_stream_core::{RecordFormat, boundary::Scanner};
+    ///
+    /// let mut scanner = Scanner::new(RecordFormat::Sse);
+    /// let mut lines = scanner.lines(b"data: 1\n\nda");
+    /// let line = lines.next().unwrap();
+    /// assert_eq!((line.text, line.end, line.ends_record), (&b"data: 1"[..], 8, false));
+    /// assert!(lines.next().unwrap().ends_record);
+    /// assert!(lines.next().is_none());
+    /// assert_eq!(lines.rest(), b"da");
+    ///
+    /// let line = scanner.lines(b"ta: 2\n").next().unwrap();
+    /// assert_eq!((line.text, line.continues), (&b"ta: 2"[..], true));
+    /// ```
+    #[inline]
+    pub fn lines<'a>(&'a mut self, chunk: &'a [u8]) -> Lines<'a> {
+        let at = match self.state {
+            State::Line
+            | State::LineStart {
+                after_cr: false, ..
+            } => 0,
+            _ => self.begin(chunk),
+        };
+        Lines {
+            scanner: self,
+            chunk,
+            at,
+        }
+    }
+
+    /// Goes over what may precede the first line of a chunk: the rest of a line end, or of a byte order mark.
+    #[cold]
+    fn begin(&mut self, chunk: &[u8]) -> usize {
+        match (self.state, chunk.first()) {
+            (State::LineStart { boundary, .. }, Some(first)) => {
+                self.state = State::LineStart {
+                    boundary,
+                    after_cr: false,
+                };
+                usize::from(*first == b'\n')
+            }
+            (State::Mark(before), Some(_)) => {
+                let left = &BOM[before..];
+                if chunk.starts_with(left) {
+                    self.state = BOUNDARY;
+                    return left.len();
+                }
+                if left.starts_with(chunk) {
+                    self.state = State::Mark(before + chunk.len());
+                    return chunk.len();
+                }
+                self.state = if before > 0 { State::Line } else { BOUNDARY };
+                0
+            }
+            _ => 0,
+        }
     }
 
     /// Goes over the next chunk and gives each boundary in it. The scanner stands behind the whole chunk when the
     /// iterator is exhausted, and only then.
+    #[inline]
     pub fn boundaries<'a>(&'a mut self, chunk: &'a [u8]) -> Boundaries<'a> {
-        Boundaries {
-            scanner: self,
-            chunk,
-            at: 0,
-        }
+        Boundaries(self.lines(chunk))
     }
 
-    /// Goes over a chunk that its last two bytes show to end with a record; gives false, and does nothing, for every
+    /// Goes over a chunk that its last bytes show to end with a record; gives false, and does nothing, for every
     /// chunk that has to be looked at more closely.
     #[inline]
     pub(crate) fn takes_whole(&mut self, chunk: &[u8]) -> bool {
         let whole = match self.format {
             RecordFormat::Lines => chunk.ends_with(b"\n"),
-            // in whatever state: two LF are a blank line
-            RecordFormat::Sse => chunk.ends_with(b"\n\n"),
+            // in whatever state: the second line end is that of a blank line
+            RecordFormat::Sse => chunk.ends_with(b"\n\n") || chunk.ends_with(b"\r\n\r\n"),
         };
         if whole {
-            self.state = State::Boundary { cr: false };
+            self.state = BOUNDARY;
         }
         whole
     }
@@ -113,155 +153,105 @@ impl Scanner {
     /// Goes over the next chunk and gives the last place in it where the stream may be cut: 0 to leave none of it,
     /// its length to take it whole, `None` when a record that was open before ends nowhere in it.
     ///
-    /// Looks at the last bytes first, so a chunk that ends with a record costs the same whatever its length.
+    /// A chunk that ends with a record costs the same whatever its length.
     pub fn last_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
-        let before = self.state;
-        match self.format {
-            RecordFormat::Lines => {
-                let last = memrchr(b'\n', chunk).map(|at| at + 1);
-                match (last, chunk) {
-                    (_, []) => {}
-                    (Some(at), _) if at == chunk.len() => {
-                        self.state = State::Boundary { cr: false }
-                    }
-                    _ => self.state = State::Line,
-                }
-                last.or_else(|| before.is_boundary().then_some(0))
-            }
-            RecordFormat::Sse => {
-                self.state = end_state(before, chunk);
-                if self.at_boundary() {
-                    return Some(chunk.len());
-                }
-                search_back(before, chunk).or_else(|| before.is_boundary().then_some(0))
-            }
+        if self.takes_whole(chunk) {
+            return Some(chunk.len());
         }
-    }
-}
-
-/// The state after a chunk, from its last three bytes where that is enough.
-fn end_state(before: State, chunk: &[u8]) -> State {
-    // a byte order mark can take the first three bytes of a stream
-    let past_start = !matches!(before, State::Start(_)) || chunk.len() >= 6;
-    match chunk {
-        // how the line before ended makes no difference to what `b` and `c` make of it
-        [.., a, b, c] if past_start => {
-            let state = if is_eol(*a) {
-                State::Eol { cr: false }
-            } else {
-                State::Line
-            };
-            state.sse(*b).sse(*c)
-        }
-        _ => chunk.iter().fold(before, |state, byte| state.sse(*byte)),
-    }
-}
-
-/// The last boundary that is not at the end of the chunk, searched from behind.
-fn search_back(before: State, chunk: &[u8]) -> Option<usize> {
-    // the first bytes depend on the chunk before; at the start of a stream a byte order mark may come first
-    let head = if matches!(before, State::Start(_)) {
-        6
-    } else {
-        3
-    };
-    let mut end = chunk.len();
-    while let Some(at) = memrchr2(b'\n', b'\r', &chunk[..end]) {
-        if at < head {
-            break;
-        }
-        // is the line that ends here blank? A LF after a CR is one line end, so look before both.
-        let first = if chunk[at] == b'\n' && chunk[at - 1] == b'\r' {
-            at - 1
+        let before = self.at_boundary().then_some(0);
+        let last = self.boundaries(chunk).last().or(before);
+        // no record is open behind a byte order mark either, nor behind the LF of a cut CRLF
+        if self.at_boundary() {
+            Some(chunk.len())
         } else {
-            at
-        };
-        if is_eol(chunk[first - 1]) {
-            return Some(at + 1);
-        }
-        end = first;
-    }
-    let mut state = before;
-    let mut last = None;
-    for (at, byte) in chunk.iter().enumerate().take(end.min(head)) {
-        state = state.sse(*byte);
-        if state.is_boundary() {
-            last = Some(at + 1);
+            last
         }
     }
-    last
 }
 
-/// The boundaries of one chunk, from [`Scanner::boundaries`].
+/// A line that ends in a chunk, from [`Scanner::lines`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// What of the line is in this chunk, without its line end, and without a byte order mark before the first line of
+    /// a stream of events.
+    pub text: &'a [u8],
+    /// The line began in an earlier chunk, with what [`Lines::rest`] gave there. (Half of a byte order mark is not in it.)
+    pub continues: bool,
+    /// Where `text` begins in this chunk.
+    pub start: usize,
+    /// Where the line end ends in this chunk. Where a CRLF is cut, that is after the CR.
+    pub end: usize,
+    /// A record ends with this line: it is blank in a stream of events, or any line where lines are records.
+    pub ends_record: bool,
+}
+
+/// The lines that end in one chunk, from [`Scanner::lines`].
 #[derive(Debug)]
-pub struct Boundaries<'a> {
+pub struct Lines<'a> {
     scanner: &'a mut Scanner,
     chunk: &'a [u8],
     at: usize,
 }
+
+impl<'a> Lines<'a> {
+    /// What follows the last line that was given: when the iterator is exhausted, a piece of a line that ends in none of
+    /// the chunks so far.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        &self.chunk[self.at..]
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Line<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Line<'a>> {
+        let (format, state) = (self.scanner.format, self.scanner.state);
+        let rest = self.rest();
+        let found = match format {
+            RecordFormat::Lines => memchr(b'\n', rest),
+            RecordFormat::Sse => memchr2(b'\n', b'\r', rest),
+        };
+        let Some(length) = found else {
+            if !rest.is_empty() {
+                self.scanner.state = State::Line;
+            }
+            return None;
+        };
+        let start = self.at;
+        let mut end = start + length + 1;
+        let mut after_cr = false;
+        if rest[length] == b'\r' {
+            match self.chunk.get(end) {
+                Some(next) => end += usize::from(*next == b'\n'),
+                None => after_cr = true,
+            }
+        }
+        let continues = state == State::Line;
+        let boundary = format == RecordFormat::Lines || (length == 0 && !continues);
+        self.scanner.state = State::LineStart { boundary, after_cr };
+        self.at = end;
+        Some(Line {
+            text: &rest[..length],
+            continues,
+            start,
+            end,
+            ends_record: boundary,
+        })
+    }
+}
+
+/// The boundaries of one chunk, from [`Scanner::boundaries`].
+#[derive(Debug)]
+pub struct Boundaries<'a>(Lines<'a>);
 
 impl Iterator for Boundaries<'_> {
     type Item = usize;
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        match self.scanner.format {
-            RecordFormat::Lines => self.next_line(),
-            RecordFormat::Sse => self.next_event(),
-        }
-    }
-}
-
-impl Boundaries<'_> {
-    fn next_line(&mut self) -> Option<usize> {
-        let rest = &self.chunk[self.at..];
-        match memchr(b'\n', rest) {
-            Some(at) => {
-                self.at += at + 1;
-                self.scanner.state = State::Boundary { cr: false };
-                Some(self.at)
-            }
-            None => {
-                if !rest.is_empty() {
-                    self.scanner.state = State::Line;
-                    self.at = self.chunk.len();
-                }
-                None
-            }
-        }
-    }
-
-    fn next_event(&mut self) -> Option<usize> {
-        let mut state = self.scanner.state;
-        while let Some(&byte) = self.chunk.get(self.at) {
-            if state == State::Line && !is_eol(byte) {
-                match memchr2(b'\n', b'\r', &self.chunk[self.at..]) {
-                    Some(skip) => self.at += skip,
-                    None => {
-                        self.at = self.chunk.len();
-                        break;
-                    }
-                }
-                continue;
-            }
-            let completes_crlf = byte == b'\n' && state == State::Boundary { cr: true };
-            state = if completes_crlf {
-                State::Boundary { cr: false }
-            } else {
-                state.sse(byte)
-            };
-            self.at += 1;
-            // a LF in this chunk still belongs to the line end
-            let cr = state == State::Boundary { cr: true };
-            let more = cr && self.chunk.get(self.at) == Some(&b'\n');
-            if matches!(state, State::Boundary { .. }) && !more && !(completes_crlf && self.at == 1)
-            {
-                self.scanner.state = state;
-                return Some(self.at);
-            }
-        }
-        self.scanner.state = state;
-        None
+        self.0.find(|line| line.ends_record).map(|line| line.end)
     }
 }
 
@@ -273,7 +263,7 @@ mod tests {
     /// What the WHATWG algorithm gives, on the whole bytes: split into lines, a blank line is a boundary.
     fn reference(format: RecordFormat, bytes: &[u8]) -> Vec<usize> {
         let mut found = Vec::new();
-        let mut start = if format == RecordFormat::Sse && bytes.starts_with(&BOM) {
+        let mut start = if format == RecordFormat::Sse && bytes.starts_with(BOM) {
             3
         } else {
             0
@@ -284,7 +274,7 @@ mod tests {
             at += 1;
             match format {
                 RecordFormat::Lines if byte == b'\n' => found.push(at),
-                RecordFormat::Sse if is_eol(byte) => {
+                RecordFormat::Sse if matches!(byte, b'\n' | b'\r') => {
                     if byte == b'\r' && bytes.get(at) == Some(&b'\n') {
                         at += 1;
                     }
@@ -315,6 +305,38 @@ mod tests {
             .collect()
     }
 
+    /// The lines of a stream of events, put together from the pieces that a scanner gives.
+    fn lines(bytes: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+        let mut scanner = Scanner::new(RecordFormat::Sse);
+        let (mut lines, mut open) = (Vec::new(), Vec::new());
+        for (_, piece) in pieces(bytes, cuts) {
+            let mut found = scanner.lines(piece);
+            for line in found.by_ref() {
+                assert!(line.continues || open.is_empty());
+                assert_eq!(&piece[line.start..][..line.text.len()], line.text);
+                open.extend_from_slice(line.text);
+                lines.push(std::mem::take(&mut open));
+            }
+            open.extend_from_slice(found.rest());
+            assert!(found.next().is_none());
+        }
+        lines
+    }
+
+    /// The lines of the whole bytes, as the WHATWG algorithm splits them.
+    fn expected_lines(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut rest = bytes.strip_prefix(BOM).unwrap_or(bytes);
+        let mut lines = Vec::new();
+        while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+            lines.push(rest[..at].to_vec());
+            rest = match &rest[at..] {
+                [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,
+                [] => break,
+            };
+        }
+        lines
+    }
+
     fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<(usize, &'a [u8])> {
         let mut all = vec![0];
         all.extend(cuts);
@@ -323,6 +345,19 @@ mod tests {
     }
 
     fn check(format: RecordFormat, bytes: &[u8], cuts: &[usize]) {
+        if format == RecordFormat::Sse {
+            // a first line that begins with half of a byte order mark, and is cut there, is given without it
+            let without_mark = |mut lines: Vec<Vec<u8>>| {
+                if let Some(first) = lines.first_mut() {
+                    let start = first.iter().take_while(|byte| BOM.contains(byte)).count();
+                    first.drain(..start);
+                }
+                lines
+            };
+            let given = without_mark(lines(bytes, cuts));
+            let expected = without_mark(expected_lines(bytes));
+            assert_eq!(given, expected, "{bytes:?} {cuts:?}");
+        }
         let mut forward = Scanner::new(format);
         let mut backward = Scanner::new(format);
         let mut found = Vec::new();
@@ -427,7 +462,7 @@ mod tests {
             cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
             marked: bool,
         ) {
-            let bytes = if marked { [&BOM, &bytes[..]].concat() } else { bytes };
+            let bytes = if marked { [BOM, &bytes[..]].concat() } else { bytes };
             let mut cuts: Vec<usize> = cuts.iter().map(|i| i.index(bytes.len() + 1)).collect();
             cuts.sort_unstable();
             check(RecordFormat::Sse, &bytes, &cuts);

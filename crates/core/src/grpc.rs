@@ -1,8 +1,10 @@
 //! The framing of gRPC and gRPC-Web: where a message ends, and how a response says its status.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
+
+use crate::StreamKind;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -42,11 +44,41 @@ pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
 /// The content type in these headers, if it is one of gRPC's or gRPC-Web's. A Trailers-Only response repeats its request's.
 #[must_use]
 pub fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let name = b"application/grpc";
     let value = headers.get(header::CONTENT_TYPE)?;
-    let (start, rest) = value.as_bytes().split_at_checked(name.len())?;
-    let ends = matches!(rest.first(), None | Some(b'+' | b';' | b'-' | b' '));
-    (start.eq_ignore_ascii_case(name) && ends).then_some(value)
+    kind(value.as_bytes()).map(|_| value)
+}
+
+/// What a body of this content type streams, if the type is one of gRPC's or gRPC-Web's. A text body,
+/// `application/grpc-web-text`, is [`StreamKind::Other`]: its base64 groups hide the frames.
+#[inline]
+pub(crate) fn kind(content_type: &[u8]) -> Option<StreamKind> {
+    let name = b"application/grpc";
+    let (start, rest) = content_type.split_at_checked(name.len())?;
+    if !start.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'+' | b';' | b' ' | b'\t'));
+    let variant = &rest[..end.unwrap_or(rest.len())];
+    let is = |name: &[u8]| variant.eq_ignore_ascii_case(name);
+    match variant {
+        [] => Some(StreamKind::Grpc),
+        _ if is(b"-web") => Some(StreamKind::GrpcWeb),
+        _ if is(b"-web-text") => Some(StreamKind::Other),
+        _ => None,
+    }
+}
+
+/// The response to a call that has failed before its first message: the status alone, in the head (PROTOCOL-HTTP2.md,
+/// "Trailers-Only"). `content_type` is that of the request.
+#[must_use]
+pub fn trailers_only(content_type: HeaderValue, status: u8, message: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = trailers(status, message);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    response
 }
 
 /// The status code in these headers, which are trailers or the head of a Trailers-Only response. `None` without a
@@ -213,7 +245,9 @@ mod tests {
             ("application/grpc", true),
             ("application/GRPC+proto", true),
             ("application/grpc-web-text", true),
+            ("application/grpc;charset=utf-8", true),
             ("application/grpcx", false),
+            ("application/grpc-x", false),
             ("application/json", false),
             ("a", false),
         ] {
@@ -248,6 +282,18 @@ mod tests {
         assert_eq!(status(&bad), Some(2));
         bad.insert(MESSAGE, HeaderValue::from_static("%zz%4"));
         assert_eq!(super::message(&bad, 2), "%zz%4");
+    }
+
+    #[test]
+    fn a_trailers_only_response_speaks_the_type_of_its_request() {
+        let content_type = HeaderValue::from_static("application/grpc-web+proto");
+        let response = trailers_only(content_type.clone(), 14, "bye");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], content_type);
+        assert_eq!(status(response.headers()), Some(14));
+        assert_eq!(
+            (response.status().as_u16(), response.body().len()),
+            (200, 0)
+        );
     }
 
     #[test]

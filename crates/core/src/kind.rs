@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, header};
 
+use crate::{grpc, is_encoded};
+
 /// What a response streams, as far as a layer must know to end it well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
@@ -35,16 +37,16 @@ impl StreamKind {
     /// written after it. `application/grpc-web-text` is `Other` too: its base64 groups hide the frames.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        let encoded =
-            |value: &http::HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
-        if headers
-            .get_all(header::CONTENT_ENCODING)
-            .iter()
-            .any(encoded)
-        {
+        if is_encoded(headers) {
             return Self::Other;
         }
-        let Some(Ok(value)) = headers.get(header::CONTENT_TYPE).map(|v| v.to_str()) else {
+        let Some(value) = headers.get(header::CONTENT_TYPE) else {
+            return Self::Other;
+        };
+        if let Some(kind) = grpc::kind(value.as_bytes()) {
+            return kind;
+        }
+        let Ok(value) = value.to_str() else {
             return Self::Other;
         };
         let essence = value
@@ -52,11 +54,6 @@ impl StreamKind {
             .map_or(value, |(essence, _)| essence)
             .trim();
         let is = |names: &[&str]| names.iter().any(|name| essence.eq_ignore_ascii_case(name));
-        let starts = |prefix: &str| {
-            essence
-                .get(..prefix.len())
-                .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
-        };
         if is(&["text/event-stream"]) {
             Self::Sse
         } else if is(&[
@@ -71,10 +68,6 @@ impl StreamKind {
             Self::JsonLines
         } else if is(&["application/json-seq"]) {
             Self::JsonSeq
-        } else if is(&["application/grpc-web"]) || starts("application/grpc-web+") {
-            Self::GrpcWeb
-        } else if is(&["application/grpc"]) || starts("application/grpc+") {
-            Self::Grpc
         } else {
             Self::Other
         }
@@ -107,7 +100,11 @@ mod tests {
             ("application/grpc+proto", StreamKind::Grpc),
             ("application/grpc-web", StreamKind::GrpcWeb),
             ("application/grpc-web+proto", StreamKind::GrpcWeb),
+            ("APPLICATION/gRPC-Web; charset=utf-8", StreamKind::GrpcWeb),
+            ("application/grpc;x=1", StreamKind::Grpc),
             ("application/grpc-web-text", StreamKind::Other),
+            ("application/grpc-web-text+proto", StreamKind::Other),
+            ("application/grpc-weber", StreamKind::Other),
             ("application/grpcx", StreamKind::Other),
             ("application/json", StreamKind::Other),
             ("text/event-streams", StreamKind::Other),

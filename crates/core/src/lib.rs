@@ -9,7 +9,10 @@
 //! * [`StreamKind`] and [`boundary::Scanner`] know where the records of a stream end, and [`RecordHold`] releases
 //!   only whole ones; [`grpc`] has the framing of gRPC and gRPC-Web, and [`Records`] says for every kind of stream
 //!   whether a last record may follow what was sent;
-//! * [`RequestId`], [`Sequence`] and [`Promise`] are extension types that one layer writes and another reads;
+//! * [`RequestId`], [`Sequence`] and [`ExpectedDigest`] are extension types that one layer writes and another reads;
+//! * [`method_name`], [`matched_route`] and [`peer_address`] read of a request what several layers name;
+//! * [`bytes_changed`], [`bytes_encoded`], [`digests_changed`] and [`head_replaced`] know what of a head stops being true
+//!   when a layer changes the body, and [`allows_insertion`] where a layer may write at all;
 //! * [`Problem`] is the error document (RFC 9457) that a layer answers instead of a head it had to replace;
 //! * [`UploadBody`] tells a client that leaves in the middle of its upload from a failure;
 //! * [`Scoped`] keeps a context entered for every poll and for the drop of a future or body;
@@ -60,8 +63,10 @@ pub mod boundary;
 mod cause;
 mod delivery;
 mod end;
+mod expected_digest;
 mod fault;
 pub mod grpc;
+mod head;
 mod hold;
 mod ids;
 mod kind;
@@ -69,9 +74,9 @@ mod kind;
 pub mod mock;
 mod observe;
 mod problem;
-mod promise;
 mod records;
 mod relay;
+mod request;
 mod scope;
 mod switched;
 mod upload;
@@ -80,15 +85,20 @@ pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
     delivery::{Delivery, declared_length},
     end::{Outcome, StreamEnd},
+    expected_digest::ExpectedDigest,
     fault::Fault,
+    head::{
+        allows_insertion, bytes_changed, bytes_encoded, digests_changed, head_replaced, is_encoded,
+        list_members,
+    },
     hold::RecordHold,
     ids::{InvalidRequestId, RequestId, Sequence},
     kind::{RecordFormat, StreamKind},
     observe::{Observation, Observe, ObservedBody},
-    problem::{PlainProblem, Problem, answer_method},
-    promise::{Promise, bytes_changed, digests_changed, head_replaced},
+    problem::{PlainProblem, Problem, answer_method, retry_after},
     records::Records,
     relay::relay,
+    request::{OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address},
     scope::{Scope, Scoped},
     switched::Switched,
     upload::UploadBody,

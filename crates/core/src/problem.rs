@@ -1,5 +1,7 @@
 //! Error documents.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Map, Value};
@@ -26,6 +28,21 @@ pub fn answer_method(method: &Method, response: &mut Response<Bytes>) {
             .headers_mut()
             .insert(header::CONTENT_LENGTH, length);
     }
+}
+
+/// The value of `Retry-After` for this time: whole seconds (RFC 9110 section 10.2.3), never fewer than it takes.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_stream_core::retry_after;
+///
+/// assert_eq!(retry_after(Duration::from_micros(1_000_001)), "2");
+/// assert_eq!(retry_after(Duration::ZERO), "0");
+/// ```
+#[must_use]
+pub fn retry_after(wait: Duration) -> HeaderValue {
+    let begun = u64::from(wait.subsec_nanos() > 0);
+    HeaderValue::from(wait.as_secs().saturating_add(begun))
 }
 
 /// A problem document, `application/problem+json` (RFC 9457): what a layer answers when it has to answer itself.

@@ -8,6 +8,8 @@ use sfv::{
     visitor::{DictionaryVisitor, EntryVisitor, Ignored, InnerListVisitor, ItemVisitor},
 };
 
+use tower_stream_core::list_members;
+
 use crate::{Algorithm, DigestValue, algorithm::MD5};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
@@ -18,7 +20,7 @@ pub(crate) const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want
 
 /// Whether `Trailer` announces a field that may carry a digest.
 pub(crate) fn announces_digest_trailer(headers: &HeaderMap) -> bool {
-    list(headers, &header::TRAILER).any(|name| {
+    list_members(headers, &header::TRAILER).any(|name| {
         [CONTENT_DIGEST, CONTENT_MD5, X_CONTENT_MD5]
             .iter()
             .any(|n| name.eq_ignore_ascii_case(n.as_str()))
@@ -27,17 +29,7 @@ pub(crate) fn announces_digest_trailer(headers: &HeaderMap) -> bool {
 
 /// Whether the client of an HTTP/1.1 request reads trailers: `TE: trailers` (RFC 9110 section 10.1.4), as hyper reads it.
 pub(crate) fn te_trailers(headers: &HeaderMap) -> bool {
-    list(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
-}
-
-/// The members of a list of tokens, over all lines of the field.
-fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+    list_members(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
 /// What is wrong with a promise.

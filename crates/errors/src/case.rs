@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, response::Parts};
+use http::{Request, Response, StatusCode, header, response::Parts};
 use tower_stream_core::{
-    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, answer_method, grpc, head_replaced,
+    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, answer_method, grpc,
+    head_replaced, retry_after,
 };
 
 use crate::{
@@ -116,14 +117,12 @@ impl Case {
         if let Some(parts) = replaced {
             head_replaced(&parts.headers, response.headers_mut());
         }
-        let retry_after = cause
+        let wait = cause
             .retry_after()
             .filter(|_| response.status() == StatusCode::SERVICE_UNAVAILABLE);
-        if let Some(wait) = retry_after {
-            // whole seconds (RFC 9110 section 10.2.3), no earlier than was asked for
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        if let Some(wait) = wait {
             let entry = response.headers_mut().entry(header::RETRY_AFTER);
-            entry.or_insert(HeaderValue::from(seconds));
+            entry.or_insert_with(|| retry_after(wait));
         }
         answer_method(&self.request.method, &mut response);
         // outer layers read both from here when they did not see the request that this layer saw

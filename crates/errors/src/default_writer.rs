@@ -28,13 +28,8 @@ pub struct DefaultWriter;
 impl WriteError for DefaultWriter {
     fn head(&self, failure: &Failure<'_>) -> Response<Bytes> {
         if let Some(content_type) = failure.request.grpc_type() {
-            let mut response = Response::new(Bytes::new());
-            *response.headers_mut() = trailers(failure);
-            let content_type = content_type.clone();
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, content_type);
-            return response;
+            let (status, message) = (failure.grpc_status(), failure.message());
+            return grpc::trailers_only(content_type.clone(), status, &message);
         }
         if failure.wants_html() {
             return page(failure);

@@ -1,7 +1,7 @@
 //! What is kept of a request, to answer it in its own format when it fails.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
-use tower_stream_core::grpc;
+use tower_stream_core::{grpc, list_members};
 
 #[derive(Clone, Debug)]
 pub(crate) struct RequestInfo {
@@ -62,12 +62,7 @@ impl Format {
 /// browser that shows a page.
 fn prefers_html(headers: &HeaderMap) -> bool {
     let (mut html, mut data) = (Weight::default(), Weight::default());
-    // a list may come in several fields, RFC 9110 section 5.3
-    let fields = headers.get_all(header::ACCEPT).iter();
-    let ranges = fields
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','));
-    for range in ranges {
+    for range in list_members(headers, &header::ACCEPT) {
         let mut parts = range.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default().to_ascii_lowercase();
         let q = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));

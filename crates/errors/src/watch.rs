@@ -8,10 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, Version, header, response::Parts};
+use http::{Version, response::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
-use tower_stream_core::{BoxError, Cause, Delivery, Records, StreamKind, chosen_reset};
+use tower_stream_core::{
+    BoxError, Cause, Delivery, Records, StreamKind, allows_insertion, chosen_reset,
+};
 
 use crate::{
     AfterTail, Tail,
@@ -131,13 +133,9 @@ impl Watch {
     /// The head is there.
     pub(crate) fn begin(&mut self, parts: &Parts, delivery: Delivery, inner_ended: bool) {
         let stream = StreamKind::of(&parts.headers);
-        let encoded = |coding: &HeaderValue| !coding.as_bytes().eq_ignore_ascii_case(b"identity");
-        let codings = parts.headers.get_all(header::CONTENT_ENCODING);
-        // a range is a part of something whole, and an encoded body cannot be gone on with in plain bytes
         let writable = !delivery.is_bodiless()
             && delivery.declared_length().is_none()
-            && parts.status != StatusCode::PARTIAL_CONTENT
-            && !codings.iter().any(encoded);
+            && allows_insertion(parts.status, &parts.headers);
         let records = match writable {
             true => Records::of(stream, self.case.config.hold_cap),
             false => Records::Opaque,

@@ -3,6 +3,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use http::{Extensions, Uri};
 use opentelemetry::metrics::Meter;
 use tower_layer::Layer;
+use tower_stream_core::matched_route;
 
 use crate::{
     StreamMetrics,
@@ -41,21 +42,9 @@ impl Shared {
     pub(crate) fn route(&self, uri: &Uri, extensions: &Extensions) -> Arc<Route> {
         match &self.name_route {
             Some(NameRoute(name)) => self.routes.get(name(uri, extensions).as_deref()),
-            None => self.routes.get(matched_path(extensions)),
+            None => self.routes.get(matched_route(extensions)),
         }
     }
-}
-
-#[cfg(feature = "axum")]
-fn matched_path(extensions: &Extensions) -> Option<&str> {
-    extensions
-        .get::<axum::extract::MatchedPath>()
-        .map(axum::extract::MatchedPath::as_str)
-}
-
-#[cfg(not(feature = "axum"))]
-fn matched_path(_: &Extensions) -> Option<&str> {
-    None
 }
 
 impl StreamMetricsLayer {

@@ -34,5 +34,5 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const INDEX_BUCKET: &str = "chunk.index_bucket";
 /// The route of a request that matched none: never its path, which the client chooses.
 pub const UNMATCHED: &str = "_unmatched";
-/// The method of a request whose method is unknown.
-pub const OTHER_METHOD: &str = "_OTHER";
+/// The method of a request whose method the convention does not list.
+pub use tower_stream_core::OTHER_METHOD;

@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use http_body::Frame;
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
-use tower_stream_core::{Observe, StreamEnd};
+use tower_stream_core::{OTHER_METHOD, Observe, StreamEnd, method_name};
 
 use crate::{names, route::Route};
 
@@ -39,7 +39,7 @@ impl Stream {
             .add(1, std::slice::from_ref(&route.route));
         Self {
             route,
-            method: known(method),
+            method: method_name(method).unwrap_or(OTHER_METHOD),
             status: None,
             began: Instant::now(),
             asked: None,
@@ -167,21 +167,4 @@ impl Observe for Box<Stream> {
 
 fn status(status: StatusCode) -> KeyValue {
     KeyValue::new(names::STATUS, i64::from(status.as_u16()))
-}
-
-/// The methods of the OpenTelemetry HTTP convention: RFC 9110, PATCH and QUERY.
-fn known(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "POST" => "POST",
-        "HEAD" => "HEAD",
-        "PUT" => "PUT",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        "CONNECT" => "CONNECT",
-        "TRACE" => "TRACE",
-        "QUERY" => "QUERY",
-        _ => names::OTHER_METHOD,
-    }
 }

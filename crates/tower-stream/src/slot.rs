@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_core::{declared_length, digests_changed};
+use tower_stream_core::{bytes_encoded, declared_length, digests_changed};
 
 /// When more than this of a body was read, its encoder gets a `Pending`.
 const FIRST_READ: usize = 256 * 1024;
@@ -212,23 +212,11 @@ where
         let now = Encoding::of(&head, &inner);
         let changed = before.as_ref().is_none_or(|before| before.encoding != now);
         if changed {
-            digests_changed(&mut head.headers);
-            weaken_etag(&mut head, before.and_then(|before| before.etag));
+            let etag = before.and_then(|before| before.etag);
+            bytes_encoded(&mut head.headers, etag.as_ref());
         }
         let body = EncodedBody { inner, changed };
         Poll::Ready(Ok(Response::from_parts(head, body)))
-    }
-}
-
-/// Makes an entity tag weak that is still that of the bytes before.
-fn weaken_etag(head: &mut Parts, before: Option<HeaderValue>) {
-    let strong = before.filter(|tag| !tag.as_bytes().starts_with(b"W/"));
-    if strong.is_some()
-        && head.headers.get(header::ETAG) == strong.as_ref()
-        && let Some(tag) = strong
-        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
-    {
-        head.headers.insert(header::ETAG, weak);
     }
 }
 

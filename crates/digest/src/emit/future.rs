@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, head
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_stream_core::{
-    BoxError, Delivery, Fault, Observation, ObservedBody, Promise, digests_changed,
+    BoxError, Delivery, ExpectedDigest, Fault, Observation, ObservedBody, digests_changed,
 };
 
 use super::{
@@ -128,7 +128,7 @@ impl Call {
             return Response::from_parts(head, DigestBody::off(body));
         }
 
-        let promise = head.extensions.get::<Promise>();
+        let promise = head.extensions.get::<ExpectedDigest>();
         if promise.is_some_and(|promise| !promise.holds_for(&head.headers)) {
             digests_changed(&mut head.headers);
         }

@@ -36,7 +36,7 @@ use crate::{
 ///
 /// Looking ahead never delays a body: the first `Pending` releases all that is there. Trailers of the body itself are kept
 /// and the digest is added to them. A digest field that the response already has is not replaced, unless
-/// [`overwrite`](Self::overwrite) is set or the [`Promise`](tower_stream_core::Promise) behind it was made for another
+/// [`overwrite`](Self::overwrite) is set or the [`ExpectedDigest`](tower_stream_core::ExpectedDigest) behind it was made for another
 /// content coding.
 ///
 /// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is left alone. A 206 gets the digest of its part.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, Version, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower_stream_core::{BoxError, Delivery, Fault, Observation, Promise};
+use tower_stream_core::{BoxError, Delivery, ExpectedDigest, Fault, Observation};
 
 use super::{
     Checker, Request, Unverifiable, VerifyBody, bad_promise, checked, instead_of, layer::Config,
@@ -146,8 +146,11 @@ impl Call {
             return Err(in_place_of(head, answer));
         }
         if let Some(digest) = promised.digest {
-            head.extensions
-                .insert(Promise::new(D::KEY, digest.as_bytes(), &head.headers));
+            head.extensions.insert(ExpectedDigest::new(
+                D::KEY,
+                digest.as_bytes(),
+                &head.headers,
+            ));
         }
         Ok(Held {
             body: Replay::new(body),

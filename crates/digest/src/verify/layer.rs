@@ -26,7 +26,7 @@ use crate::{
 ///
 /// A promise is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of `Content-Digest` (RFC 9530), in the
 /// head or in trailers that `Trailer` announces. It passes on, and leaves a
-/// [`Promise`](tower_stream_core::Promise) in the response extensions. A response that promises nothing is not touched.
+/// [`ExpectedDigest`](tower_stream_core::ExpectedDigest) in the response extensions. A response that promises nothing is not touched.
 ///
 /// | the body | when it is not what was promised |
 /// |---|---|

@@ -28,7 +28,7 @@ use tokio::{
     time::sleep,
 };
 use tower_service::Service;
-use tower_stream_core::BoxError;
+use tower_stream_core::{BoxError, PeerAddr};
 
 use super::{linger::Lingering, reached};
 use crate::{
@@ -38,10 +38,6 @@ use crate::{
     refusal::RefusedStream,
     settings::{FOR_EVER, at_most_for_ever},
 };
-
-/// The address of the peer, in the extensions of each request that [`Drain::serve`](crate::Drain::serve) serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PeerAddr<A>(pub A);
 
 /// When a connection is closed although nothing is wrong.
 #[derive(Clone, Copy, Debug, Default)]

@@ -27,11 +27,12 @@ use tower_service::Service;
 use tower_stream_core::BoxError;
 
 use self::connection::Limits;
-pub use self::{connection::PeerAddr, listener::Listener};
+pub use self::listener::Listener;
 use crate::{
     Drain, Report,
     drain::{Shared, Step},
 };
+pub use tower_stream_core::PeerAddr;
 
 impl Drain {
     /// Serves `app` over HTTP/1 and cleartext HTTP/2 until the drain is dead.

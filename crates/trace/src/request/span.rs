@@ -4,7 +4,7 @@ use std::{borrow::Cow, cell::LazyCell, sync::Arc};
 
 use http::{HeaderMap, Method, Request, Version, header};
 use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
-use tower_stream_core::{RequestId, Scope};
+use tower_stream_core::{OTHER_METHOD, RequestId, Scope, matched_route, method_name, peer_address};
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -39,7 +39,8 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
     // by its name.
     let authority = LazyCell::new(|| authority(request));
     let cut = |value| cut(value, config.value_limit);
-    let route = LazyCell::new(|| route(request));
+    let route = LazyCell::new(|| matched_route(request.extensions()));
+    let method = LazyCell::new(|| method_name(request.method()));
     info_span!(
         target: "tower_stream_trace",
         "request",
@@ -55,8 +56,9 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         otel.status_description = field::Empty,
         otel.name = cut(&name(request.method(), *route)),
         otel.kind = "server",
-        http.request.method = method(request.method()),
-        http.request.method_original = original(request.method()).map(cut),
+        http.request.method = method.unwrap_or(OTHER_METHOD),
+        // a method outside of the convention is told here only: whoever sends it must not choose how many values there are
+        http.request.method_original = method.is_none().then(|| cut(request.method().as_str())),
         http.route = route.map(cut),
         url.path = cut(request.uri().path()),
         url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
@@ -64,7 +66,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         network.protocol.version = version(request.version()),
         server.address = authority.map(|(host, _)| cut(host)),
         server.port = authority.and_then(|(_, port)| port).map(i64::from),
-        client.address = client(request).map(field::display),
+        client.address = peer_address(request.extensions()).map(|peer| field::display(peer.ip())),
         user_agent.original = text(request.headers(), header::USER_AGENT).map(cut),
         request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
     )
@@ -81,62 +83,12 @@ fn cut(value: &str, limit: usize) -> &str {
 }
 
 /// `{method} {route}`, and the method alone where no route is known.
-fn name<'a>(known: &'a Method, route: Option<&str>) -> Cow<'a, str> {
-    let method = match method(known) {
-        OTHER => "HTTP",
-        known => known,
-    };
+fn name(method: &Method, route: Option<&str>) -> Cow<'static, str> {
+    let method = method_name(method).unwrap_or("HTTP");
     match route {
         Some(route) => [method, " ", route].concat().into(),
         None => method.into(),
     }
-}
-
-const OTHER: &str = "_OTHER";
-
-/// The method, or [`OTHER`]: whoever sends a request must not choose how many values an attribute has.
-fn method(method: &Method) -> &str {
-    match *method {
-        Method::GET
-        | Method::HEAD
-        | Method::POST
-        | Method::PUT
-        | Method::DELETE
-        | Method::CONNECT
-        | Method::OPTIONS
-        | Method::TRACE
-        | Method::PATCH => method.as_str(),
-        _ => OTHER,
-    }
-}
-
-fn original(unknown: &Method) -> Option<&str> {
-    (method(unknown) == OTHER).then(|| unknown.as_str())
-}
-
-#[cfg(feature = "axum")]
-fn route<B>(request: &Request<B>) -> Option<&str> {
-    let matched = request.extensions().get::<axum::extract::MatchedPath>();
-    matched.map(axum::extract::MatchedPath::as_str)
-}
-
-#[cfg(not(feature = "axum"))]
-fn route<B>(_: &Request<B>) -> Option<&str> {
-    None
-}
-
-#[cfg(feature = "axum")]
-fn client<B>(request: &Request<B>) -> Option<std::net::IpAddr> {
-    use axum::extract::ConnectInfo;
-    let peer = request
-        .extensions()
-        .get::<ConnectInfo<std::net::SocketAddr>>();
-    peer.map(|ConnectInfo(peer)| peer.ip())
-}
-
-#[cfg(not(feature = "axum"))]
-fn client<B>(_: &Request<B>) -> Option<std::net::IpAddr> {
-    None
 }
 
 fn version(version: Version) -> Option<&'static str> {

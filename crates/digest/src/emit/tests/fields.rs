@@ -60,7 +60,7 @@ async fn a_promise_under_another_coding_is_replaced() {
     );
     stale
         .extensions_mut()
-        .insert(Promise::new("md5", [0; 16], &http::HeaderMap::new()));
+        .insert(ExpectedDigest::new("md5", [0; 16], &http::HeaderMap::new()));
     let left_alone: Out = pass(
         &DigestLayer::md5().only_if(|_| false),
         get(Version::HTTP_11),
@@ -80,7 +80,7 @@ async fn a_promise_under_another_coding_is_replaced() {
         headers.insert("content-encoding", "identity".parse().unwrap());
         inner
             .extensions_mut()
-            .insert(Promise::new("md5", [0; 16], &headers));
+            .insert(ExpectedDigest::new("md5", [0; 16], &headers));
         let out: Out = pass(&DigestLayer::md5(), get(Version::HTTP_11), inner);
         assert_eq!(header(&out, "x-content-md5"), Some(&**expected), "{coding}");
     }
@@ -98,7 +98,7 @@ async fn a_digest_of_the_representation_stays_as_long_as_the_coding() {
         headers.insert("content-encoding", "identity".parse().unwrap());
         inner
             .extensions_mut()
-            .insert(Promise::new("md5", [0; 16], &headers));
+            .insert(ExpectedDigest::new("md5", [0; 16], &headers));
         let layer = DigestLayer::md5().overwrite(true);
         let out: Out = pass(&layer, get(Version::HTTP_11), inner);
         assert_eq!(header(&out, "repr-digest").is_some(), stays, "{coding}");

@@ -165,7 +165,7 @@ async fn promises_that_cannot_be_read() {
                 let (layer, outcomes) = recording(VerifyDigestLayer::md5().on_bad_promise(policy));
                 let out: Out = pass(&layer, get(Version::HTTP_10), response(body, &head));
                 assert_eq!(out.status(), status, "{policy:?}");
-                assert!(out.extensions().get::<Promise>().is_none());
+                assert!(out.extensions().get::<ExpectedDigest>().is_none());
                 let read = read(out.into_body(), None).await;
                 assert_eq!(read.data == b"x", status == 200);
                 assert_eq!(outcome(&outcomes).verdict, Verdict::Unverifiable(why));
@@ -364,7 +364,7 @@ async fn the_promise_is_left_for_the_layers_outside() {
         get(Version::HTTP_11),
         response(MockBody::new([data("zip")]), &head),
     );
-    let promise = out.extensions().get::<Promise>().unwrap();
+    let promise = out.extensions().get::<ExpectedDigest>().unwrap();
     assert_eq!(
         (promise.algorithm(), promise.digest()),
         ("md5", DigestValue::of::<Md5>("zip").as_bytes())

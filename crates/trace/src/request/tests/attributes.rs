@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use opentelemetry::trace::{SpanKind, Status};
 use tower::{Layer, ServiceExt};
 use tower_stream_core::{
-    RequestId,
+    PeerAddr, RequestId,
     mock::{self, MockBody},
 };
 
@@ -95,6 +95,26 @@ async fn an_unknown_method_cannot_choose_names() {
     assert_eq!(span.name, "HTTP");
     assert_eq!(text(&span, "http.request.method").unwrap(), "_OTHER");
     assert_eq!(text(&span, "http.request.method_original").unwrap(), "BREW");
+}
+
+#[tokio::test]
+async fn a_query_is_a_known_method_and_the_peer_of_any_server_is_the_client() {
+    let traces = Traces::lean();
+    let peer: std::net::SocketAddr = "10.1.2.3:999".parse().unwrap();
+    let request = Request::builder()
+        .method("QUERY")
+        .extension(PeerAddr(peer))
+        .body(())
+        .unwrap();
+    let service = RequestSpanLayer::new().layer(respond(Response::new(MockBody::new([]))));
+    read(service.oneshot(request).await.unwrap().into_body())
+        .await
+        .unwrap();
+    let span = traces.request();
+    assert_eq!(span.name, "QUERY");
+    assert_eq!(text(&span, "http.request.method").unwrap(), "QUERY");
+    assert!(attr(&span, "http.request.method_original").is_none());
+    assert_eq!(text(&span, "client.address").unwrap(), "10.1.2.3");
 }
 
 #[cfg(feature = "axum")]

@@ -1,0 +1,237 @@
+//! What a head says of its body, and what of it stops being true when a layer changes the body.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+/// The members of a comma-separated list field, over all its lines and in order (RFC 9110 section 5.6.1).
+///
+/// A line that is not visible ASCII is skipped; an empty member is given as an empty text. For fields whose members hold
+/// no quoted comma, such as `Accept`, `TE`, `Trailer` and `Connection`.
+pub fn list_members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+/// Whether the body is under a content coding other than `identity`: its records cannot be seen in it.
+#[must_use]
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::CONTENT_ENCODING);
+    codings
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether a layer may write bytes of its own into a body, or behind it, as far as status and content coding tell.
+///
+/// Not into a range (206), which is a part of something whole, and not under a content coding. Nor where a length is
+/// declared, which only the framing tells.
+#[must_use]
+pub fn allows_insertion(status: StatusCode, headers: &HeaderMap) -> bool {
+    status != StatusCode::PARTIAL_CONTENT && !is_encoded(headers)
+}
+
+/// Every field that holds a digest of a body, or of the representation that it is.
+///
+/// `Repr-Digest` (RFC 9530 section 3) is among them, although it speaks of the selected representation and not of the
+/// content of one message: the representation's data is what the content coding made of it (RFC 9110 section 8.1), so a
+/// layer that compresses, or changes a byte, has selected another one. It is true still where only the *message* is
+/// another: of a 206 it is the digest of the whole. No layer that only announces a digest may drop it.
+///
+/// `Digest` (RFC 3230) is `Repr-Digest`'s predecessor; `X-Segment-Digest` is of this workspace.
+const DIGESTS: [HeaderName; 6] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("x-content-md5"),
+    HeaderName::from_static("x-segment-digest"),
+    HeaderName::from_static("digest"),
+];
+
+/// Drops every digest that a head or trailers have, by whatever algorithm: they are of other bytes than those that will be
+/// sent. `Trailer` announces them no more.
+pub fn digests_changed(headers: &mut HeaderMap) {
+    for name in DIGESTS {
+        headers.remove(name);
+    }
+    if list_members(headers, &header::TRAILER).any(is_digest) {
+        let others = list_members(headers, &header::TRAILER).filter(|name| !is_digest(name));
+        let others: Vec<_> = others.filter(|name| !name.is_empty()).collect();
+        match HeaderValue::try_from(others.join(", ")) {
+            Ok(names) if !names.is_empty() => headers.insert(header::TRAILER, names),
+            _ => headers.remove(header::TRAILER),
+        };
+    }
+}
+
+fn is_digest(name: &str) -> bool {
+    DIGESTS
+        .iter()
+        .any(|digest| name.eq_ignore_ascii_case(digest.as_str()))
+}
+
+/// Drops what a head said of bytes that a layer is about to change: `Content-Length`, every digest, `Accept-Ranges`
+/// and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays: it never spoke of bytes.
+pub fn bytes_changed(headers: &mut HeaderMap) {
+    digests_changed(headers);
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::ACCEPT_RANGES);
+    if headers.get(header::ETAG).is_some_and(is_strong) {
+        headers.remove(header::ETAG);
+    }
+}
+
+/// Makes a head true of bytes that a layer has put under a content coding: every digest goes, and a strong `ETag` that is
+/// still the one of the plain bytes becomes weak, for the encoded ones are another representation of the same state
+/// (RFC 9110 section 8.8.1). The layer itself has set `Content-Encoding` and `Content-Length`.
+pub fn bytes_encoded(headers: &mut HeaderMap, etag_of_plain: Option<&HeaderValue>) {
+    digests_changed(headers);
+    let shared = headers
+        .get(header::ETAG)
+        .filter(|tag| Some(*tag) == etag_of_plain);
+    if let Some(tag) = shared.filter(|tag| is_strong(tag))
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
+    {
+        headers.insert(header::ETAG, weak);
+    }
+}
+
+fn is_strong(tag: &HeaderValue) -> bool {
+    !tag.as_bytes().starts_with(b"W/")
+}
+
+/// Takes over what is still true when an answer of another kind replaces a head: `Connection`, `Vary` and
+/// `Access-Control-*`, without which a browser could not read the answer.
+pub fn head_replaced(old: &HeaderMap, new: &mut HeaderMap) {
+    for (name, value) in old {
+        let stays = name == header::CONNECTION
+            || name == header::VARY
+            || name.as_str().starts_with("access-control-");
+        if stays {
+            new.append(name, value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_spoke_of_the_bytes_goes_and_the_rest_stays() {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "content-length",
+            "content-md5",
+            "x-content-md5",
+            "content-digest",
+            "repr-digest",
+            "x-segment-digest",
+            "digest",
+            "accept-ranges",
+            "etag",
+            "content-type",
+            "last-modified",
+        ] {
+            headers.insert(name, HeaderValue::from_static("\"1\""));
+        }
+        bytes_changed(&mut headers);
+        let mut left: Vec<_> = headers.keys().map(|k| k.as_str()).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "last-modified"]);
+        headers.insert("etag", HeaderValue::from_static("W/\"1\""));
+        bytes_changed(&mut headers);
+        assert!(headers.contains_key("etag"));
+    }
+
+    #[test]
+    fn trailers_announce_no_digest_of_other_bytes() {
+        for (lines, left) in [
+            (&["X-Content-MD5"][..], &[][..]),
+            (&["grpc-status"], &["grpc-status"]),
+            (
+                &[
+                    "x-sum , content-digest,grpc-status",
+                    "Content-MD5",
+                    "x-other",
+                ],
+                &["x-sum, grpc-status, x-other"],
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("trailer", HeaderValue::from_static(line));
+            }
+            digests_changed(&mut headers);
+            assert_eq!(headers.get_all("trailer").iter().collect::<Vec<_>>(), left);
+        }
+    }
+
+    #[test]
+    fn an_encoded_body_has_a_weak_tag_and_no_digest() {
+        let value = HeaderValue::from_static;
+        for (before, own, left) in [
+            (Some("\"1\""), "\"1\"", "W/\"1\""),
+            (Some("W/\"1\""), "W/\"1\"", "W/\"1\""),
+            // the layer has made a tag of its own
+            (Some("\"1\""), "\"1-gzip\"", "\"1-gzip\""),
+            (None, "\"1\"", "\"1\""),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("etag", value(own));
+            headers.insert("content-digest", value("md5=:AAAA:"));
+            headers.insert("content-length", value("9"));
+            bytes_encoded(&mut headers, before.map(value).as_ref());
+            assert_eq!(headers["etag"], left);
+            assert!(!headers.contains_key("content-digest"));
+            assert!(headers.contains_key("content-length"));
+        }
+    }
+
+    #[test]
+    fn a_range_and_an_encoded_body_take_no_bytes() {
+        let (ok, part) = (StatusCode::OK, StatusCode::PARTIAL_CONTENT);
+        let mut headers = HeaderMap::new();
+        assert!(allows_insertion(ok, &headers) && !allows_insertion(part, &headers));
+        headers.insert("content-encoding", HeaderValue::from_static("Identity"));
+        assert!(allows_insertion(ok, &headers));
+        headers.append("content-encoding", HeaderValue::from_static("br"));
+        assert!(!allows_insertion(ok, &headers));
+    }
+
+    #[test]
+    fn a_list_goes_over_all_lines() {
+        let mut headers = HeaderMap::new();
+        headers.append("te", HeaderValue::from_static("gzip;q=0.5 ,trailers"));
+        headers.append("te", HeaderValue::from_static(" , x"));
+        let members: Vec<_> = list_members(&headers, &header::TE).collect();
+        assert_eq!(members, ["gzip;q=0.5", "trailers", "", "x"]);
+    }
+
+    #[test]
+    fn a_replaced_head_keeps_what_is_not_of_its_body() {
+        let mut old = HeaderMap::new();
+        for name in [
+            "access-control-allow-origin",
+            "connection",
+            "content-length",
+            "content-type",
+            "set-cookie",
+            "vary",
+        ] {
+            old.append(name, HeaderValue::from_static("x"));
+        }
+        let mut new = HeaderMap::new();
+        new.insert("vary", HeaderValue::from_static("y"));
+        head_replaced(&old, &mut new);
+        let mut kept: Vec<_> = new.keys().map(|k| k.as_str()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["access-control-allow-origin", "connection", "vary"]);
+        assert_eq!(new.get_all("vary").iter().collect::<Vec<_>>(), ["y", "x"]);
+    }
+}

@@ -1,0 +1,134 @@
+//! What several layers read of a request.
+
+use std::net::SocketAddr;
+
+use http::{Extensions, Method};
+
+/// The name that the OpenTelemetry convention gives a method that it does not list, see [`method_name`].
+pub const OTHER_METHOD: &str = "_OTHER";
+
+/// The name of a method that the OpenTelemetry HTTP convention lists: those of RFC 9110 section 9, `PATCH` (RFC 5789)
+/// and `QUERY` (draft-ietf-httpbis-safe-method-w-body).
+///
+/// `None` for any other method. A client chooses the method, so a layer that would use its text as an attribute or as
+/// part of a span's name lets the client choose how many values there are; it uses [`OTHER_METHOD`] instead.
+///
+/// ```
+/// use http::Method;
+/// use tower_stream_core::method_name;
+///
+/// assert_eq!(method_name(&Method::QUERY), Some("QUERY"));
+/// assert_eq!(method_name(&Method::from_bytes(b"BREW").unwrap()), None);
+/// ```
+#[must_use]
+pub fn method_name(method: &Method) -> Option<&'static str> {
+    Some(match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        Method::QUERY => "QUERY",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => return None,
+    })
+}
+
+/// The template of the route that axum's router matched, from the request extensions.
+///
+/// `None` outside of a router, for a request that matched none, and without the feature `matched-path`.
+#[must_use]
+pub fn matched_route(request: &Extensions) -> Option<&str> {
+    #[cfg(feature = "matched-path")]
+    {
+        let matched = request.get::<axum::extract::MatchedPath>();
+        matched.map(axum::extract::MatchedPath::as_str)
+    }
+    #[cfg(not(feature = "matched-path"))]
+    {
+        let _ = request;
+        None
+    }
+}
+
+/// The address of the peer of the connection that a request came on, in the request extensions.
+///
+/// `Drain::serve` of `tower-stream-drain` puts it there. [`peer_address`] reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerAddr<A>(pub A);
+
+/// The address of the peer, from the request extensions: a [`PeerAddr`], or axum's `ConnectInfo` with the feature
+/// `connect-info`.
+///
+/// `None` when no server has put one there, and over a Unix socket. The peer may be a proxy in front of the client.
+#[must_use]
+pub fn peer_address(request: &Extensions) -> Option<SocketAddr> {
+    let known = request.get::<PeerAddr<SocketAddr>>();
+    let known = known.map(|PeerAddr(peer)| *peer);
+    #[cfg(feature = "connect-info")]
+    let known = known.or_else(|| {
+        let info = request.get::<axum::extract::ConnectInfo<SocketAddr>>();
+        info.map(|axum::extract::ConnectInfo(peer)| *peer)
+    });
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_of_the_convention_have_their_name_and_no_other_has() {
+        for name in [
+            "GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY", "CONNECT", "TRACE",
+        ] {
+            let method = Method::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(method_name(&method), Some(name));
+        }
+        for name in ["get", "Query", "BREW", "PROPFIND"] {
+            let method = Method::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(method_name(&method), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_read_wherever_a_server_puts_it() {
+        let mut request = Extensions::new();
+        assert_eq!(peer_address(&request), None);
+        #[cfg(feature = "connect-info")]
+        {
+            let peer: SocketAddr = "10.0.0.1:1".parse().unwrap();
+            request.insert(axum::extract::ConnectInfo(peer));
+            assert_eq!(peer_address(&request), Some(peer));
+        }
+        let peer: SocketAddr = "[::1]:2".parse().unwrap();
+        request.insert(PeerAddr(peer));
+        assert_eq!(peer_address(&request), Some(peer));
+    }
+
+    #[cfg(feature = "matched-path")]
+    #[tokio::test]
+    async fn the_route_is_the_one_that_axum_matched() {
+        use axum::{Router, body::Body, extract::Request, routing::get};
+        use tower::ServiceExt;
+
+        let handler = |request: Request| async move {
+            matched_route(request.extensions())
+                .map(ToOwned::to_owned)
+                .unwrap_or_default()
+        };
+        let app: Router = Router::new().route("/orders/{id}", get(handler));
+        let request = http::Request::get("/orders/17")
+            .body(Body::empty())
+            .unwrap();
+        let response = app.oneshot(request).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 100)
+            .await
+            .unwrap();
+        assert_eq!(body, "/orders/{id}");
+        assert_eq!(matched_route(&Extensions::new()), None);
+    }
+}

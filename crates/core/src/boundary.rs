@@ -33,7 +33,7 @@ pub struct Scanner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// At the start of a stream of events, after this many of the three bytes of a byte order mark.
-    Mark(usize),
+    Mark(u8),
     /// Before the first byte of a line. `after_cr`: a LF that comes next still belongs to the line end before.
     LineStart { boundary: bool, after_cr: bool },
     /// Within a line.
@@ -112,13 +112,14 @@ impl Scanner {
                 usize::from(*first == b'\n')
             }
             (State::Mark(before), Some(_)) => {
-                let left = &BOM[before..];
+                let left = &BOM[usize::from(before)..];
                 if chunk.starts_with(left) {
                     self.state = BOUNDARY;
                     return left.len();
                 }
                 if left.starts_with(chunk) {
-                    self.state = State::Mark(before + chunk.len());
+                    // shorter than the mark
+                    self.state = State::Mark(before + chunk.len() as u8);
                     return chunk.len();
                 }
                 self.state = if before > 0 { State::Line } else { BOUNDARY };

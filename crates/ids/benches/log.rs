@@ -33,11 +33,6 @@ struct Subscribers {
 fn subscribers() -> Subscribers {
     let registry = tracing_subscriber::registry;
     let layer = || fmt::layer().with_ansi(false).with_writer(io::sink);
-    let text = || {
-        layer()
-            .event_format(log::text())
-            .fmt_fields(log::TextFields)
-    };
     Subscribers {
         stock_json: registry().with(layer().json().flatten_event(true)).into(),
         stock_text: registry().with(layer()).into(),
@@ -45,7 +40,10 @@ fn subscribers() -> Subscribers {
             .with(layer().json().event_format(log::json()))
             .with(log::RequestLog::new())
             .into(),
-        text: registry().with(text()).with(log::RequestLog::new()).into(),
+        text: registry()
+            .with(layer().event_format(log::text()))
+            .with(log::RequestLog::new())
+            .into(),
         ids: RequestScope::new(
             "7d444840-9dc0-11d1-b245-5ffdce74fad2"
                 .parse()
@@ -61,13 +59,13 @@ fn benches(c: &mut Criterion) {
     group.bench_function("stock json, no ids", |b| {
         b.iter(|| in_dispatch(&s.stock_json, None));
     });
-    group.bench_function("ours json, ids", |b| {
+    group.bench_function("json with ids", |b| {
         b.iter(|| in_dispatch(&s.json, Some(&s.ids)));
     });
     group.bench_function("stock text, no ids", |b| {
         b.iter(|| in_dispatch(&s.stock_text, None));
     });
-    group.bench_function("ours text, ids", |b| {
+    group.bench_function("text with ids", |b| {
         b.iter(|| in_dispatch(&s.text, Some(&s.ids)));
     });
     group.finish();
@@ -84,14 +82,14 @@ fn ratios() {
     println!("\nns a log line, best of interleaved rounds; stock lines carry no ids");
     println!(
         "{:>6} {:>7} {:>7} {:>14}",
-        "format", "stock", "ours", "ours / stock"
+        "format", "stock", "ids", "ids / stock"
     );
-    for (name, stock, ours) in [("json", 0, 1), ("text", 2, 3)] {
+    for (name, stock, ids) in [("json", 0, 1), ("text", 2, 3)] {
         println!(
             "{name:>6} {:>7.0} {:>7.0} {:>13.2}x",
             best[stock] * 1e9,
-            best[ours] * 1e9,
-            best[ours] / best[stock]
+            best[ids] * 1e9,
+            best[ids] / best[stock]
         );
     }
 }

@@ -20,8 +20,9 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 ///
 /// For each request, in `Service::call`:
 ///
-/// * the id is the first valid one that a trusted client sent in the header (`x-request-id`), or a new one. Valid is
-///   what [`RequestId`](crate::RequestId) accepts: 1 to 128 of `[A-Za-z0-9._+/=@-]`;
+/// * the id is the first valid one in the header (`x-request-id`) of the request, or a new one. Valid is what
+///   [`RequestId`](crate::RequestId) accepts: 1 to 128 of `[A-Za-z0-9._+/=@-]`. By default the layer takes a valid id
+///   from every client; [`trust`](Self::trust) restricts that;
 /// * it stands in the request header, exactly once, so that a proxy inside forwards it; it and a fresh
 ///   [`Sequence`](crate::Sequence) stand in the request extensions, where the extractors and the other layers find
 ///   them. A second `RequestIdLayer` inside keeps those of the first;
@@ -61,15 +62,20 @@ pub(crate) struct Config {
     pub(crate) replaced: Arc<AtomicU64>,
 }
 
-/// Whose ids are taken over.
+/// The requests whose inbound id the [`RequestIdLayer`] takes, if it is valid.
+///
+/// The default is every request. A valid id can forge neither a header nor a log line, so what an untrusted client gains
+/// is the choice of the name under which its own request is logged: it can send the same id twice, or the id of another
+/// client's request if it knows that. Where that is too much, on a public edge whose ids are a key in an audit log, say,
+/// use [`Trust::Never`], or [`Trust::When`] for requests of your own proxy.
 #[derive(Clone, Default)]
 pub enum Trust {
-    /// Everybody's, as long as they are valid.
+    /// Every request.
     #[default]
     Always,
-    /// Nobody's: every request gets a new id.
+    /// No request: each gets a new id.
     Never,
-    /// Those of requests for which this is true, after looking at a peer address in the extensions, say.
+    /// Requests for which this is true, after looking at a peer address in the extensions, say.
     When(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
 }
 
@@ -107,7 +113,7 @@ impl fmt::Debug for Trust {
 }
 
 impl RequestIdLayer {
-    /// Takes ids from `x-request-id`, trusts everybody, makes random UUIDs.
+    /// Takes a valid id of `x-request-id` from every client, and makes random UUIDs.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -141,7 +147,7 @@ impl RequestIdLayer {
         self
     }
 
-    /// Whose ids are taken over.
+    /// The requests whose inbound id is taken. Default: [`Trust::Always`], every request with a valid id.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.config_mut().trust = trust;
@@ -155,7 +161,7 @@ impl RequestIdLayer {
         self
     }
 
-    /// How many requests had an id of a trusted client replaced because it was not valid. All clones of this layer
+    /// How many requests that [`Trust`] admits had their inbound id replaced because it was not valid. All clones of this layer
     /// and its services count together. Each is also one `debug` event with target `tower_stream_ids`, which says
     /// what was wrong and does not repeat the id.
     #[must_use]

@@ -7,7 +7,7 @@ use http::{HeaderValue, request::Parts};
 use tower_stream_core::RequestId;
 use uuid::{Builder, Uuid};
 
-/// Makes the id of a request that brought none which is good and trusted.
+/// Makes the id of a request that brought no valid id, or whose inbound id [`Trust`](crate::Trust) does not admit.
 ///
 /// Runs in `Service::call`, before the inner service, so it must not block. Any closure of this shape is one:
 ///

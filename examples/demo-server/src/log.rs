@@ -3,8 +3,8 @@
 use std::io;
 
 use tower_stream_errors::PanicHook;
-use tower_stream_ids::log::{self, RequestLog, TextFields};
-use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*, registry};
+use tower_stream_ids::log::{self, RequestLog};
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, prelude::*, registry};
 
 use crate::{LogFormat, Traces};
 
@@ -30,12 +30,13 @@ pub fn install(
         LogFormat::Json => lines.json().event_format(log::json()).boxed(),
         LogFormat::Text => lines
             .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .fmt_fields(TextFields)
             .event_format(log::text())
             .boxed(),
     };
+    // the spans of a request would repeat its attributes on each of its lines
+    let events = filter_fn(|metadata| metadata.is_event());
     registry()
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter).with_filter(events))
         .with(RequestLog::new())
         .with(traces.layer())
         .try_init()?;

@@ -157,7 +157,7 @@ impl Telemetry {
         let lines = fmt::layer()
             .json()
             .with_span_events(FmtSpan::CLOSE)
-            .event_format(ids::log::json())
+            .event_format(ids::log::WithIds::json(fmt::format().json()))
             .with_writer(log.clone());
         // hyper and h2 have spans of their own below it
         let subscriber = tracing_subscriber::registry()

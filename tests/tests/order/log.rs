@@ -85,8 +85,7 @@ fn told_by_failure(logged: &Value) -> String {
 
 /// What the request span said of its end, when it closed.
 fn told_by_span(closed: &Value) -> String {
-    let span = closed["spans"].as_array().and_then(|spans| spans.last());
-    let span = span.expect("it is logged in its span");
+    let span = closed.get("span").expect("it is logged in its span");
     line(text(&span["stream.outcome"]), text(&span["error.type"]))
 }
 

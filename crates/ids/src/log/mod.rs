@@ -2,9 +2,9 @@
 //!
 //! Each `tracing` event of a request draws the next number of the request's [`Sequence`], so that its log lines and
 //! its chunks have one order. [`RequestLog`] is the `tracing-subscriber` layer that numbers; [`json`] and [`text`] are
-//! formats for the stock `fmt` layer that print `request_id` and `sequence_id` flat, on the line itself; [`otel`]
-//! (feature `opentelemetry`) puts both on OpenTelemetry log records. However many of them a process has, an event has
-//! one number, and the layers may stand in any order.
+//! the formats of `tracing-subscriber`'s own `fmt` layer with `request_id` and `sequence_id` at the end of the line;
+//! [`otel`] (feature `opentelemetry`) puts both on OpenTelemetry log records. However many of them a process has, an
+//! event has one number, and the layers may stand in any order.
 //!
 //! ```
 //! use std::io;
@@ -18,7 +18,7 @@
 //! tracing::subscriber::with_default(subscriber, || {
 //!     // inside of a handler under `RequestIdLayer` this scope is entered already
 //!     request.run(|| tracing::info!(rows = 3, "exported"));
-//!     // {"timestamp":"..","level":"INFO","request_id":"order-17","sequence_id":1,"target":"..","message":"exported","rows":3}
+//!     // {"timestamp":"..","level":"INFO","message":"exported","rows":3,"target":"..","request_id":"order-17","sequence_id":1}
 //! });
 //! ```
 //!
@@ -30,55 +30,21 @@
 //!
 //! # Hostile values
 //!
-//! What a client sends ends up in fields and messages. Neither format lets it begin a line or look like another
-//! field: JSON strings are escaped, including the characters that some readers take for line ends (U+0085, U+2028,
-//! U+2029) and those that change what a terminal shows; the text format quotes every value that is not plain, and a
-//! message that has a `=` or a quote in it.
+//! What a client sends ends up in fields and messages. No value begins a line: characters that some reader takes for
+//! a line end, or that change what a terminal shows, are escaped ([`WithIds`]). No value takes the place of the ids,
+//! which end the line. In JSON no value looks like another field either. In text one can, for `tracing-subscriber`
+//! writes a message, and a field that is recorded with `%`, without quotes: let programs read JSON.
 //!
 //! [`Sequence`]: crate::Sequence
 
-/// What can be chosen of either format.
-macro_rules! options {
-    ($format:ident) => {
-        impl<T> $format<T> {
-            /// Where the time comes from; `()` leaves it out.
-            #[must_use]
-            pub fn with_timer<U: FormatTime>(self, timer: U) -> $format<U> {
-                $format {
-                    timer,
-                    target: self.target,
-                    spans: self.spans,
-                }
-            }
-
-            /// Whether to print the event's target: usually the module it is logged from.
-            #[must_use]
-            pub fn with_target(mut self, target: bool) -> Self {
-                self.target = target;
-                self
-            }
-
-            /// Whether to print the spans that the event is in.
-            #[must_use]
-            pub fn with_spans(mut self, spans: bool) -> Self {
-                self.spans = spans;
-                self
-            }
-        }
-    };
-}
-
-mod escape;
-mod json;
+mod format;
 mod number;
 #[cfg(feature = "opentelemetry")]
 pub mod otel;
-mod text;
 
 pub use self::{
-    json::{Json, json},
+    format::{WithIds, json, text},
     number::RequestLog,
-    text::{Text, TextFields, text},
 };
 
 #[cfg(test)]

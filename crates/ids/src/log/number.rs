@@ -9,8 +9,8 @@ use crate::RequestScope;
 
 /// A `tracing-subscriber` layer that numbers the events of each request, see the [module](crate::log).
 ///
-/// Add it once to a subscriber, at any place. A number is drawn when the first layer prints the event, so an event
-/// that nobody prints draws none.
+/// Add it once to a subscriber, at any place and without a filter of its own. A number is drawn when the first layer
+/// prints the event, so an event that nobody prints draws none.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RequestLog;
@@ -26,20 +26,26 @@ impl RequestLog {
 /// The event that is being recorded on this thread.
 #[derive(Clone, Default)]
 struct Current {
-    /// its address: every layer is given the same one
-    event: usize,
-    name: &'static str,
+    /// The name of the event. It is a constant of the place in the source that logs, known by its address.
+    name: Option<&'static str>,
     scope: RequestScope,
-    /// 0 until one is drawn
+    /// 0 until one is drawn.
     number: u64,
+}
+
+impl Current {
+    /// Draws the number unless it is drawn already.
+    fn draw(&mut self) -> Self {
+        match self.scope.sequence() {
+            Some(sequence) if self.number == 0 => self.number = sequence.next(),
+            _ => {}
+        }
+        self.clone()
+    }
 }
 
 thread_local! {
     static CURRENT: RefCell<Current> = RefCell::default();
-}
-
-fn address(event: &Event<'_>) -> usize {
-    std::ptr::from_ref(event).addr()
 }
 
 impl<S> Layer<S> for RequestLog
@@ -67,93 +73,60 @@ where
             let known = span.and_then(|span| span.extensions().get().cloned());
             scope = known.unwrap_or_default();
         }
-        let current = Current {
-            event: address(event),
-            name: event.metadata().name(),
+        replace(Current {
+            name: Some(event.metadata().name()),
             scope,
             number: 0,
-        };
-        // the one before may hold the last reference to something: drop it outside of the borrow
-        let _before = CURRENT.try_with(|before| before.replace(current));
+        });
         true
     }
 }
 
-impl Current {
-    fn ids(&mut self) -> Option<(RequestScope, u64)> {
-        let sequence = self.scope.sequence()?;
-        if self.number == 0 {
-            self.number = sequence.next();
-        }
-        Some((self.scope.clone(), self.number))
-    }
+fn replace(current: Current) {
+    // the one before may hold the last reference to something: it is dropped outside of the borrow
+    let _before = CURRENT.try_with(|before| before.replace(current));
 }
 
 /// The ids of an event, for as long as a layer prints it.
-pub(super) struct EventIds {
-    current: Current,
-    /// a `RequestLog` has announced the event, and the number is for all layers
-    shared: bool,
-}
+pub(super) struct EventIds(Current);
 
 impl EventIds {
-    /// The ids of this event. Without a [`RequestLog`] it is a number for the caller alone.
+    /// The ids of this event.
     pub(super) fn of(event: &Event<'_>) -> Self {
-        Self::when(|current| {
-            // the address may be that of an event before; then at least its callsite has to be the same
-            current.event == address(event) && std::ptr::eq(current.name, event.metadata().name())
-        })
+        Self::of_name(Some(event.metadata().name()))
     }
 
-    /// The ids of the event of this name that is being recorded here.
-    #[cfg(feature = "opentelemetry")]
+    /// The ids of the event of this name that is being recorded here. One that no [`RequestLog`] has seen gets a
+    /// number for the caller alone.
     pub(super) fn of_name(name: Option<&'static str>) -> Self {
-        // the name of an event is a constant of its callsite, so it is the address that tells
-        Self::when(|current| name.is_some_and(|name| std::ptr::eq(name, current.name)))
-    }
-
-    fn when(is_this: impl FnOnce(&Current) -> bool) -> Self {
         let shared = CURRENT.try_with(|current| {
             let mut current = current.borrow_mut();
-            is_this(&current).then(|| {
-                current.ids();
-                current.clone()
-            })
+            let seen = name.zip(current.name);
+            seen.is_some_and(|(a, b)| std::ptr::eq(a, b))
+                .then(|| current.draw())
         });
-        match shared {
-            Ok(Some(current)) => Self {
-                current,
-                shared: true,
-            },
-            _ => {
-                let mut current = Current {
-                    scope: RequestScope::current(),
-                    ..Current::default()
-                };
-                current.ids();
-                Self {
-                    current,
-                    shared: false,
-                }
-            }
-        }
+        Self(shared.ok().flatten().unwrap_or_else(|| {
+            let mut alone = Current {
+                name: None,
+                scope: RequestScope::current(),
+                number: 0,
+            };
+            alone.draw()
+        }))
     }
 
     /// The request's id and the event's number, if the event belongs to a request.
     pub(super) fn get(&self) -> Option<(&str, u64)> {
-        let id = self.current.scope.request_id()?;
-        Some((id.as_str(), self.current.number))
+        let id = self.0.scope.request_id()?;
+        Some((id.as_str(), self.0.number))
     }
 }
 
 impl Drop for EventIds {
     fn drop(&mut self) {
-        // a value that logs while it is printed has announced an event of its own meanwhile
-        if self.shared {
-            let _after = CURRENT.try_with(|current| {
-                let moved_on = current.borrow().event != self.current.event;
-                moved_on.then(|| current.replace(std::mem::take(&mut self.current)))
-            });
+        // a value that logs while it is printed makes an event of its own: the next layer must find the outer one
+        if self.0.name.is_some() {
+            replace(std::mem::take(&mut self.0));
         }
     }
 }

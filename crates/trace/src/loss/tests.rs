@@ -14,7 +14,8 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider, data},
     trace::{
-        BatchSpanProcessor, InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData, SpanExporter, SpanProcessor,
+        BatchSpanProcessor, InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData,
+        SpanExporter, SpanProcessor,
     },
 };
 use parking_lot::{Condvar, Mutex};

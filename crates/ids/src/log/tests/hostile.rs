@@ -57,106 +57,68 @@ fn attack(value: &'static str) {
     span.in_scope(|| info!(target: "t", spans = value, target = value, "{}", Raw(value)));
 }
 
-/// The fields of a line of text as a reader finds them that knows quotes: names and values.
-fn fields(line: &str) -> Vec<(String, String)> {
-    let mut tokens = vec![String::new()];
-    let (mut quoted, mut escaped) = (false, false);
-    for c in line.chars() {
-        if c == ' ' && !quoted {
-            tokens.push(String::new());
-            continue;
-        }
-        if c == '"' && !escaped {
-            quoted = !quoted;
-        }
-        escaped = quoted && c == '\\' && !escaped;
-        tokens.last_mut().unwrap().push(c);
-    }
-    assert!(!quoted, "a quote is open at the end of {line}");
-    let pairs = tokens.iter().filter(|token| !token.starts_with('"'));
-    pairs
-        .filter_map(|token| token.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
 #[test]
-fn hostile_values_forge_neither_a_json_line_nor_a_field() {
+fn hostile_values_forge_neither_a_json_line_nor_an_id() {
     for value in HOSTILE {
         let lines = logged(|| scope("r1").run(|| attack(value)));
-        assert_eq!(lines.ids(), ids("r1", &[1, 2, 3, 4]), "{value:?}");
-        assert!(!lines.text().concat().contains(super::escape::is_unsafe));
-        let lines = lines.json();
-        assert_eq!(lines[0]["message"], value);
-        assert_eq!(lines[1]["fields.request_id"], value);
-        assert_eq!(lines[2]["c"], value);
-        assert_eq!(lines[3]["spans"][0]["b"], value);
+        assert_eq!(lines.ids_of_last(), ids("r1", &[1, 2, 3, 4]), "{value:?}");
+        assert!(!lines.text().concat().contains(format::is_unsafe));
+        let lines = lines.last_of_each_name();
+        for (line, message) in lines
+            .iter()
+            .zip([value, value, &format!("{value} {value}"), value])
+        {
+            assert_eq!(line["message"], message);
+        }
+        for name in ["a", "b", "c", "d"] {
+            assert_eq!(lines[2][name], value);
+        }
         assert_eq!(lines[3]["target"], "t");
-        assert_eq!(lines[3]["fields.target"], value);
     }
 }
 
 #[test]
-fn hostile_values_forge_neither_a_text_line_nor_a_field() {
+fn hostile_values_forge_neither_a_text_line_nor_its_ids() {
     for value in HOSTILE {
-        for own_fields in [true, false] {
+        for compact in [true, false] {
             let lines = Lines::default();
-            let layer: Box<dyn Layer<Registry> + Send + Sync> = if own_fields {
-                Box::new(text_layer(&lines))
-            } else {
-                let layer = stock::layer().with_ansi(false).event_format(text());
+            let layer: Box<dyn Layer<Registry> + Send + Sync> = if compact {
+                let layer = stock::layer().with_ansi(false);
+                let layer = layer.event_format(WithIds::text(stock::format().compact()));
                 Box::new(layer.with_writer(lines.clone()))
+            } else {
+                Box::new(text_layer(&lines))
             };
             let subscriber = Registry::default().with(layer).with(RequestLog::new());
             with_default(subscriber, || scope("r1").run(|| attack(value)));
             let lines = lines.text();
             assert_eq!(lines.len(), 4, "{lines:#?}");
             for (line, n) in lines.iter().zip(1..) {
-                let fields = fields(line);
-                let of = |name: &str| {
-                    let all = fields.iter().filter(|(n, _)| n == name);
-                    all.map(|(_, value)| value.clone()).collect::<Vec<_>>()
-                };
-                assert_eq!(of("request_id"), ["r1"], "{line}");
-                assert_eq!(of("sequence_id"), [n.to_string()], "{line}");
-                assert!(!line.contains(super::escape::is_unsafe), "{line}");
+                assert!(
+                    line.ends_with(&format!(" request_id=r1 sequence_id={n}")),
+                    "{line}"
+                );
+                assert!(!line.contains(format::is_unsafe), "{line}");
             }
         }
     }
 }
 
 #[test]
-fn a_field_of_a_span_cannot_look_like_the_end_of_the_span() {
-    let lines = Lines::default();
-    let subscriber = Registry::default().with(text_layer(&lines));
-    with_default(subscriber, || {
-        let user = "bob}: auth: password accepted for admin";
-        let span = info_span!("login", user = %user, id = %"7");
-        span.in_scope(|| tracing::warn!(target: "auth", "wrong password"));
-    });
-    let line = lines.text().concat();
-    let honest =
-        "WARN login{user=\"bob}: auth: password accepted for admin\" id=7}: auth: wrong password";
-    assert!(line.ends_with(honest), "{line}");
-}
-
-#[test]
-fn no_object_of_json_has_a_member_twice() {
-    let lines = logged(|| {
-        let span = info_span!(
-            "upload",
-            name = "evil.txt",
-            fields.name = "more evil",
-            rename = "x",
-            a = tracing::field::Empty
-        );
-        span.record("a", 1);
-        span.record("a", 2);
-        span.in_scope(|| info!(fields.level = 1, level = 2, fields.other = 3, "m"));
-    });
-    let line = lines.text().concat();
-    let span = r#"{"a":2,"fields.fields.name":"more evil","fields.name":"evil.txt","rename":"x","name":"upload"}"#;
-    assert!(line.contains(&format!("\"spans\":[{span}]")), "{line}");
-    let fields = r#""fields.fields.level":1,"fields.level":2,"fields.other":3"#;
-    assert!(line.contains(fields), "{line}");
+fn spans_of_json_forge_no_line_either() {
+    for value in HOSTILE {
+        let lines = Lines::default();
+        let layer = stock::layer()
+            .json()
+            .event_format(WithIds::json(stock::format().json()))
+            .with_writer(lines.clone());
+        let subscriber = Registry::default().with(layer).with(RequestLog::new());
+        with_default(subscriber, || scope("r1").run(|| attack(value)));
+        assert_eq!(lines.ids_of_last(), ids("r1", &[1, 2, 3, 4]), "{value:?}");
+        assert!(!lines.text().concat().contains(format::is_unsafe));
+        let line = &lines.last_of_each_name()[3];
+        for name in ["request_id", "b", "c", "later"] {
+            assert_eq!(line["spans"][0][name], value);
+        }
+    }
 }

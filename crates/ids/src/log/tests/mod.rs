@@ -102,14 +102,26 @@ impl Lines {
         self.text().iter().map(parse).collect()
     }
 
+    /// The lines of events with fields that are called as members of the format are: of two the last counts.
+    fn last_of_each_name(&self) -> Vec<Map<String, Value>> {
+        let parse = |line: &String| serde_json::from_str(line).unwrap();
+        self.text().iter().map(parse).collect()
+    }
+
     /// The ids of each line.
     fn ids(&self) -> Vec<(Value, Value)> {
-        let ids = |line: &Map<String, Value>| {
-            let id = |name| line.get(name).cloned().unwrap_or(Value::Null);
-            (id("request_id"), id("sequence_id"))
-        };
-        self.json().iter().map(ids).collect()
+        self.json().iter().map(ids_of).collect()
     }
+
+    /// The ids of each line, where fields of the event may be called so too.
+    fn ids_of_last(&self) -> Vec<(Value, Value)> {
+        self.last_of_each_name().iter().map(ids_of).collect()
+    }
+}
+
+fn ids_of(line: &Map<String, Value>) -> (Value, Value) {
+    let id = |name| line.get(name).cloned().unwrap_or(Value::Null);
+    (id("request_id"), id("sequence_id"))
 }
 
 fn ids(id: &str, numbers: &[u64]) -> Vec<(Value, Value)> {
@@ -132,8 +144,7 @@ where
 {
     stock::layer()
         .with_ansi(false)
-        .fmt_fields(TextFields)
-        .event_format(text().with_timer(()))
+        .event_format(WithIds::text(stock::format().without_time()))
         .with_writer(lines.clone())
 }
 
@@ -153,7 +164,16 @@ fn logged(f: impl FnOnce()) -> Lines {
 
 #[test]
 fn json_lines_are_flat() {
-    let lines = logged(|| {
+    let (lines, with_spans) = (Lines::default(), Lines::default());
+    let spans = stock::layer()
+        .json()
+        .event_format(WithIds::json(stock::format().json()))
+        .with_writer(with_spans.clone());
+    let subscriber = Registry::default()
+        .with(RequestLog::new())
+        .with(json_layer(&lines))
+        .with(spans);
+    with_default(subscriber, || {
         info!("outside");
         scope("r1").run(|| {
             let span = info_span!("request", method = "GET", path = "/\"x\"");
@@ -161,45 +181,88 @@ fn json_lines_are_flat() {
             let _inner = info_span!("inner").entered();
             info!(
                 a = 1, b = -1_i64, c = 1.5, d = true, e = "x\"y", f = ?Some(1), g = f64::NAN,
-                h = u128::MAX, i = %"z", r#type = "t", "hello {}", "world"
+                i = %"z", r#type = "t", "hello {}", "world"
             );
         });
     });
-    let lines = lines.json();
-    assert!(!lines[0].contains_key("request_id"));
-    assert!(!lines[0].contains_key("spans"));
-    let mut line = lines[1].clone();
-    let time = line.remove("timestamp").unwrap();
-    assert!(time.as_str().unwrap().ends_with('Z'));
-    let expected = serde_json::from_str::<Value>(
+    let object = |text| serde_json::from_str::<Map<String, Value>>(text).unwrap();
+    let mut expected = object(
         r#"{"level":"INFO","request_id":"r1","sequence_id":1,"target":"tower_stream_ids::log::tests",
         "message":"hello world","a":1,"b":-1,"c":1.5,"d":true,"e":"x\"y","f":"Some(1)","g":null,
-        "h":340282366920938463463374607431768211455,"i":"z","type":"t",
-        "spans":[{"method":"GET","path":"/\"x\"","name":"request"},{"name":"inner"}]}"#,
+        "i":"z","type":"t"}"#,
     );
-    assert_eq!(Value::Object(line), expected.unwrap());
+    for lines in [&lines, &with_spans] {
+        let mut lines = lines.json();
+        assert!(!lines[0].contains_key("request_id"));
+        assert!(!lines[0].contains_key("spans"));
+        let time = lines[1].remove("timestamp").unwrap();
+        assert!(time.as_str().unwrap().ends_with('Z'));
+    }
+    let mut line = lines.json().remove(1);
+    line.remove("timestamp");
+    assert_eq!(line, expected);
+    expected.extend(object(
+        r#"{"spans":[{"method":"GET","path":"/\"x\"","name":"request"},{"name":"inner"}],
+        "span":{"name":"inner"}}"#,
+    ));
+    let mut line = with_spans.json().remove(1);
+    line.remove("timestamp");
+    assert_eq!(line, expected);
 }
 
 #[test]
 fn text_lines_read_well() {
     let lines = Lines::default();
+    let only_events = Lines::default();
+    let events = tracing_subscriber::filter::filter_fn(|metadata| metadata.is_event());
     let subscriber = Registry::default()
         .with(text_layer(&lines))
+        .with(text_layer(&only_events).with_filter(events))
         .with(RequestLog::new());
     with_default(subscriber, || {
         info!("outside");
         scope("r1").run(|| {
-            let span = info_span!("request", method = "GET", path = %"/a b", q = %"a=b");
+            let span = info_span!("request", method = "GET", path = %"/a b");
             let _in = span.enter();
-            info!(a = 1, b = "x y", c = ?Some(1), d = ?"q", e = %"", r#type = true, "hello {}", "world");
+            info!(a = 1, b = "x y", c = ?Some(1), r#type = true, "hello {}", "world");
         });
     });
+    let outside = " INFO tower_stream_ids::log::tests: outside";
+    let line = "tower_stream_ids::log::tests: hello world a=1 b=\"x y\" c=Some(1) type=true \
+                request_id=r1 sequence_id=1";
+    let in_span = format!(" INFO request{{method=\"GET\" path=/a b}}: {line}");
+    assert_eq!(lines.text(), [outside, &in_span]);
+    assert_eq!(only_events.text(), [outside, &format!(" INFO {line}")]);
+}
+
+#[test]
+fn an_event_that_names_its_request_is_not_given_the_id_twice() {
+    let (json_lines, text_lines) = (Lines::default(), Lines::default());
+    let subscriber = Registry::default()
+        .with(RequestLog::new())
+        .with(json_layer(&json_lines))
+        .with(text_layer(&text_lines));
+    with_default(subscriber, || {
+        scope("r1").run(|| {
+            info!(request_id = "r1", "str");
+            info!(request_id = %"r1", "display");
+            info!(request_id = "r2", "another");
+        });
+    });
+    assert_eq!(json_lines.ids_of_last(), ids("r1", &[1, 2, 3]));
+    let twice: Vec<_> = json_lines.text();
+    let twice = twice.iter().map(|line| line.matches("request_id").count());
+    assert_eq!(twice.collect::<Vec<_>>(), [1, 1, 2]);
+    let ends: Vec<_> = text_lines.text();
+    let ends = ends
+        .iter()
+        .map(|line| line.split_once("tests: ").unwrap().1);
     assert_eq!(
-        lines.text(),
+        ends.collect::<Vec<_>>(),
         [
-            " INFO tower_stream_ids::log::tests: outside",
-            " INFO request_id=r1 sequence_id=1 request{method=\"GET\" path=\"/a b\" q=\"a=b\"}: \
-             tower_stream_ids::log::tests: hello world a=1 b=\"x y\" c=Some(1) d=\"\\\"q\\\"\" e=\"\" type=true",
+            "str request_id=\"r1\" sequence_id=1",
+            "display request_id=r1 sequence_id=2",
+            "another request_id=\"r2\" request_id=r1 sequence_id=3",
         ]
     );
 }
@@ -209,12 +272,18 @@ fn a_terminal_gets_colours_and_nothing_else_changes() {
     let lines = Lines::default();
     let layer = stock::layer()
         .with_ansi(true)
-        .fmt_fields(TextFields)
-        .event_format(text().with_target(false).with_timer(()))
+        .event_format(WithIds::text(
+            stock::format().without_time().with_target(false),
+        ))
         .with_writer(lines.clone());
-    with_default(Registry::default().with(layer), || info!(a = 1, "hello"));
+    with_default(Registry::default().with(layer), || {
+        scope("r1").run(|| info!(a = 1, b = %"\x1b[2K\x1b[1Gc\x1b[", "hello"));
+    });
     assert_eq!(
         lines.text(),
-        ["\x1b[2m\x1b[0m \x1b[32m INFO\x1b[0m hello a=1"]
+        [
+            "\x1b[32m INFO\x1b[0m hello \x1b[3ma\x1b[0m\x1b[2m=\x1b[0m1 \
+          \x1b[3mb\x1b[0m\x1b[2m=\x1b[0m\\u001b[2K\\u001b[1Gc\\u001b[ request_id=r1 sequence_id=1"
+        ]
     );
 }

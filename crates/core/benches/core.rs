@@ -10,7 +10,9 @@ use criterion::{Criterion, Throughput, criterion_group};
 use http::{Method, Response};
 use http_body::{Body, Frame};
 use tower_stream_bench_support::{Frames, Group, consume};
-use tower_stream_core::{Fault, Observation, Observe, RecordFormat, RecordHold, boundary::Scanner};
+use tower_stream_core::{
+    Exchange, Observation, Observe, RecordFormat, RecordHold, boundary::Scanner,
+};
 
 const FRAMES: u32 = 1_000;
 const BODIES: &str = "1000 frames of 64 B";
@@ -32,7 +34,7 @@ fn frames() -> Frames {
 }
 
 fn observed<O: Observe>(observer: O) -> impl Body<Data = Bytes> {
-    Observation::new(observer, Fault::new())
+    Observation::new(observer, Exchange::new())
         .into_response(&Method::GET, Response::new(frames()))
         .into_body()
 }

@@ -33,6 +33,12 @@ impl Delivery {
         }
     }
 
+    /// Whether no body is ever sent after such a head.
+    #[inline]
+    pub(crate) fn is_never_sent(method: &Method, status: StatusCode) -> bool {
+        never_sent(method, status)
+    }
+
     /// No body will be sent: HEAD, 1xx, 204, 304, and 2xx to CONNECT. The server drops the body without a poll.
     #[must_use]
     pub fn is_bodiless(&self) -> bool {

@@ -3,17 +3,16 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use http::{Extensions, HeaderValue};
 
+use crate::exchange::{Cell, Exchange};
+
 /// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and a URL's query.
 ///
-/// Found in the request extensions when the ids layer is present.
+/// A handler finds it by its extractor, or by [`RequestId::of`], when the ids layer is present.
 ///
 /// ```
 /// use tower_stream_core::{InvalidRequestId, RequestId};
@@ -28,6 +27,12 @@ pub struct RequestId(HeaderValue);
 impl RequestId {
     /// The longest id that is accepted, in bytes.
     pub const MAX_LEN: usize = 128;
+
+    /// The id of the request with these extensions, when a layer has given it one.
+    #[must_use]
+    pub fn of(request: &Extensions) -> Option<&Self> {
+        Exchange::get(request)?.request_id()
+    }
 
     /// The id as text.
     #[must_use]
@@ -134,45 +139,45 @@ impl std::error::Error for InvalidRequestId {}
 /// The numbers of one request, drawn by its chunks and its log lines alike, so that both have one order.
 ///
 /// The first number is 1. Clones draw from the same numbers.
-#[derive(Clone, Debug, Default)]
-pub struct Sequence(Arc<AtomicU64>);
-
-/// In the extensions of a response whose chunks draw from these numbers.
 #[derive(Clone)]
-struct Numbered(Sequence);
+pub struct Sequence(pub(crate) Arc<Cell>);
 
 impl Sequence {
     /// A sequence that has drawn nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self(Arc::new(Cell::of_ids(None, None)))
+    }
+
+    /// The sequence of the request with these extensions, when it went through a layer of `tower-stream`.
+    #[must_use]
+    pub fn of(request: &Extensions) -> Option<Self> {
+        Exchange::get(request).map(Exchange::sequence)
     }
 
     /// Draws the next number.
     // not an iterator: it never ends, and drawing needs no `&mut`
     #[allow(clippy::should_implement_trait)]
     pub fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
+        self.0.numbers().fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The number drawn last, 0 if none was.
     #[must_use]
     pub fn last(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.numbers().load(Ordering::Relaxed)
     }
+}
 
-    /// True for the first layer that the response comes to, the innermost one: it numbers the chunks from then on. The
-    /// others read [`Sequence::last`] when a chunk comes, so one chunk has one number.
-    ///
-    /// The claim is in the extensions of the response: when a request is retried, each attempt has one.
-    #[must_use]
-    pub fn claim_chunks(&self, response: &mut Extensions) -> bool {
-        let claimed = response.get::<Numbered>();
-        if claimed.is_some_and(|Numbered(other)| Arc::ptr_eq(&other.0, &self.0)) {
-            return false;
-        }
-        response.insert(Numbered(self.clone()));
-        true
+impl Default for Sequence {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sequence").field(&self.last()).finish()
     }
 }
 
@@ -187,7 +192,7 @@ mod extract {
     use std::fmt;
 
     macro_rules! extractor {
-        ($type:ident, $rejection:ident, $what:literal) => {
+        ($type:ident, $rejection:ident, $what:literal, $found:expr) => {
             #[doc = concat!("The rejection when a request has no ", $what, ".")]
             #[derive(Clone, Copy, Debug, PartialEq, Eq)]
             #[non_exhaustive]
@@ -215,14 +220,16 @@ mod extract {
                 type Rejection = $rejection;
 
                 async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, $rejection> {
-                    parts.extensions.get::<Self>().cloned().ok_or($rejection)
+                    $found(&parts.extensions).ok_or($rejection)
                 }
             }
         };
     }
 
-    extractor!(RequestId, MissingRequestId, "request id");
-    extractor!(Sequence, MissingSequence, "sequence");
+    extractor!(RequestId, MissingRequestId, "request id", |request| {
+        RequestId::of(request).cloned()
+    });
+    extractor!(Sequence, MissingSequence, "sequence", Sequence::of);
 }
 
 #[cfg(feature = "axum")]
@@ -256,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn one_claims_the_chunks_and_clones_share_the_numbers() {
+    fn clones_share_the_numbers() {
         let sequence = Sequence::new();
         let other = sequence.clone();
         assert_eq!(
@@ -268,10 +275,6 @@ mod tests {
             ),
             (0, 1, 2, 2)
         );
-        let mut response = Extensions::new();
-        assert!(sequence.claim_chunks(&mut response));
-        assert!(!other.claim_chunks(&mut response));
-        assert!(Sequence::new().claim_chunks(&mut response));
     }
 
     #[cfg(feature = "axum")]
@@ -283,7 +286,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("RequestIdLayer"));
-        parts.extensions.insert("a1".parse::<RequestId>().unwrap());
+        Exchange::of(&mut parts.extensions).set_request_id("a1".parse().unwrap());
         assert_eq!(
             RequestId::from_request_parts(&mut parts, &())
                 .await

@@ -4,7 +4,7 @@
 //! So it is written once, here, and the layers of `tower-stream` share it:
 //!
 //! * [`ObservedBody`] watches a body and tells an [`Observe`]r its frames and, **exactly once**, its [`StreamEnd`];
-//! * [`Fault`] carries the reason of a failure between the layers of one request, whatever their order;
+//! * [`Exchange`] carries the reason of a failure between the layers of one request, whatever their order;
 //! * [`Delivery`] says what of a body will really be sent: all of it, a declared length, or nothing;
 //! * [`StreamKind`] and [`boundary::Scanner`] know where the records of a stream end, and [`RecordHold`] releases
 //!   only whole ones; [`grpc`] has the framing of gRPC and gRPC-Web, and [`Records`] says for every kind of stream
@@ -30,7 +30,7 @@
 //! use http::{Method, Response};
 //! use http_body::Frame;
 //! use http_body_util::{BodyExt, Full};
-//! use tower_stream_core::{Fault, Observation, Observe, StreamEnd};
+//! use tower_stream_core::{Exchange, Observation, Observe, StreamEnd};
 //!
 //! #[derive(Debug, Default)]
 //! struct Count {
@@ -51,7 +51,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! let mut request = http::Request::new(());
-//! let observation = Observation::new(Count::default(), Fault::of(request.extensions_mut()));
+//! let observation = Observation::new(Count::default(), Exchange::of(request.extensions_mut()));
 //! // .. the inner service answers ..
 //! let response = Response::new(Full::new(Bytes::from("hello")));
 //! let response = observation.into_response(&Method::GET, response);
@@ -63,8 +63,8 @@ pub mod boundary;
 mod cause;
 mod delivery;
 mod end;
+mod exchange;
 mod expected_digest;
-mod fault;
 pub mod grpc;
 mod head;
 mod hold;
@@ -80,13 +80,14 @@ mod request;
 mod scope;
 mod switched;
 mod upload;
+pub mod wrapper;
 
 pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
     delivery::{Delivery, declared_length},
     end::{Outcome, StreamEnd},
+    exchange::{Claim, Exchange},
     expected_digest::ExpectedDigest,
-    fault::Fault,
     head::{
         allows_insertion, bytes_changed, bytes_encoded, digests_changed, head_replaced, is_encoded,
         list_members,
@@ -109,6 +110,9 @@ pub use self::{
     ids::{MissingRequestId, MissingSequence},
     upload::mark_upload,
 };
+
+/// The name that [`Exchange`] had.
+pub type Fault = Exchange;
 
 /// Any error that a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

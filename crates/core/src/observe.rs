@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, Cause, Delivery, Fault, FaultKind, StreamEnd, StreamKind, grpc};
+use crate::{BoxError, Cause, Delivery, Exchange, FaultKind, StreamEnd, StreamKind, grpc};
 
 /// What wants to know about a body. Every method has a default that does nothing.
 ///
@@ -51,7 +51,7 @@ pub trait Observe: Send + 'static {
 /// too: nothing that was begun stays without an end.
 pub struct Observation<O: Observe> {
     observer: O,
-    fault: Fault,
+    fault: Exchange,
     /// of this body, counted from the innermost; [`NO_BODY`] before there is a head
     number: u32,
     /// latched: complete, unless a cause is found in the cell by the time of the report
@@ -69,8 +69,8 @@ pub struct Observation<O: Observe> {
 const NO_BODY: u32 = u32::MAX;
 
 impl<O: Observe> Observation<O> {
-    /// Begins to observe. `fault` is the cell of this request, see [`Fault::of`].
-    pub fn new(observer: O, fault: Fault) -> Self {
+    /// Begins to observe. `fault` is the cell of this request, see [`Exchange::of`].
+    pub fn new(observer: O, fault: Exchange) -> Self {
         Self {
             observer,
             fault,
@@ -94,7 +94,7 @@ impl<O: Observe> Observation<O> {
     }
 
     /// The cell in which the reason of a failure is found.
-    pub fn fault(&self) -> &Fault {
+    pub fn fault(&self) -> &Exchange {
         &self.fault
     }
 
@@ -238,7 +238,7 @@ pin_project! {
     /// | a panic unwinds through the poll | `Panicked` |
     /// | dropped before any of these | `Dropped` |
     ///
-    /// A recorded [`Fault`] overrides all of them, then the end of an outer body of the same request. One exception: a
+    /// A recorded [`Exchange`] overrides all of them, then the end of an outer body of the same request. One exception: a
     /// drain that ends a body after its declared length was given takes nothing away, so that body is `Complete`.
     pub struct ObservedBody<B, O: Observe> {
         // first, so that it is dropped before the body inside: observers report from the outside in

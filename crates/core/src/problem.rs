@@ -10,7 +10,7 @@ use crate::RequestId;
 
 /// In the extensions of a response that a layer made because the handler will not answer: its [`Problem`] is the plainest
 /// form there is. A layer outside that knows the format of the client, such as the error writer, says the recorded
-/// [cause](crate::Fault::cause) in that format instead.
+/// [cause](crate::Exchange::cause) in that format instead.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainProblem;
 

@@ -15,7 +15,7 @@ use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use proptest::prelude::*;
 use tower_stream_core::{
-    Cause, Delivery, Fault, FaultKind, Observation, Observe, ObservedBody, Outcome, StreamEnd,
+    Cause, Delivery, Exchange, FaultKind, Observation, Observe, ObservedBody, Outcome, StreamEnd,
     mock::{self, MockBody, Step},
 };
 
@@ -63,7 +63,7 @@ impl Seen {
     }
 }
 
-fn observe<B>(body: B, seen: &Seen, fault: &Fault) -> ObservedBody<B, Seen>
+fn observe<B>(body: B, seen: &Seen, fault: &Exchange) -> ObservedBody<B, Seen>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<tower_stream_core::BoxError>,
@@ -148,7 +148,7 @@ fn run(script: &[Play], tells_end: bool, declared: Option<u64>, consumer: Consum
     let mut bare = play(script, tells_end);
     let seen = Seen::default();
     let delivery = Delivery::new(&Method::GET, http::StatusCode::OK, &headers, &bare);
-    let observation = Observation::new(seen.clone(), Fault::new());
+    let observation = Observation::new(seen.clone(), Exchange::new());
     let mut body = ObservedBody::new(play(script, tells_end), observation, delivery);
 
     let mut events = Vec::new();
@@ -282,7 +282,7 @@ fn a_body_that_is_never_sent_is_complete_without_a_poll() {
         let seen = Seen::default();
         let mut response = Response::new(MockBody::new([mock::data("x")]));
         *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
-        let observation = Observation::new(seen.clone(), Fault::new());
+        let observation = Observation::new(seen.clone(), Exchange::new());
         drop(observation.into_response(&method, response));
         assert_eq!(seen.end(), StreamEnd::Complete, "{method} {status}");
     }
@@ -293,7 +293,7 @@ fn h2_may_poll_on_and_find_an_error_after_an_end_that_looked_complete() {
     let seen = Seen::default();
     let body = MockBody::new([mock::data("abc"), mock::error("the checksum is wrong")])
         .with_size_hint(SizeHint::with_exact(3));
-    let mut body = observe(body, &seen, &Fault::new());
+    let mut body = observe(body, &seen, &Exchange::new());
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
     assert!(!seen.has_ended(), "latched, not yet reported");
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
@@ -303,8 +303,8 @@ fn h2_may_poll_on_and_find_an_error_after_an_end_that_looked_complete() {
 
 #[test]
 fn a_drain_after_all_that_was_declared_takes_nothing_away() {
-    let drained = |fault: &Fault| fault.record(Cause::new(FaultKind::Drain, "going away"));
-    let (inner, outer, fault) = (Seen::default(), Seen::default(), Fault::new());
+    let drained = |fault: &Exchange| fault.record(Cause::new(FaultKind::Drain, "going away"));
+    let (inner, outer, fault) = (Seen::default(), Seen::default(), Exchange::new());
     // the server keeps the body while the client reads slowly
     let body = MockBody::new([mock::data("abc"), mock::hang()]);
     let body = observe(body, &inner, &fault);
@@ -323,7 +323,7 @@ fn a_drain_after_all_that_was_declared_takes_nothing_away() {
     );
 
     // before that, it takes the rest
-    let (seen, fault) = (Seen::default(), Fault::new());
+    let (seen, fault) = (Seen::default(), Exchange::new());
     let body = MockBody::new([mock::data("abc")]).with_size_hint(SizeHint::with_exact(3));
     let mut body = observe(body, &seen, &fault);
     drained(&fault);
@@ -380,7 +380,7 @@ fn a_grpc_status_is_told_and_fails_the_stream() {
             response = response.header("grpc-status", code);
         }
         let response = response.body(MockBody::new(steps)).unwrap();
-        let observation = Observation::new(seen.clone(), Fault::new());
+        let observation = Observation::new(seen.clone(), Exchange::new());
         let mut body = observation
             .into_response(&Method::GET, response)
             .into_body();
@@ -396,7 +396,7 @@ fn a_grpc_status_is_told_and_fails_the_stream() {
 #[test]
 fn polled_again_after_its_end_it_reports_without_waiting_for_the_drop() {
     let seen = Seen::default();
-    let mut body = observe(MockBody::new([]), &seen, &Fault::new());
+    let mut body = observe(MockBody::new([]), &seen, &Exchange::new());
     assert!(matches!(poll(&mut body), Poll::Ready(None)));
     assert!(!seen.has_ended());
     assert!(matches!(poll(&mut body), Poll::Ready(None)));
@@ -407,7 +407,7 @@ fn polled_again_after_its_end_it_reports_without_waiting_for_the_drop() {
 
 #[test]
 fn a_recorded_fault_is_what_every_observer_reports() {
-    let (inner, outer, fault) = (Seen::default(), Seen::default(), Fault::new());
+    let (inner, outer, fault) = (Seen::default(), Seen::default(), Exchange::new());
     let body = observe(MockBody::new([mock::data("a")]), &inner, &fault);
     let mut body = observe(body, &outer, &fault);
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
@@ -421,7 +421,7 @@ fn a_recorded_fault_is_what_every_observer_reports() {
 
 #[test]
 fn an_outer_body_that_is_complete_settles_the_inner_one() {
-    let (inner, outer, fault) = (Seen::default(), Seen::default(), Fault::new());
+    let (inner, outer, fault) = (Seen::default(), Seen::default(), Exchange::new());
     let body = observe(
         MockBody::new([mock::data("abc"), mock::hang()]),
         &inner,
@@ -440,7 +440,7 @@ fn an_outer_body_that_is_complete_settles_the_inner_one() {
 
 #[test]
 fn a_client_that_leaves_is_the_end_of_an_inner_body_that_had_ended() {
-    let (inner, outer, fault) = (Seen::default(), Seen::default(), Fault::new());
+    let (inner, outer, fault) = (Seen::default(), Seen::default(), Exchange::new());
     let body = observe(MockBody::new([mock::data("abc")]), &inner, &fault);
     // a layer between that still has bytes of its own to send
     let body = Tail { inner: body };
@@ -472,20 +472,20 @@ fn a_client_that_leaves_is_the_end_of_an_inner_body_that_had_ended() {
 #[test]
 fn dropped_before_the_head_is_an_end_too() {
     let seen = Seen::default();
-    drop(Observation::new(seen.clone(), Fault::new()));
+    drop(Observation::new(seen.clone(), Exchange::new()));
     assert_eq!(seen.end(), StreamEnd::Dropped);
 }
 
 #[test]
 fn a_handler_that_fails_or_panics_is_an_end_too() {
     let seen = Seen::default();
-    let mut observation = Observation::new(seen.clone(), Fault::new());
+    let mut observation = Observation::new(seen.clone(), Exchange::new());
     observation.fail(&std::io::Error::from(std::io::ErrorKind::TimedOut));
     drop(observation);
     assert_eq!(seen.end().error_type(), Some("timeout"));
 
     let seen = Seen::default();
-    let mut observation = Observation::new(seen.clone(), Fault::new());
+    let mut observation = Observation::new(seen.clone(), Exchange::new());
     let unwound = catch_unwind(AssertUnwindSafe(|| {
         observation.run(|| std::panic::resume_unwind(Box::new(())));
     }));
@@ -502,10 +502,10 @@ fn a_panic_of_the_observer_stays_inside() {
             std::panic::resume_unwind(Box::new(()));
         }
     }
-    drop(Observation::new(Bad, Fault::new()));
+    drop(Observation::new(Bad, Exchange::new()));
     // while another panic unwinds, too: a second one that left the drop would abort the process
     let unwound = catch_unwind(|| {
-        let _observation = Observation::new(Bad, Fault::new());
+        let _observation = Observation::new(Bad, Exchange::new());
         std::panic::resume_unwind(Box::new(()));
     });
     assert!(unwound.is_err());
@@ -516,6 +516,6 @@ fn an_upgrade_is_no_aborted_stream() {
     let seen = Seen::default();
     let mut response = Response::new(MockBody::new([]));
     *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-    drop(Observation::new(seen.clone(), Fault::new()).into_response(&Method::GET, response));
+    drop(Observation::new(seen.clone(), Exchange::new()).into_response(&Method::GET, response));
     assert_eq!(seen.end(), StreamEnd::Complete);
 }

@@ -24,7 +24,7 @@ pub(crate) fn answer(
     };
     let mut response = Problem::new(status)
         .detail("this server is shutting down; send the request again, it was not processed")
-        .instance(request.get::<RequestId>())
+        .instance(RequestId::of(request))
         .into_response();
     come_back(&mut response, settings.retry_after());
     answer_method(method, &mut response);

@@ -29,7 +29,7 @@ impl Case {
         Self {
             config,
             fault: Fault::of(request.extensions_mut()),
-            request_id: request.extensions().get().cloned(),
+            request_id: RequestId::of(request.extensions()).cloned(),
             request: RequestInfo::of(request),
         }
     }
@@ -38,7 +38,7 @@ impl Case {
     pub(crate) fn join(&mut self, parts: &mut Parts) {
         self.fault.join(&mut parts.extensions);
         if self.request_id.is_none() {
-            self.request_id = parts.extensions.get().cloned();
+            self.request_id = RequestId::of(&parts.extensions).cloned();
         }
     }
 
@@ -125,12 +125,8 @@ impl Case {
             entry.or_insert_with(|| retry_after(wait));
         }
         answer_method(&self.request.method, &mut response);
-        // outer layers read both from here when they did not see the request that this layer saw
-        let extensions = response.extensions_mut();
-        extensions.insert(self.fault.clone());
-        if let Some(id) = &self.request_id {
-            extensions.insert(id.clone());
-        }
+        // for outer layers that did not see the request that this layer saw
+        response.extensions_mut().insert(self.fault.clone());
         response
     }
 

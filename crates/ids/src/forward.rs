@@ -126,7 +126,7 @@ where
             let scope = RequestScope::current();
             let id = scope
                 .request_id()
-                .or_else(|| request.extensions().get::<RequestId>());
+                .or_else(|| RequestId::of(request.extensions()));
             if let Some(id) = id.map(RequestId::as_header_value).cloned() {
                 request.headers_mut().insert(name, id);
             }

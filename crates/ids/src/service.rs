@@ -10,7 +10,7 @@ use std::{
 use http::{HeaderName, Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower_service::Service;
-use tower_stream_core::{InvalidRequestId, RequestId, Scope, Scoped, Sequence};
+use tower_stream_core::{Exchange, InvalidRequestId, RequestId, Scope, Scoped};
 
 use crate::{RequestScope, layer::Config};
 
@@ -80,7 +80,8 @@ where
 impl Config {
     /// Settles the ids of a request and writes them into its head. Also: why an inbound id was replaced.
     fn assign(&self, head: &mut Parts) -> (RequestScope, Option<InvalidRequestId>) {
-        let known = head.extensions.get::<RequestId>().cloned();
+        let exchange = Exchange::of(&mut head.extensions);
+        let known = exchange.request_id().cloned();
         let (request_id, refused) = match known {
             Some(id) => {
                 head.headers
@@ -89,12 +90,11 @@ impl Config {
             }
             None => {
                 let (request_id, refused) = self.request_id(head);
-                head.extensions.insert(request_id.clone());
+                exchange.set_request_id(request_id.clone());
                 (request_id, refused)
             }
         };
-        let sequence = head.extensions.get_or_insert_with(Sequence::new).clone();
-        (RequestScope::new(request_id, sequence), refused)
+        (RequestScope::new(request_id, exchange.sequence()), refused)
     }
 
     /// The inbound id, or a new one; it is the only one in the header afterwards.

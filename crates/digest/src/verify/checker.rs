@@ -26,7 +26,7 @@ impl Request {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            id: request.extensions().get().cloned(),
+            id: RequestId::of(request.extensions()).cloned(),
         }
     }
 }

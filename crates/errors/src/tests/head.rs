@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use futures_util::FutureExt;
 use tower_stream_core::{
-    Cause, Fault, FaultKind, StreamError,
+    Cause, Exchange, FaultKind, RequestId, StreamError,
     mock::{self, PanicIn},
 };
 
@@ -224,13 +224,13 @@ async fn a_replaced_head_keeps_what_is_still_true() {
 async fn layers_outside_find_fault_and_request_id_on_the_new_head() {
     let mut response = answer(SSE, [mock::error("x")]);
     let id: RequestId = "inner-1".parse().unwrap();
-    response.extensions_mut().insert(id.clone());
+    Exchange::of(response.extensions_mut()).set_request_id(id.clone());
     // the request was made anew on its way in: nothing is known of it outside
     let service = layer().layer(once(response));
     let response = service.oneshot(Request::new(())).await.unwrap();
-    let fault = response.extensions().get::<Fault>().unwrap();
+    let fault = response.extensions().get::<Exchange>().unwrap();
     assert_eq!(fault.cause().unwrap().message(), "x");
-    assert_eq!(response.extensions().get(), Some(&id));
+    assert_eq!(fault.request_id(), Some(&id));
     assert_eq!(read(response).await.json()["instance"], "inner-1");
 }
 

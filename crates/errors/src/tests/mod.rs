@@ -18,7 +18,7 @@ use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_core::{
-    BoxError, RequestId,
+    BoxError, Exchange,
     mock::{MockBody, Step},
 };
 
@@ -112,11 +112,10 @@ fn answer(content_type: &str, steps: impl IntoIterator<Item = Step>) -> Response
 
 /// `GET /` with a request id, over HTTP/2.
 fn get() -> Request<()> {
-    Request::builder()
-        .version(http::Version::HTTP_2)
-        .extension("id-1".parse::<RequestId>().unwrap())
-        .body(())
-        .unwrap()
+    let mut request = Request::new(());
+    *request.version_mut() = http::Version::HTTP_2;
+    Exchange::of(request.extensions_mut()).set_request_id("id-1".parse().unwrap());
+    request
 }
 
 const SSE: &str = "text/event-stream";

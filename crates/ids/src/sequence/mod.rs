@@ -16,7 +16,9 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
-use tower_stream_core::{BoxError, Delivery, RequestId, Sequence, StreamKind, bytes_changed};
+use tower_stream_core::{
+    BoxError, Claim, Delivery, Exchange, RequestId, Sequence, StreamKind, bytes_changed,
+};
 
 pub use self::body::SequenceBody;
 use self::{
@@ -211,12 +213,13 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let work = self.config.enabled.then(|| {
             let last = (self.config.continues).then(|| last_event_id(request.headers()));
-            let extensions = request.extensions_mut();
+            let exchange = Exchange::of(request.extensions_mut());
             Box::new(Work {
                 config: self.config,
                 last: last.flatten().unwrap_or(0),
-                sequence: extensions.get_or_insert_with(Sequence::new).clone(),
-                request_id: extensions.get::<RequestId>().cloned(),
+                sequence: exchange.sequence(),
+                request_id: exchange.request_id().cloned(),
+                exchange,
                 method: request.method().clone(),
                 stamp: Stamp::Nothing,
                 draws: false,
@@ -246,6 +249,7 @@ struct Work {
     config: Config,
     /// the number of the last event that the client has
     last: u64,
+    exchange: Exchange,
     sequence: Sequence,
     request_id: Option<RequestId>,
     method: Method,
@@ -264,7 +268,8 @@ impl Work {
             self.length = Length::declared(delivery.declared_length().unwrap_or_default());
             bytes_changed(response.headers_mut());
         }
-        self.draws = self.sequence.claim_chunks(response.extensions_mut());
+        self.exchange.join(response.extensions_mut());
+        self.draws = self.exchange.claim(Claim::ChunkNumbers);
     }
 
     fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {

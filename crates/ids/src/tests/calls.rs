@@ -1,5 +1,7 @@
 //! The id on outgoing calls.
 
+use tower_stream_core::Exchange;
+
 use super::*;
 
 /// Sends a request through the client layer; gives its id lines.
@@ -28,9 +30,7 @@ async fn an_outgoing_call_has_the_id_of_the_request_that_makes_it() {
 
     assert!(forwarded(layer(), request(&[])).await.is_empty());
     let mut with_extension = request(&[]);
-    with_extension
-        .extensions_mut()
-        .insert("two".parse::<RequestId>().unwrap());
+    Exchange::of(with_extension.extensions_mut()).set_request_id("two".parse().unwrap());
     assert_eq!(forwarded(layer(), with_extension).await, ["two"]);
 }
 

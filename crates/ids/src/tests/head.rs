@@ -156,16 +156,14 @@ async fn a_second_layer_inside_keeps_the_ids_of_the_first() {
     let service = ServiceBuilder::new()
         .layer(RequestIdLayer::new())
         .map_request(move |mut request: Request<()>| {
-            outer
-                .lock()
-                .extend(request.extensions().get::<Sequence>().cloned());
+            outer.lock().extend(Sequence::of(request.extensions()));
             request.headers_mut().remove(NAME);
             request
         })
         .layer(RequestIdLayer::new().trust(Trust::Never))
         .service(service_fn(|request: Request<()>| async move {
             assert_eq!(request.headers()[NAME], "one");
-            request.extensions().get::<Sequence>().unwrap().next();
+            Sequence::of(request.extensions()).unwrap().next();
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }));
     let response = service.oneshot(request(&[b"one"])).await.unwrap();

@@ -138,7 +138,7 @@ async fn the_body_is_forwarded_as_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_interleaved_requests_share_no_sequence_and_skip_no_number() {
     let inner = service_fn(|request: Request<()>| async move {
-        let sequence = request.extensions().get::<Sequence>().unwrap().clone();
+        let sequence = Sequence::of(request.extensions()).unwrap();
         tokio::task::yield_now().await;
         let steps = (0..5).flat_map(|_| [mock::pending(), mock::data("x")]);
         let mut response = Response::new(MockBody::new(steps));

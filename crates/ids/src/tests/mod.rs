@@ -48,10 +48,7 @@ impl Seen {
         let lines = request.headers().get_all(NAME).iter();
         Self {
             headers: lines.map(|v| format!("{v:?}").replace('"', "")).collect(),
-            extension: request
-                .extensions()
-                .get::<RequestId>()
-                .map(ToString::to_string),
+            extension: RequestId::of(request.extensions()).map(ToString::to_string),
             scope: current(),
         }
     }

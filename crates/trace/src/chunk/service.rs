@@ -13,7 +13,7 @@ use opentelemetry::{KeyValue, StringValue, trace::TraceContextExt};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
-use tower_stream_core::{BoxError, Fault, Observation, RequestId, Sequence};
+use tower_stream_core::{BoxError, Claim, Exchange, Observation, RequestId};
 
 use super::{
     ResponseBody,
@@ -140,9 +140,8 @@ struct Call {
     parent: Parent,
     called: Option<Instant>,
     method: Method,
-    fault: Option<Fault>,
+    exchange: Exchange,
     request_id: Option<RequestId>,
-    sequence: Option<Sequence>,
     attributes: Vec<KeyValue>,
 }
 
@@ -153,23 +152,19 @@ impl Call {
         request: &mut Request<B>,
         attributes: Vec<KeyValue>,
     ) -> Self {
-        let fault = match parent {
-            Parent::Sampled(_) => Some(Fault::of(request.extensions_mut())),
-            Parent::Unknown => None,
-        };
+        let exchange = Exchange::of(request.extensions_mut());
         Self {
             config: Arc::clone(config),
             parent,
             called: config.genai.then(Instant::now),
             method: request.method().clone(),
-            fault,
-            request_id: request.extensions().get().cloned(),
-            sequence: request.extensions().get().cloned(),
+            request_id: exchange.request_id().cloned(),
+            exchange,
             attributes,
         }
     }
 
-    fn into_response<B>(self, mut response: Response<B>) -> Response<ResponseBody<B>>
+    fn into_response<B>(mut self, mut response: Response<B>) -> Response<ResponseBody<B>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -183,13 +178,15 @@ impl Call {
         }
         let extensions = response.extensions_mut();
         extensions.insert(HasChunkSpans);
-        let common = common(&parent, self.request_id, self.attributes, extensions);
-        let numbers = self.sequence.map(|sequence| Numbers {
-            draws: sequence.claim_chunks(extensions),
-            sequence,
+        self.exchange.join(extensions);
+        let numbers = self.exchange.request_id().map(|_| Numbers {
+            draws: self.exchange.claim(Claim::ChunkNumbers),
+            sequence: self.exchange.sequence(),
         });
+        let request_id = self.request_id.or(self.exchange.request_id().cloned());
+        let common = common(&parent, request_id, self.attributes, extensions);
         let observer = ChunkObserver::new(self.config, parent, self.called, common, numbers);
-        Observation::new(observer, self.fault.unwrap_or_default())
+        Observation::new(observer, self.exchange)
             .into_response(&self.method, response)
             .map(|body| ResponseBody::on(Box::pin(body)))
     }
@@ -202,7 +199,7 @@ fn common(
     attributes: Vec<KeyValue>,
     response: &Extensions,
 ) -> Vec<KeyValue> {
-    let stream_id = match request_id.or_else(|| response.get().cloned()) {
+    let stream_id = match request_id {
         Some(id) => StringValue::from(id.as_str().to_owned()),
         None => parent.span().span_context().trace_id().to_string().into(),
     };

@@ -68,7 +68,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         server.port = authority.and_then(|(_, port)| port).map(i64::from),
         client.address = peer_address(request.extensions()).map(|peer| field::display(peer.ip())),
         user_agent.original = text(request.headers(), header::USER_AGENT).map(cut),
-        request_id = request.extensions().get::<RequestId>().map(RequestId::as_str),
+        request_id = RequestId::of(request.extensions()).map(RequestId::as_str),
     )
 }
 

@@ -192,10 +192,8 @@ async fn a_short_corrupt_body_becomes_a_502_that_keeps_what_is_still_true() {
     ];
     let (layer, outcomes) = recording(VerifyDigestLayer::md5());
     let mut request = get(Version::HTTP_11);
-    request
-        .extensions_mut()
-        .insert("id-17".parse::<RequestId>().unwrap());
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
+    fault.set_request_id("id-17".parse().unwrap());
     let out: Out = pass(
         &layer,
         request,

@@ -10,7 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower_stream_core::{
-    Cause, ExpectedDigest, Fault, FaultKind, RequestId,
+    Cause, Exchange, ExpectedDigest, Fault, FaultKind,
     mock::{self, MockBody, Step, data, error, pending, trailer},
 };
 

@@ -25,9 +25,7 @@ fn response<B>(content_type: &str, body: B) -> Response<B> {
 
 fn request() -> Request<()> {
     let mut request = Request::new(());
-    request
-        .extensions_mut()
-        .insert("r1".parse::<RequestId>().unwrap());
+    Exchange::of(request.extensions_mut()).set_request_id("r1".parse().unwrap());
     request
 }
 

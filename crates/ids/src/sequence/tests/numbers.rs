@@ -1,5 +1,7 @@
 //! The numbers of chunks.
 
+use tower_stream_core::{Claim, Exchange};
+
 use super::*;
 
 #[tokio::test]
@@ -18,11 +20,11 @@ async fn a_chunk_draws_one_number_whatever_it_holds() {
         ),
     ] {
         let mut request = request();
-        let sequence = Sequence::new();
-        request.extensions_mut().insert(sequence.clone());
+        let exchange = Exchange::of(request.extensions_mut());
+        let sequence = exchange.sequence();
         let body = MockBody::new(chunks.map(mock::data));
-        let mut response = through(layer, request, response(content_type, body)).await;
-        assert!(!sequence.claim_chunks(response.extensions_mut()));
+        let response = through(layer, request, response(content_type, body)).await;
+        assert!(!exchange.claim(Claim::ChunkNumbers));
         let mut body = response.into_body();
         for n in 1..=2 {
             body.frame().await.unwrap().unwrap();
@@ -34,11 +36,11 @@ async fn a_chunk_draws_one_number_whatever_it_holds() {
 #[tokio::test]
 async fn chunks_numbered_inside_are_not_numbered_again() {
     let mut request = request();
-    let sequence = Sequence::new();
+    let exchange = Exchange::of(request.extensions_mut());
+    let sequence = exchange.sequence();
     sequence.next();
-    request.extensions_mut().insert(sequence.clone());
-    let mut response = response("application/jsonl", MockBody::new([mock::data("{}\n")]));
-    assert!(sequence.claim_chunks(response.extensions_mut()));
+    let response = response("application/jsonl", MockBody::new([mock::data("{}\n")]));
+    assert!(exchange.claim(Claim::ChunkNumbers));
     let layer = SequenceLayer::new().json_lines(true);
     let body = through(layer, request, response).await;
     let stamped = body.into_body().collect().await.unwrap().to_bytes();
@@ -50,7 +52,7 @@ async fn chunks_numbered_inside_are_not_numbered_again() {
 #[tokio::test]
 async fn the_chunks_of_a_second_attempt_are_numbered_too() {
     let mut request = request();
-    request.extensions_mut().insert(Sequence::new());
+    Exchange::of(request.extensions_mut());
     let layer = SequenceLayer::new().json_lines(true);
     let attempt = async |request: Request<()>| {
         let body = MockBody::new([mock::data("{}\n"), mock::data("{}\n")]);
@@ -65,7 +67,7 @@ async fn the_chunks_of_a_second_attempt_are_numbered_too() {
 #[tokio::test]
 async fn used_alone_it_begins_a_sequence_that_others_find() {
     let inner = service_fn(|request: Request<()>| async move {
-        assert_eq!(request.extensions().get::<Sequence>().unwrap().last(), 0);
+        assert_eq!(Sequence::of(request.extensions()).unwrap().last(), 0);
         Ok::<_, BoxError>(Response::new(Full::new(Bytes::new())))
     });
     let service = ServiceBuilder::new()

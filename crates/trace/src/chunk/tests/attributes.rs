@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use opentelemetry::KeyValue;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_stream_core::{
-    RequestId, Sequence,
+    Claim, Exchange,
     mock::{self, MockBody},
 };
 
@@ -24,13 +24,11 @@ use crate::{
 #[tokio::test]
 async fn the_ids_of_the_request_are_told() {
     let traces = Traces::lean();
-    let sequence = Sequence::new();
-    sequence.next();
     let mut request = Request::new(());
-    request
-        .extensions_mut()
-        .insert("order-17".parse::<RequestId>().unwrap());
-    request.extensions_mut().insert(sequence.clone());
+    let exchange = Exchange::of(request.extensions_mut());
+    exchange.set_request_id("order-17".parse().unwrap());
+    let sequence = exchange.sequence();
+    sequence.next();
     let body = MockBody::new([mock::data("a"), mock::data("b")]);
     let layer = ChunkSpanLayer::new(traces.tracer());
     let service = RequestSpanLayer::new().layer(layer.layer(respond(Response::new(body))));
@@ -56,13 +54,14 @@ async fn the_ids_of_the_request_are_told() {
 #[tokio::test]
 async fn chunks_that_a_layer_inside_numbers_keep_their_numbers() {
     let traces = Traces::lean();
-    let sequence = Sequence::new();
     let mut request = Request::new(());
-    request.extensions_mut().insert(sequence.clone());
+    let exchange = Exchange::of(request.extensions_mut());
+    exchange.set_request_id("a1".parse().unwrap());
+    let sequence = exchange.sequence();
     let service = service_fn(|request: Request<()>| async move {
-        let inside = request.extensions().get::<Sequence>().unwrap().clone();
-        let mut response = Response::new(MockBody::new([mock::data("a")]));
-        assert!(inside.claim_chunks(response.extensions_mut()));
+        let inside = Exchange::get(request.extensions()).unwrap();
+        let response = Response::new(MockBody::new([mock::data("a")]));
+        assert!(inside.claim(Claim::ChunkNumbers));
         Ok::<_, Infallible>(response)
     });
     let layer = ChunkSpanLayer::new(traces.tracer());

@@ -1,45 +1,59 @@
-//! What the layers of one request tell each other about its failure.
+//! What the layers of one request know together.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    cell, fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use http::Extensions;
 
-use crate::{Cause, FaultKind, StreamEnd};
+use crate::{Cause, FaultKind, RequestId, Sequence, StreamEnd};
 
-/// One cell a request, in which whoever learns why its stream fails writes the [`Cause`].
+/// One request and its response, as the layers around it know them together: the request's id, its numbers, and why its
+/// stream failed. It is one allocation a request, found in the request extensions.
 ///
-/// Write it **before** anything is dropped or replaced: an observer inside sees only a dropped body, an observer
-/// outside only a clean error record. Both read the cell and report the same end. The first cause wins.
+/// Whoever learns why a stream fails records the [`Cause`] here **before** it drops or replaces anything: an observer inside
+/// sees only a dropped body, an observer outside only a clean error record. Both read the exchange and report the same end.
+/// The first cause wins.
 ///
 /// # How a layer uses it
 ///
-/// In `call`, [`Fault::of`] takes the cell from the request extensions, or makes one there; the layer keeps it, for
-/// the request may be taken apart inside. When the head comes back, [`Fault::join`] follows the cell found in the
-/// response extensions.
+/// A layer on the [wrapper](crate::wrapper) is given it. Any other takes it from the request extensions by
+/// [`Exchange::of`] in `call`, keeps it, for the request may be taken apart inside, and when the head comes back follows
+/// the one in the response extensions by [`Exchange::join`].
 ///
 /// # Retries, hedges and mirrors
 ///
-/// A layer such as `tower::retry` sends clones of one request, whose extensions share the cell. Nothing needs to be done
-/// about it: `Fault::of` counts how deep in the stack its layer stands, and when an attempt comes to a layer as deep as
-/// one that an earlier attempt has been at, it gets a cell of its own. The response carries the cell of its attempt, so
+/// A layer such as `tower::retry` sends clones of one request, whose extensions share the exchange. Nothing needs to be done
+/// about it: `Exchange::of` counts how deep in the stack its layer stands, and when an attempt comes to a layer as deep as
+/// one that an earlier attempt has been at, it gets an exchange of its own. The response carries that of its attempt, so
 /// the layers outside follow the attempt whose response is sent on. Until there is a response they follow the newest
 /// attempt. A cause that was recorded in another attempt does not decide their outcome.
-#[derive(Clone, Debug)]
-pub struct Fault {
+#[derive(Clone)]
+pub struct Exchange {
     cell: Arc<Cell>,
     /// of the layer that holds this, counted from the outermost, which has 1
     depth: u32,
 }
 
-#[derive(Debug, Default)]
-struct Cell {
+#[derive(Default)]
+pub(crate) struct Cell {
     /// with the depth of the layer that recorded it
     cause: OnceLock<(u32, Cause)>,
+    /// likewise
+    request_id: OnceLock<(u32, RequestId)>,
+    numbers: AtomicU64,
+    /// the cell whose numbers this one draws from, if not its own
+    numbers_of: Option<Arc<Cell>>,
+    /// for each [`Claim`] the depth of the layer that made it, or 0
+    claims: [AtomicU32; Claim::COUNT],
     /// the greatest depth of a layer that has taken this cell
     deepest: AtomicU32,
+    /// whether it belongs to a later attempt
+    is_fork: bool,
     /// what the layers outside of the fork follow instead of this cell
     next: OnceLock<Fork>,
     /// how many bodies of this request are observed; the innermost is number 1
@@ -51,10 +65,26 @@ struct Cell {
 }
 
 /// A later attempt, which began at a layer of this depth.
-#[derive(Debug)]
 struct Fork {
     depth: u32,
     cell: Arc<Cell>,
+}
+
+/// What one layer alone does for a request, however many could: see [`Exchange::claim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A span for the whole request.
+    RequestSpan,
+    /// A span for each chunk.
+    ChunkSpans,
+    /// The metrics of the response.
+    Metrics,
+    /// Drawing a number of the [`Sequence`] for each chunk. Claimed when the head is there, so by the innermost layer.
+    ChunkNumbers,
+}
+
+impl Claim {
+    const COUNT: usize = 4;
 }
 
 /// How a body that has reported ended, in [`Cell::settled`].
@@ -69,22 +99,56 @@ impl Cell {
         cell
     }
 
-    /// The cell of an attempt that begins at a layer of this depth. What the layers outside have recorded holds for it.
-    fn fork(&self, depth: u32) -> Arc<Self> {
-        let child = Self::new(depth);
+    /// The cell of an attempt that begins at a layer of this depth. What the layers outside have written holds for it.
+    fn fork(self: &Arc<Self>, depth: u32) -> Arc<Self> {
+        let mut child = Self::new(depth);
+        child.is_fork = true;
+        child.numbers_of = Some(Arc::clone(self.numbers_of.as_ref().unwrap_or(self)));
         if let Some((by, cause)) = self.cause.get()
             && *by < depth
         {
             let _ = child.cause.set((*by, cause.clone()));
-            let logged = self.logged.load(Ordering::Relaxed);
-            child.logged.store(logged, Ordering::Relaxed);
+            *child.logged.get_mut() = self.logged.load(Ordering::Relaxed);
+        }
+        if let Some((by, id)) = self.request_id.get()
+            && *by < depth
+        {
+            let _ = child.request_id.set((*by, id.clone()));
+        }
+        for (theirs, ours) in child.claims.iter_mut().zip(&self.claims) {
+            let by = ours.load(Ordering::Relaxed);
+            *theirs.get_mut() = if by < depth { by } else { 0 };
         }
         Arc::new(child)
+    }
+
+    /// The cell of ids that belong to no request, or to one that runs elsewhere.
+    pub(crate) fn of_ids(request_id: Option<RequestId>, numbers_of: Option<Arc<Self>>) -> Self {
+        let mut cell = Self::default();
+        cell.numbers_of = numbers_of;
+        if let Some(id) = request_id {
+            let _ = cell.request_id.set((0, id));
+        }
+        cell
+    }
+
+    #[inline]
+    pub(crate) fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.get().map(|(_, id)| id)
+    }
+
+    #[inline]
+    pub(crate) fn numbers(&self) -> &AtomicU64 {
+        match &self.numbers_of {
+            Some(other) => &other.numbers,
+            None => &self.numbers,
+        }
     }
 }
 
 impl Drop for Cell {
     /// One after the other: a request that is retried for hours has a long chain of cells.
+    #[inline]
     fn drop(&mut self) {
         let mut next = self.next.take();
         while let Some(mut cell) = next.and_then(|fork| Arc::into_inner(fork.cell)) {
@@ -93,7 +157,24 @@ impl Drop for Cell {
     }
 }
 
-impl Default for Fault {
+thread_local! {
+    /// The address of the cell of the wrapper whose service runs on this thread now; 0 when none does.
+    static RUNNING: cell::Cell<usize> = const { cell::Cell::new(0) };
+}
+
+/// The service inside of a wrapper runs while this lives.
+pub(crate) struct Running {
+    pub(crate) outside: usize,
+}
+
+impl Drop for Running {
+    #[inline]
+    fn drop(&mut self) {
+        let _ = RUNNING.try_with(|running| running.set(self.outside));
+    }
+}
+
+impl Default for Exchange {
     fn default() -> Self {
         Self {
             cell: Arc::new(Cell::new(1)),
@@ -102,22 +183,31 @@ impl Default for Fault {
     }
 }
 
-impl Fault {
-    /// A cell of its own, in no extensions.
+impl Exchange {
+    /// An exchange that is in no extensions.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The cell of this request, made if there is none yet, or if an earlier attempt at the request has it.
+    /// The exchange of this request, made if there is none yet, or if an earlier attempt at the request has it.
+    ///
+    /// Each call stands for one more layer further in.
+    #[inline]
     pub fn of(request: &mut Extensions) -> Self {
         if let Some(known) = request.get_mut::<Self>() {
             known.descend();
             return known.clone();
         }
-        let fault = Self::new();
-        request.insert(fault.clone());
-        fault
+        let exchange = Self::new();
+        request.insert(exchange.clone());
+        exchange
+    }
+
+    /// The exchange in these extensions, as the last layer left it there; to read from.
+    #[must_use]
+    pub fn get(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
     }
 
     /// One layer further in.
@@ -160,13 +250,19 @@ impl Fault {
         cell
     }
 
-    /// Follows the cell in the response extensions, which is that of the attempt whose response this is, and leaves
+    /// Follows the exchange in the response extensions, which is that of the attempt whose response this is, and leaves
     /// this one there if there is none.
+    #[inline]
     pub fn join(&mut self, response: &mut Extensions) {
-        let Some(inner) = response.get::<Self>() else {
-            response.insert(self.clone());
-            return;
-        };
+        match response.get::<Self>() {
+            Some(inner) => self.follow(&inner.clone()),
+            None => {
+                response.insert(self.clone());
+            }
+        }
+    }
+
+    fn follow(&mut self, inner: &Self) {
         if !Arc::ptr_eq(inner.cell(), self.cell())
             && let Some((by, cause)) = self.cell().cause.get()
             && *by <= self.depth
@@ -179,12 +275,41 @@ impl Fault {
         self.depth = inner.depth;
     }
 
+    /// The service inside of a wrapper runs from now on, until the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(&self) -> Running {
+        let own = Arc::as_ptr(&self.cell).addr();
+        let outside = RUNNING.try_with(|running| running.replace(own));
+        Running {
+            outside: outside.unwrap_or(0),
+        }
+    }
+
+    /// [`Exchange::join`], which leaves nothing in the response extensions when every layer outside has this cell anyway:
+    /// the request has had one attempt, and no wrapper with another cell runs on this thread ([`Running::outside`]). That
+    /// spares three allocations a response.
+    #[inline]
+    pub(crate) fn join_within(&mut self, outside: usize, response: &mut Extensions) {
+        let shared = outside == 0 || outside == Arc::as_ptr(&self.cell).addr();
+        let single = !self.cell.is_fork && self.cell.next.get().is_none();
+        if !shared || !single || !response.is_empty() {
+            self.join_apart(shared && single, response);
+        }
+    }
+
+    fn join_apart(&mut self, known: bool, response: &mut Extensions) {
+        if !known || response.get::<Self>().is_some() {
+            self.join(response);
+        }
+    }
+
     /// Records why the stream fails. False, and nothing changed, when a cause is known already.
     pub fn record(&self, cause: Cause) -> bool {
         self.cell().cause.set((self.depth, cause)).is_ok()
     }
 
     /// Why the stream failed, if it did.
+    #[inline]
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {
         self.cell().cause.get().map(|(_, cause)| cause)
@@ -200,7 +325,37 @@ impl Fault {
         (!logged).then_some(cause)
     }
 
+    /// The id of the request, when a layer has given it one.
+    #[inline]
+    #[must_use]
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.cell().request_id()
+    }
+
+    /// Gives the request this id. False, and nothing changed, when it has one.
+    pub fn set_request_id(&self, id: RequestId) -> bool {
+        self.cell().request_id.set((self.depth, id)).is_ok()
+    }
+
+    /// The numbers of the request.
+    #[inline]
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        let cell = self.cell();
+        Sequence(Arc::clone(cell.numbers_of.as_ref().unwrap_or(cell)))
+    }
+
+    /// True for the first layer that asks; the others leave the work to it. Each attempt of a request that is retried has
+    /// claims of its own, beside those made outside of the retry.
+    #[inline]
+    pub fn claim(&self, claim: Claim) -> bool {
+        let by = &self.cell().claims[claim as usize];
+        by.compare_exchange(0, self.depth, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// Numbers a body that is observed; each next one is outside of those before it.
+    #[inline]
     pub(crate) fn number_body(&self) -> u32 {
         self.cell().bodies.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -237,6 +392,15 @@ impl Fault {
     }
 }
 
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("request_id", &self.request_id())
+            .field("cause", &self.cause())
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +412,7 @@ mod tests {
 
     #[test]
     fn the_first_cause_wins() {
-        let fault = Fault::new();
+        let fault = Exchange::new();
         assert!(fault.record(cause("first")));
         assert!(!fault.record(cause("second")));
         assert_eq!(fault.cause().unwrap().message(), "first");
@@ -257,7 +421,7 @@ mod tests {
     #[test]
     fn one_layer_logs_the_cause() {
         let mut request = Extensions::new();
-        let (outer, inner) = (Fault::of(&mut request), Fault::of(&mut request));
+        let (outer, inner) = (Exchange::of(&mut request), Exchange::of(&mut request));
         assert!(inner.cause_to_log().is_none(), "nothing to log yet");
         inner.record(cause("x"));
         assert_eq!(outer.cause_to_log().unwrap().message(), "x");
@@ -267,16 +431,16 @@ mod tests {
     #[test]
     fn layers_of_one_request_share_one_cell() {
         let mut request = Extensions::new();
-        let outer = Fault::of(&mut request);
-        let inner = Fault::of(&mut request);
+        let outer = Exchange::of(&mut request);
+        let inner = Exchange::of(&mut request);
         inner.record(cause("x"));
         assert!(outer.cause().is_some());
     }
 
     #[test]
     fn a_request_rebuilt_inside_is_joined_on_the_head() {
-        let mut outer = Fault::of(&mut Extensions::new());
-        let mut inner = Fault::of(&mut Extensions::new());
+        let mut outer = Exchange::of(&mut Extensions::new());
+        let mut inner = Exchange::of(&mut Extensions::new());
         let mut response = Extensions::new();
         inner.join(&mut response);
         outer.join(&mut response);
@@ -286,8 +450,8 @@ mod tests {
 
     #[test]
     fn what_was_known_outside_before_the_head_is_known_inside() {
-        let mut outer = Fault::of(&mut Extensions::new());
-        let mut inner = Fault::of(&mut Extensions::new());
+        let mut outer = Exchange::of(&mut Extensions::new());
+        let mut inner = Exchange::of(&mut Extensions::new());
         outer.record(cause("outside"));
         let mut response = Extensions::new();
         inner.join(&mut response);
@@ -296,22 +460,22 @@ mod tests {
     }
 
     /// A layer outside of a retry, and the request as it comes to the retry.
-    fn outside() -> (Fault, Extensions) {
+    fn outside() -> (Exchange, Extensions) {
         let mut request = Extensions::new();
-        (Fault::of(&mut request), request)
+        (Exchange::of(&mut request), request)
     }
 
     /// The layer inside of the retry, in one attempt.
-    fn attempt(request: &Extensions) -> (Fault, Extensions) {
+    fn attempt(request: &Extensions) -> (Exchange, Extensions) {
         let mut request = request.clone();
-        (Fault::of(&mut request), request)
+        (Exchange::of(&mut request), request)
     }
 
     #[test]
     fn an_attempt_that_was_not_sent_on_decides_nothing() {
         let (mut outer, request) = outside();
         let (first, mut first_request) = attempt(&request);
-        assert!(Fault::of(&mut first_request).record(cause("attempt 1")));
+        assert!(Exchange::of(&mut first_request).record(cause("attempt 1")));
         let (mut second, _) = attempt(&request);
         assert!(outer.cause().is_none(), "while the second is under way");
         assert!(second.cause().is_none());
@@ -448,7 +612,7 @@ mod tests {
     #[test]
     fn a_drain_takes_nothing_from_a_body_that_was_delivered() {
         let drained = || {
-            let fault = Fault::new();
+            let fault = Exchange::new();
             fault.record(Cause::new(FaultKind::Drain, "going"));
             let bodies = (fault.number_body(), fault.number_body());
             (fault, bodies)
@@ -468,7 +632,7 @@ mod tests {
             assert_eq!(end, StreamEnd::Complete);
         }
         // no other cause is overruled
-        let fault = Fault::new();
+        let fault = Exchange::new();
         fault.record(Cause::new(FaultKind::DigestMismatch, "md5"));
         let end = fault.settle(fault.number_body(), &StreamEnd::Complete, true);
         assert_eq!(end.error_type(), Some("digest_mismatch"));
@@ -476,7 +640,7 @@ mod tests {
 
     #[test]
     fn only_an_outer_end_settles_an_inner_one() {
-        let fault = Fault::new();
+        let fault = Exchange::new();
         let (inner, outer) = (fault.number_body(), fault.number_body());
         // the inner body ended long before the client left the outer one
         assert_eq!(
@@ -488,7 +652,7 @@ mod tests {
             StreamEnd::Dropped
         );
 
-        let fault = Fault::new();
+        let fault = Exchange::new();
         let (inner, outer) = (fault.number_body(), fault.number_body());
         // all was sent, then everything was dropped from the outside in
         assert_eq!(

@@ -1,0 +1,370 @@
+//! The stages of one request, one inside of the other.
+
+use std::{
+    fmt,
+    task::{Poll, ready},
+};
+
+use http::response;
+use http_body::SizeHint;
+
+use super::{AfterHead, At, Hints, Polled, Source, Stage, StageContext};
+use crate::StreamEnd;
+
+/// One stage or several, as the wrapper runs them. A method that is missing does not compile: a default would switch a
+/// layer off silently.
+#[doc(hidden)]
+pub trait Chain: Send + 'static {
+    /// Stages that do nothing.
+    fn absent() -> Self;
+    fn is_absent(&self) -> bool;
+    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T>;
+    fn poll_head(
+        &mut self,
+        up: &mut impl HeadSource,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll>;
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled;
+    fn on_grpc_status(&mut self, code: u8);
+    fn on_latched(&mut self);
+    fn on_end(&mut self, end: &StreamEnd);
+    fn has_more(&self) -> bool;
+    fn size_hint(&self, up: &impl Hints) -> SizeHint;
+}
+
+/// What a poll for the head came to.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadPoll {
+    /// The head is in its slot.
+    Head,
+    /// A panic was caught and not answered yet.
+    Caught,
+    /// The service inside failed.
+    Failed,
+}
+
+/// A source whose head is not there yet.
+#[doc(hidden)]
+pub trait HeadSource: Source {
+    fn poll_head(
+        &mut self,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll>;
+}
+
+/// The place of one stage. Empty when the layer is off or has left.
+#[doc(hidden)]
+pub struct Slot<T> {
+    stage: Option<T>,
+    /// `on_head` is done
+    has_head: bool,
+}
+
+impl<T> Slot<T> {
+    #[inline]
+    pub(super) fn new(stage: T) -> Self {
+        Self {
+            stage: Some(stage),
+            has_head: false,
+        }
+    }
+}
+
+impl<T: Stage> Chain for Slot<T> {
+    #[inline]
+    fn absent() -> Self {
+        Self {
+            stage: None,
+            has_head: false,
+        }
+    }
+
+    #[inline]
+    fn is_absent(&self) -> bool {
+        self.stage.is_none()
+    }
+
+    #[inline]
+    fn around<R>(&mut self, at: At, run: impl FnOnce() -> R) -> Option<R> {
+        match &mut self.stage {
+            Some(stage) => stage.around(at, run),
+            None => Some(run()),
+        }
+    }
+
+    #[inline]
+    fn poll_head(
+        &mut self,
+        up: &mut impl HeadSource,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll> {
+        let Some(stage) = &mut self.stage else {
+            return up.poll_head(head, cx);
+        };
+        if self.has_head {
+            return Poll::Ready(HeadPoll::Head);
+        }
+        let polled = stage.around(At::Future, || up.poll_head(head, cx));
+        match (
+            ready!(polled.unwrap_or(Poll::Ready(HeadPoll::Caught))),
+            head,
+        ) {
+            (HeadPoll::Head, Some(head)) => {
+                if ready!(stage.on_head(head, up, cx)) == AfterHead::Leave {
+                    self.stage = None;
+                }
+            }
+            (HeadPoll::Failed, _) => return Poll::Ready(HeadPoll::Failed),
+            (HeadPoll::Caught | HeadPoll::Head, head) => {
+                let Some(replaced) = stage.on_caught(up, cx) else {
+                    return Poll::Ready(HeadPoll::Caught);
+                };
+                *head = Some(replaced);
+            }
+        }
+        self.has_head = true;
+        Poll::Ready(HeadPoll::Head)
+    }
+
+    #[inline(always)]
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        match &mut self.stage {
+            Some(stage) => stage.poll(up, cx),
+            None => up.poll(cx),
+        }
+    }
+
+    fn on_grpc_status(&mut self, code: u8) {
+        if let Some(stage) = &mut self.stage {
+            stage.on_grpc_status(code);
+        }
+    }
+
+    #[inline]
+    fn on_latched(&mut self) {
+        if let Some(stage) = &mut self.stage {
+            stage.on_latched();
+        }
+    }
+
+    #[inline]
+    fn on_end(&mut self, end: &StreamEnd) {
+        if let Some(stage) = &mut self.stage {
+            stage.on_end(end);
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.stage.as_ref().is_some_and(T::has_more)
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        match &self.stage {
+            Some(stage) => stage.size_hint(up),
+            None => up.size_hint(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Slot<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("on", &self.stage.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Two chains of stages, one inside of the other.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Pair<A, B> {
+    pub(super) outer: A,
+    pub(super) inner: B,
+}
+
+impl<A: Chain, B: Chain> Chain for Pair<A, B> {
+    #[inline]
+    fn absent() -> Self {
+        Self {
+            outer: A::absent(),
+            inner: B::absent(),
+        }
+    }
+
+    #[inline]
+    fn is_absent(&self) -> bool {
+        self.outer.is_absent() && self.inner.is_absent()
+    }
+
+    #[inline]
+    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
+        let Self { outer, inner } = self;
+        outer.around(at, || inner.around(at, run)).flatten()
+    }
+
+    #[inline]
+    fn poll_head(
+        &mut self,
+        up: &mut impl HeadSource,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll> {
+        let Self { outer, inner } = self;
+        outer.poll_head(&mut Inside { chain: inner, up }, head, cx)
+    }
+
+    #[inline(always)]
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        let Self { outer, inner } = self;
+        outer.poll(&mut Inside { chain: inner, up }, cx)
+    }
+
+    fn on_grpc_status(&mut self, code: u8) {
+        self.outer.on_grpc_status(code);
+        self.inner.on_grpc_status(code);
+    }
+
+    #[inline]
+    fn on_latched(&mut self) {
+        self.outer.on_latched();
+        self.inner.on_latched();
+    }
+
+    #[inline]
+    fn on_end(&mut self, end: &StreamEnd) {
+        self.outer.on_end(end);
+        self.inner.on_end(end);
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.outer.has_more() || self.inner.has_more()
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let chain = &self.inner;
+        self.outer.size_hint(&InsideHints { chain, up })
+    }
+}
+
+/// No stage.
+impl Chain for () {
+    #[inline]
+    fn absent() -> Self {}
+
+    #[inline]
+    fn is_absent(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn around<T>(&mut self, _: At, run: impl FnOnce() -> T) -> Option<T> {
+        Some(run())
+    }
+
+    #[inline]
+    fn poll_head(
+        &mut self,
+        up: &mut impl HeadSource,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll> {
+        up.poll_head(head, cx)
+    }
+
+    #[inline(always)]
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        up.poll(cx)
+    }
+
+    fn on_grpc_status(&mut self, _: u8) {}
+
+    #[inline]
+    fn on_latched(&mut self) {}
+
+    #[inline]
+    fn on_end(&mut self, _: &StreamEnd) {}
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        up.size_hint()
+    }
+}
+
+/// What a stage sees inside: the stages further in, over what is inside of those.
+struct Inside<'a, C, U> {
+    chain: &'a mut C,
+    up: &'a mut U,
+}
+
+impl<C: Chain, U: Source> Hints for Inside<'_, C, U> {
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.chain.size_hint(&*self.up)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        !self.chain.has_more() && self.up.is_end_stream()
+    }
+}
+
+impl<C: Chain, U: Source> Source for Inside<'_, C, U> {
+    #[inline(always)]
+    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        self.chain.poll(self.up, cx)
+    }
+
+    #[cold]
+    fn discard(&mut self, cx: &mut StageContext<'_, '_>) {
+        let end = match cx.exchange.cause() {
+            Some(cause) => StreamEnd::of_cause(cause),
+            None => StreamEnd::Dropped,
+        };
+        self.chain.on_end(&end);
+        let up = &mut *self.up;
+        let _ = self.chain.around(At::Drop, || up.discard(cx));
+        *self.chain = C::absent();
+    }
+}
+
+impl<C: Chain, U: HeadSource> HeadSource for Inside<'_, C, U> {
+    #[inline]
+    fn poll_head(
+        &mut self,
+        head: &mut Option<response::Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll> {
+        self.chain.poll_head(self.up, head, cx)
+    }
+}
+
+/// The same, to look at only.
+struct InsideHints<'a, C, U> {
+    chain: &'a C,
+    up: &'a U,
+}
+
+impl<C: Chain, U: Hints> Hints for InsideHints<'_, C, U> {
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.chain.size_hint(self.up)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        !self.chain.has_more() && self.up.is_end_stream()
+    }
+}

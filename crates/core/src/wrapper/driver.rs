@@ -1,0 +1,657 @@
+//! What runs the stages of one response: the head, the body, the end.
+
+use std::{
+    error::Error,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, response::Parts};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::{
+    At, Hints, Layers, Piece, Polled, Source, StageContext,
+    chain::{Chain, HeadPoll, HeadSource},
+    fused::Called,
+};
+use crate::{BoxError, Cause, Delivery, Exchange, FaultKind, StreamEnd, StreamKind, grpc};
+
+pin_project! {
+    /// One response under a wrapper, from the call to the end. Boxed once, in the call.
+    pub(super) struct Driver<C: Chain, B> {
+        state: State,
+        chain: C,
+        origin: Origin,
+        #[pin]
+        body: Option<B>,
+    }
+
+    impl<C: Chain, B> PinnedDrop for Driver<C, B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.state.finish(this.chain);
+            if this.body.is_some() {
+                let _ = this.chain.around(At::Drop, || this.body.set(None));
+            }
+        }
+    }
+}
+
+struct State {
+    exchange: Exchange,
+    method: Method,
+    /// The number of this body, counted from the innermost wrapper of the request.
+    number: u32,
+    head: Option<Parts>,
+    /// Set while the stages run. Found set later, a panic went through them.
+    running: bool,
+    /// The last piece, or `None`, has been given out.
+    over: bool,
+    latched: bool,
+    /// All that was declared was given before any cause was recorded.
+    delivered: bool,
+    reported: bool,
+    /// Of a gRPC response, whose status says how it ended.
+    grpc: Option<Grpc>,
+}
+
+enum Grpc {
+    /// The status is in the head or in the trailers.
+    Fields,
+    /// gRPC-Web: it is in the data.
+    Web(Box<grpc::Messages>),
+}
+
+/// What the body of the service gives.
+struct Origin {
+    given: Length,
+    over: bool,
+    /// The content of a refusal, in place of a body.
+    refusal: Bytes,
+}
+
+/// How many bytes a body has given, of how many that were declared.
+struct Length {
+    declared: u64,
+    given: u64,
+}
+
+impl Length {
+    /// More bytes than a body can have.
+    const UNDECLARED: u64 = u64::MAX;
+
+    const fn unknown() -> Self {
+        Self {
+            declared: Self::UNDECLARED,
+            given: 0,
+        }
+    }
+
+    fn of(delivery: Delivery) -> Self {
+        Self {
+            declared: delivery.declared_length().unwrap_or(Self::UNDECLARED),
+            given: 0,
+        }
+    }
+
+    /// All that was declared has been given.
+    #[inline]
+    fn is_reached(&self) -> bool {
+        self.given >= self.declared
+    }
+
+    /// A body that ends now has given too little.
+    #[inline]
+    fn is_short(&self) -> bool {
+        self.given < self.declared && self.declared != Self::UNDECLARED
+    }
+}
+
+/// More than the bodies of one request: a failure without a head settles the outcome for all of them.
+const NO_BODY: u32 = u32::MAX;
+
+/// Why there is no head.
+pub(super) enum NoHead<E> {
+    Failed(E),
+    /// A stage caught a panic and gave no head.
+    Unanswered,
+}
+
+impl<C: Chain, B> Driver<C, B> {
+    pub(super) fn new(exchange: Exchange, method: Method) -> Self {
+        Self {
+            chain: C::absent(),
+            state: State {
+                exchange,
+                method,
+                number: NO_BODY,
+                head: None,
+                running: false,
+                over: false,
+                latched: false,
+                delivered: false,
+                reported: false,
+                grpc: None,
+            },
+            origin: Origin {
+                given: Length::unknown(),
+                over: false,
+                refusal: Bytes::new(),
+            },
+            body: None,
+        }
+    }
+
+    /// Shows a request to the stages and then calls the service inside. A panic that no stage catches leaves this driver
+    /// to be dropped, which tells the stages of it.
+    #[inline]
+    pub(super) fn call<L, R, F>(
+        &mut self,
+        layers: &L,
+        request: Request<R>,
+        service: impl FnOnce(Request<R>) -> F,
+    ) -> Called<F>
+    where
+        L: Layers<Chain = C>,
+        R: 'static,
+    {
+        self.state.running = true;
+        let exchange = &self.state.exchange;
+        let entered = exchange.enter();
+        let mut request = Some(request);
+        let called = layers.call(
+            &mut self.chain,
+            &mut request,
+            exchange,
+            |request| match request.take() {
+                Some(request) => Called::Future(service(request)),
+                None => unreachable!("each layer calls the next one once"),
+            },
+        );
+        drop(entered);
+        self.state.running = false;
+        called
+    }
+
+    /// No stage follows the request.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.chain.is_absent()
+    }
+
+    /// A stage has answered the request.
+    pub(super) fn refuse(&mut self, response: Response<Bytes>) {
+        let (head, refusal) = response.into_parts();
+        self.state.head = Some(head);
+        self.origin.refusal = refusal;
+    }
+
+    /// The future inside is dropped before there is a head.
+    pub(super) fn drop_future(self: Pin<&mut Self>, drop: impl FnOnce()) {
+        let this = self.project();
+        this.state.finish(this.chain);
+        let _ = this.chain.around(At::Drop, drop);
+    }
+
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.state.over
+    }
+}
+
+impl<C, B> Driver<C, B>
+where
+    C: Chain,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline]
+    pub(super) fn poll_head<F, E>(
+        self: Pin<&mut Self>,
+        future: Pin<&mut Option<F>>,
+        task: &mut Context<'_>,
+    ) -> Poll<Result<Parts, NoHead<E>>>
+    where
+        F: Future<Output = Result<Response<B>, E>>,
+        E: fmt::Display + 'static,
+    {
+        let this = self.project();
+        let State {
+            exchange,
+            method,
+            head,
+            number,
+            running,
+            ..
+        } = this.state;
+        let entered = exchange.enter();
+        let mut root = HeadRoot {
+            future,
+            error: None,
+            outside: entered.outside,
+            method,
+            number,
+            body: Root {
+                origin: this.origin,
+                body: this.body,
+            },
+        };
+        *running = true;
+        let mut cx = StageContext { task, exchange };
+        let polled = this.chain.poll_head(&mut root, head, &mut cx);
+        drop(entered);
+        *running = false;
+        let HeadRoot { error, body, .. } = root;
+        let Poll::Ready(polled) = polled else {
+            return Poll::Pending;
+        };
+        let state = this.state;
+        Poll::Ready(match (polled, state.head.take()) {
+            (HeadPoll::Head, Some(head)) => {
+                state.begin(&head, this.chain, &body);
+                Ok(head)
+            }
+            _ => {
+                state.latch(this.chain);
+                state.finish(this.chain);
+                Err(error.map_or(NoHead::Unanswered, NoHead::Failed))
+            }
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let state = this.state;
+        if state.running {
+            state.panicked();
+            state.latch(this.chain);
+        }
+        let mut root = Root {
+            origin: &mut *this.origin,
+            body: this.body,
+        };
+        let mut cx = StageContext {
+            task,
+            exchange: &mut state.exchange,
+        };
+        state.running = true;
+        let polled = this.chain.poll(&mut root, &mut cx);
+        state.running = false;
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                state.over |= last;
+                if state.grpc.is_some() {
+                    state.grpc_data(&data, this.chain);
+                }
+                // at its declared length a body is complete, and h1 does not poll again
+                if last || (this.origin.given.is_reached() && !this.chain.has_more()) {
+                    state.complete(this.origin, this.chain);
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    if state.grpc.is_some() {
+                        state.grpc_fields(trailers, this.chain);
+                    }
+                    state.over = true;
+                    state.complete(this.origin, this.chain);
+                }
+                Poll::Ready(Some(Ok(*frame)))
+            }
+            Poll::Ready(None) => {
+                state.end(this.origin, this.chain);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                record(&state.exchange, &*error);
+                state.end(this.origin, this.chain);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        if self.state.over {
+            return SizeHint::with_exact(0);
+        }
+        self.chain.size_hint(&RootHints {
+            origin: &self.origin,
+            body: self.body.as_ref(),
+        })
+    }
+}
+
+impl State {
+    /// The head leaves.
+    fn begin<B: Body>(&mut self, head: &Parts, chain: &mut impl Chain, root: &Root<'_, B>) {
+        if grpc::content_type(&head.headers).is_some() {
+            self.grpc_head(&head.headers, chain);
+        }
+        let more = chain.has_more();
+        self.over = !more && root.is_end_stream();
+        let bodiless = Delivery::is_never_sent(&self.method, head.status);
+        if self.over || bodiless || (!more && root.origin.given.is_reached()) {
+            self.complete(root.origin, chain);
+        }
+    }
+
+    #[cold]
+    fn grpc_head(&mut self, head: &HeaderMap, chain: &mut impl Chain) {
+        self.grpc = Some(match StreamKind::of(head) {
+            StreamKind::GrpcWeb => Grpc::Web(Box::default()),
+            _ => Grpc::Fields,
+        });
+        self.grpc_fields(head, chain);
+    }
+
+    /// The status that a response says of itself, on its way out.
+    #[cold]
+    fn grpc_fields(&mut self, fields: &HeaderMap, chain: &mut impl Chain) {
+        let Some(code) = grpc::status(fields) else {
+            return;
+        };
+        chain.on_grpc_status(code);
+        if code != 0 && self.exchange.cause().is_none() {
+            let message = grpc::message(fields, code);
+            self.exchange
+                .record(Cause::new(FaultKind::Grpc(code), message));
+        }
+    }
+
+    #[cold]
+    fn grpc_data(&mut self, data: &[u8], chain: &mut impl Chain) {
+        if let Some(Grpc::Web(messages)) = &mut self.grpc
+            && let Some(text) = messages.push(data)
+        {
+            let fields = grpc::web_fields(text);
+            self.grpc_fields(&fields, chain);
+        }
+    }
+
+    /// The response has ended whole, as far as it can be seen.
+    #[inline]
+    fn complete(&mut self, origin: &Origin, chain: &mut impl Chain) {
+        if !self.latched && origin.given.is_reached() {
+            // the whole of a response in place of one that failed says nothing of that one
+            self.delivered = self.exchange.cause().is_none();
+        }
+        self.latch(chain);
+    }
+
+    /// The response has ended now, how is said later.
+    #[inline]
+    fn latch(&mut self, chain: &mut impl Chain) {
+        if !self.latched {
+            self.latched = true;
+            chain.on_latched();
+        }
+    }
+
+    /// `None` or an error has been given out. When the body was polled again after its end, no more can be learnt.
+    #[inline]
+    fn end(&mut self, origin: &Origin, chain: &mut impl Chain) {
+        self.over = true;
+        if self.latched {
+            self.finish(chain);
+        }
+        self.complete(origin, chain);
+    }
+
+    #[cold]
+    fn panicked(&mut self) {
+        self.running = false;
+        if self.exchange.cause().is_none() {
+            let message = "a panic went through the response";
+            self.exchange.record(Cause::new(FaultKind::Panic, message));
+        }
+    }
+
+    /// Tells the stages how the response ended. Runs in drops, so nothing may panic.
+    fn finish(&mut self, chain: &mut impl Chain) {
+        if self.reported || chain.is_absent() {
+            return;
+        }
+        self.reported = true;
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            if self.running {
+                self.panicked();
+                self.latch(chain);
+            }
+            let end = match (self.latched, self.number) {
+                (false, NO_BODY) => self.exchange.settle_without_head(),
+                (false, number) => self.exchange.settle(number, &StreamEnd::Dropped, false),
+                (true, number) => {
+                    let complete = StreamEnd::Complete;
+                    self.exchange.settle(number, &complete, self.delivered)
+                }
+            };
+            chain.on_end(&end);
+        }));
+    }
+}
+
+/// Records why a stream fails, if nobody knew better before.
+#[cold]
+fn record(exchange: &Exchange, error: &(dyn Error + 'static)) {
+    if exchange.cause().is_none() {
+        exchange.record(Cause::of(error));
+    }
+}
+
+/// The body of the service, inside of every stage.
+struct Root<'a, B> {
+    origin: &'a mut Origin,
+    body: Pin<&'a mut Option<B>>,
+}
+
+impl<B: Body> Hints for Root<'_, B> {
+    fn size_hint(&self) -> SizeHint {
+        let body = self.body.as_ref().get_ref().as_ref();
+        RootHints {
+            origin: self.origin,
+            body,
+        }
+        .size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.body.as_ref().get_ref().as_ref();
+        RootHints {
+            origin: self.origin,
+            body,
+        }
+        .is_end_stream()
+    }
+}
+
+impl<B> Source for Root<'_, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline(always)]
+    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        let Some(mut body) = self.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(self.origin.refused());
+        };
+        let origin = &mut *self.origin;
+        if origin.over {
+            return Poll::Ready(None);
+        }
+        match body.as_mut().poll_frame(cx.task) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    origin.given.given += data.len() as u64;
+                    let last = body.is_end_stream() && !origin.given.is_short();
+                    Poll::Ready(Some(Ok(Piece::Data { data, last })))
+                }
+                Err(frame) => Poll::Ready(Some(origin.other(frame, cx.exchange))),
+            },
+            Poll::Ready(None) => Poll::Ready(origin.end(cx.exchange).err().map(Err)),
+            Poll::Ready(Some(Err(error))) => {
+                origin.over = true;
+                let error = error.into();
+                record(cx.exchange, &*error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn discard(&mut self, _: &mut StageContext<'_, '_>) {
+        self.origin.over = true;
+        self.origin.refusal = Bytes::new();
+        self.body.set(None);
+    }
+}
+
+impl Origin {
+    #[cold]
+    fn refused(&mut self) -> Option<Result<Piece, BoxError>> {
+        let data = std::mem::take(&mut self.refusal);
+        (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
+    }
+
+    /// A frame that holds no data.
+    #[cold]
+    fn other(&mut self, frame: Frame<Bytes>, exchange: &Exchange) -> Result<Piece, BoxError> {
+        if frame.is_trailers() {
+            self.end(exchange)?;
+        }
+        Ok(Piece::Other(Box::new(frame)))
+    }
+
+    /// The body says that it has ended. It fails when it owes more.
+    fn end(&mut self, exchange: &Exchange) -> Result<(), BoxError> {
+        self.over = true;
+        match self.given.is_short() {
+            true => Err(self.short(exchange)),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn short(&self, exchange: &Exchange) -> BoxError {
+        let cause = Cause::short_body(self.given.given, self.given.declared);
+        exchange.record(cause.clone());
+        crate::StreamError::from(cause).into()
+    }
+}
+
+/// The same, to look at only.
+struct RootHints<'a, B> {
+    origin: &'a Origin,
+    body: Option<&'a B>,
+}
+
+impl<B: Body> Hints for RootHints<'_, B> {
+    fn size_hint(&self) -> SizeHint {
+        match self.body {
+            Some(body) if !self.origin.over => body.size_hint(),
+            _ => SizeHint::with_exact(self.origin.refusal.len() as u64),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.body {
+            Some(body) if !self.origin.over => {
+                body.is_end_stream() && !self.origin.given.is_short()
+            }
+            _ => self.origin.refusal.is_empty(),
+        }
+    }
+}
+
+/// The future of the service, inside of every stage.
+struct HeadRoot<'a, 'b, F, E, B> {
+    future: Pin<&'a mut Option<F>>,
+    error: Option<E>,
+    /// The wrapper whose service this one is, by its address.
+    outside: usize,
+    method: &'b Method,
+    number: &'b mut u32,
+    body: Root<'a, B>,
+}
+
+impl<F, E, B: Body> Hints for HeadRoot<'_, '_, F, E, B> {
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+impl<F, E, B> Source for HeadRoot<'_, '_, F, E, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline(always)]
+    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        self.body.poll(cx)
+    }
+
+    fn discard(&mut self, cx: &mut StageContext<'_, '_>) {
+        self.future.set(None);
+        self.body.discard(cx);
+    }
+}
+
+impl<F, E, B> HeadSource for HeadRoot<'_, '_, F, E, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: fmt::Display + 'static,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline]
+    fn poll_head(
+        &mut self,
+        head: &mut Option<Parts>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<HeadPoll> {
+        if head.is_some() {
+            return Poll::Ready(HeadPoll::Head);
+        }
+        let Some(future) = self.future.as_mut().as_pin_mut() else {
+            // the call panicked
+            return Poll::Ready(HeadPoll::Caught);
+        };
+        let Poll::Ready(answer) = future.poll(cx.task) else {
+            return Poll::Pending;
+        };
+        self.future.set(None);
+        match answer {
+            Ok(response) => {
+                let (mut parts, body) = response.into_parts();
+                cx.exchange.join_within(self.outside, &mut parts.extensions);
+                *self.number = cx.exchange.number_body();
+                let delivery = Delivery::new(self.method, parts.status, &parts.headers, &body);
+                self.body.origin.given = Length::of(delivery);
+                self.body.body.set(Some(body));
+                *head = Some(parts);
+                Poll::Ready(HeadPoll::Head)
+            }
+            Err(error) => {
+                if cx.exchange.cause().is_none() {
+                    cx.exchange.record(Cause::of_service(&error));
+                }
+                self.error = Some(error);
+                Poll::Ready(HeadPoll::Failed)
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The service of every layer.
+
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{Layers, ResponseBody, ResponseFuture, driver::Driver, fused::Called};
+use crate::{BoxError, Exchange};
+
+/// A service under one or several layers. See the [module documentation](super).
+///
+/// `poll_ready` is that of the service inside, and so is the error.
+#[derive(Clone)]
+pub struct Wrapped<S, L> {
+    inner: S,
+    layers: L,
+}
+
+impl<S, L: Layers> Wrapped<S, L> {
+    /// `inner` under these layers.
+    pub fn new(inner: S, layers: L) -> Self {
+        Self { inner, layers }
+    }
+}
+
+impl<S, L, ReqBody, B> Service<Request<ReqBody>> for Wrapped<S, L>
+where
+    S: Service<Request<ReqBody>, Response = Response<B>>,
+    S::Error: fmt::Display + 'static,
+    L: Layers,
+    ReqBody: 'static,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<B, L>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, B, L>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if self.layers.are_off() {
+            return ResponseFuture::off(self.inner.call(request));
+        }
+        let exchange = Exchange::of(request.extensions_mut());
+        let mut driver = Driver::new(exchange, request.method().clone());
+        let inner = &mut self.inner;
+        let called = driver.call(&self.layers, request, |request| inner.call(request));
+        match called {
+            Called::Future(future) if driver.is_idle() => ResponseFuture::off(future),
+            Called::Future(future) => ResponseFuture::on(Some(future), driver),
+            Called::Caught => ResponseFuture::on(None, driver),
+            Called::Refused(response) => {
+                driver.refuse(*response);
+                ResponseFuture::on(None, driver)
+            }
+        }
+    }
+}
+
+impl<S: fmt::Debug, L: fmt::Debug> fmt::Debug for Wrapped<S, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wrapped")
+            .field("inner", &self.inner)
+            .field("layers", &self.layers)
+            .finish()
+    }
+}

@@ -43,13 +43,12 @@ pub fn allows_insertion(status: StatusCode, headers: &HeaderMap) -> bool {
 /// layer that compresses, or changes a byte, has selected another one. It is true still where only the *message* is
 /// another: of a 206 it is the digest of the whole. No layer that only announces a digest may drop it.
 ///
-/// `Digest` (RFC 3230) is `Repr-Digest`'s predecessor; `X-Segment-Digest` is of this workspace.
-const DIGESTS: [HeaderName; 6] = [
+/// `Digest` (RFC 3230) is `Repr-Digest`'s predecessor.
+const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("x-content-md5"),
-    HeaderName::from_static("x-segment-digest"),
     HeaderName::from_static("digest"),
 ];
 
@@ -131,7 +130,6 @@ mod tests {
             "x-content-md5",
             "content-digest",
             "repr-digest",
-            "x-segment-digest",
             "digest",
             "accept-ranges",
             "etag",

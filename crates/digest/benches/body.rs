@@ -20,7 +20,33 @@ use http_body::{Body, Frame, SizeHint};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tower::{Layer, Service, layer::util::Identity};
 use tower_stream_bench_support::Contest;
-use tower_stream_digest::{DigestLayer, VerifyDigestLayer, kernel::Md5};
+use tower_stream_digest::{Algorithm, DigestLayer, Md5, VerifyDigestLayer};
+
+/// MD5 by the `md-5` crate, as an algorithm of the layers.
+#[derive(Clone, Default)]
+struct Reference(md5::Md5);
+
+impl digest::HashMarker for Reference {}
+
+impl digest::OutputSizeUser for Reference {
+    type OutputSize = digest::consts::U16;
+}
+
+impl digest::Update for Reference {
+    fn update(&mut self, data: &[u8]) {
+        digest::Update::update(&mut self.0, data);
+    }
+}
+
+impl digest::FixedOutput for Reference {
+    fn finalize_into(self, out: &mut digest::Output<Self>) {
+        digest::FixedOutput::finalize_into(self.0, out);
+    }
+}
+
+impl Algorithm for Reference {
+    const KEY: &'static str = Md5::KEY;
+}
 
 /// So many frames of zeros, ready, or after one `Pending`.
 #[derive(Clone)]
@@ -130,8 +156,8 @@ where
 }
 
 /// Announces although a digest is there: the handler always promises one.
-fn announce<D: tower_stream_digest::Algorithm>() -> DigestLayer<D> {
-    DigestLayer::new().overwrite(true)
+fn announce<D: Algorithm>() -> DigestLayer {
+    DigestLayer::new::<D>().overwrite(true)
 }
 
 fn benches(c: &mut Criterion) {
@@ -141,10 +167,10 @@ fn benches(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(handler.frames.len()));
         group.bench_function("bare", |b| b.iter(|| drive(&Identity::new(), &handler)));
         group.bench_function("off", |b| {
-            b.iter(|| drive(&DigestLayer::<Md5>::off(), &handler));
+            b.iter(|| drive(&DigestLayer::off(), &handler));
         });
         group.bench_function("announce, md-5", |b| {
-            b.iter(|| drive(&announce::<md5::Md5>(), &handler));
+            b.iter(|| drive(&announce::<Reference>(), &handler));
         });
         group.bench_function("announce, kernel", |b| {
             b.iter(|| drive(&announce::<Md5>(), &handler));
@@ -153,7 +179,7 @@ fn benches(c: &mut Criterion) {
         group.bench_function("announce with segments, kernel", |b| {
             b.iter(|| drive(&segments, &handler));
         });
-        let verify = VerifyDigestLayer::<Md5>::new();
+        let verify = VerifyDigestLayer::md5();
         group.bench_function("verify, kernel", |b| b.iter(|| drive(&verify, &handler)));
         group.finish();
     }
@@ -164,12 +190,12 @@ fn in_process() {
     println!("\nin process, best of interleaved rounds: ns a frame (of these, over bare), GB/s");
     for (frame, frames) in [(64, 1000), (16 * 1024, 16), (256 * 1024, 4)] {
         let handler = Handler::new(frame, frames);
-        let (md5, kernel) = (announce::<md5::Md5>(), announce::<Md5>());
+        let (md5, kernel) = (announce::<Reference>(), announce::<Md5>());
         let (md5_segments, kernel_segments) = (
             md5.clone().segments(1 << 20),
             kernel.clone().segments(1 << 20),
         );
-        let (off, verify) = (DigestLayer::<Md5>::off(), VerifyDigestLayer::<Md5>::new());
+        let (off, verify) = (DigestLayer::off(), VerifyDigestLayer::md5());
         let seconds = Contest::new(10)
             .entry(|| drive(&Identity::new(), &handler))
             .entry(|| drive(&off, &handler))
@@ -261,9 +287,9 @@ fn over_loopback() {
         return println!("\nover loopback: needs Linux's schedstat");
     }
     let handler = Handler::new(64 * 1024, 1024);
-    let (md5, kernel) = (announce::<md5::Md5>(), announce::<Md5>());
+    let (md5, kernel) = (announce::<Reference>(), announce::<Md5>());
     let segments = kernel.clone().segments(1 << 20);
-    let verify = VerifyDigestLayer::<Md5>::new();
+    let verify = VerifyDigestLayer::md5();
     let mut best = [0f64; 5];
     for _ in 0..15 {
         let round = [

@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group};
 use digest::{Digest, Output};
 use std::process::Command;
 use tower_stream_bench_support::Contest;
-use tower_stream_digest::kernel::{self, Md5};
+use tower_stream_digest::{Algorithm, Md5};
 
 const SIZES: [usize; 6] = [64, 256, 1 << 10, 4 << 10, 64 << 10, 1 << 20];
 
@@ -20,7 +20,7 @@ fn data(size: usize) -> Vec<u8> {
 
 fn both(data: &[u8]) -> (Output<Md5>, Output<Md5>) {
     let (mut body, mut segment) = (Md5::new(), Md5::new());
-    kernel::update_two((&mut body, data), (&mut segment, data));
+    Md5::update_two(&mut body, &mut segment, data);
     (body.finalize(), segment.finalize())
 }
 

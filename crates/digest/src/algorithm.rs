@@ -1,23 +1,17 @@
 //! The digest algorithms that HTTP has names for.
 
-use digest::Digest;
+use digest::{Digest, typenum::Unsigned};
 
-use crate::kernel;
-
-/// The MD5 that `md5()` of the layers uses: [`kernel::Md5`] where it is known to be the faster one (x86-64, with the
-/// default feature `kernel`), `md5::Md5` of the `md-5` crate elsewhere. The digests are the same.
-#[cfg(all(feature = "kernel", target_arch = "x86_64"))]
-pub type Md5 = kernel::Md5;
-
-/// The MD5 that `md5()` of the layers uses: [`kernel::Md5`] where it is known to be the faster one (x86-64, with the
-/// default feature `kernel`), `md5::Md5` of the `md-5` crate elsewhere. The digests are the same.
-#[cfg(not(all(feature = "kernel", target_arch = "x86_64")))]
-pub type Md5 = md5::Md5;
+use crate::{
+    Md5,
+    hasher::{Run, Running},
+    value,
+};
 
 /// A digest algorithm with a name in HTTP.
 ///
-/// Implemented for both MD5s and, with the default feature `sha2`, for SHA-256 and SHA-512. For any other hash of the
-/// `digest` crate it takes one line:
+/// Implemented for [`Md5`] and, with the default feature `sha2`, for `Sha256` and `Sha512`. Any other hash of the `digest`
+/// crate takes one line:
 ///
 /// ```
 /// use tower_stream_digest::{Algorithm, DigestLayer};
@@ -33,34 +27,22 @@ pub type Md5 = md5::Md5;
 /// impl Algorithm for Sha3 {
 ///     const KEY: &'static str = "sha3-256";
 /// }
-/// let layer = DigestLayer::<Sha3>::new();
+/// let layer = DigestLayer::new::<Sha3>();
 /// # drop(layer);
 /// ```
 pub trait Algorithm: Digest + Send + 'static {
     /// The key in `Content-Digest` and `Want-Content-Digest`: lower case, as registered with IANA (RFC 9530 section 7.2).
     const KEY: &'static str;
 
-    /// Feeds the same data to two hashers. Only worth writing for a hash that gains from doing it at once.
+    /// Feeds the same data to two hashers. Only worth writing for a hash that is faster when it does both at once.
     fn update_two(a: &mut Self, b: &mut Self, data: &[u8]) {
         a.update(data);
         b.update(data);
     }
 }
 
-/// The key of MD5, whoever implements it.
-pub(crate) const MD5: &str = "md5";
-
-impl Algorithm for md5::Md5 {
-    const KEY: &'static str = MD5;
-}
-
-impl Algorithm for kernel::Md5 {
-    const KEY: &'static str = MD5;
-
-    fn update_two(a: &mut Self, b: &mut Self, data: &[u8]) {
-        kernel::update_two((a, data), (b, data));
-    }
-}
+/// The key of MD5, which has fields of its own.
+pub(crate) const MD5: &str = Md5::KEY;
 
 #[cfg(feature = "sha2")]
 impl Algorithm for sha2::Sha256 {
@@ -70,4 +52,60 @@ impl Algorithm for sha2::Sha256 {
 #[cfg(feature = "sha2")]
 impl Algorithm for sha2::Sha512 {
     const KEY: &'static str = "sha-512";
+}
+
+/// An [`Algorithm`] without its type, so that a layer can choose one per message.
+#[derive(Clone, Copy)]
+pub(crate) struct ErasedAlgorithm {
+    pub(crate) key: &'static str,
+    /// Bytes in a digest.
+    pub(crate) len: usize,
+    run: fn(bool, Option<u64>) -> Box<dyn Run>,
+}
+
+impl ErasedAlgorithm {
+    /// The algorithms of this crate, the one that layers prefer first.
+    pub(crate) const ALL: &[Self] = &[
+        #[cfg(feature = "sha2")]
+        Self::of::<sha2::Sha256>(),
+        #[cfg(feature = "sha2")]
+        Self::of::<sha2::Sha512>(),
+        Self::of::<Md5>(),
+    ];
+
+    pub(crate) const fn of<D: Algorithm>() -> Self {
+        const {
+            assert!(
+                D::OutputSize::USIZE <= value::MAX,
+                "a digest is 64 bytes at most"
+            );
+        };
+        Self {
+            key: D::KEY,
+            len: D::OutputSize::USIZE,
+            run: |whole, segment_size| Box::new(Running::<D>::new(whole, segment_size)),
+        }
+    }
+
+    /// Begins to hash a message, by segments of this size too where there is one.
+    pub(crate) fn hash(self, segment_size: Option<u64>) -> Box<dyn Run> {
+        (self.run)(true, segment_size)
+    }
+
+    /// Begins to hash the segments of a message only.
+    pub(crate) fn hash_segments(self, size: u64) -> Box<dyn Run> {
+        (self.run)(false, Some(size))
+    }
+}
+
+/// What the tests compare with.
+#[cfg(test)]
+impl Algorithm for ::md5::Md5 {
+    const KEY: &'static str = MD5;
+}
+
+impl std::fmt::Debug for ErasedAlgorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.key)
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, convert::Infallible};
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use sfv::{
     BareItemFromInput, KeyRef, Parser,
     visitor::{DictionaryVisitor, EntryVisitor, Ignored, InnerListVisitor, ItemVisitor},
@@ -10,21 +10,31 @@ use sfv::{
 
 use tower_stream_core::list_members;
 
-use crate::{Algorithm, DigestValue, algorithm::MD5};
+use crate::{
+    DigestValue,
+    algorithm::{ErasedAlgorithm, MD5},
+};
 
 pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 pub(crate) const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 pub(crate) const X_CONTENT_MD5: HeaderName = HeaderName::from_static("x-content-md5");
-pub(crate) const X_SEGMENT_DIGEST: HeaderName = HeaderName::from_static("x-segment-digest");
+pub(crate) const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 pub(crate) const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want-content-digest");
+pub(crate) const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
 
-/// Whether `Trailer` announces a field that may carry a digest.
-pub(crate) fn announces_digest_trailer(headers: &HeaderMap) -> bool {
+/// Whether `Trailer` announces a field that may carry a digest of the body, `Repr-Digest` among them.
+pub(crate) fn announces_digest_trailer(headers: &HeaderMap, repr: bool) -> bool {
     list_members(headers, &header::TRAILER).any(|name| {
-        [CONTENT_DIGEST, CONTENT_MD5, X_CONTENT_MD5]
+        [CONTENT_DIGEST, CONTENT_MD5, X_CONTENT_MD5, REPR_DIGEST][..3 + usize::from(repr)]
             .iter()
             .any(|n| name.eq_ignore_ascii_case(n.as_str()))
     })
+}
+
+/// Whether a message with this status, or a request, holds the whole representation and not a part of it (RFC 9110
+/// sections 14.4, 14.5 and 15.3.7). Then `Repr-Digest` speaks of the bytes of the message.
+pub(crate) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
+    status != StatusCode::PARTIAL_CONTENT && !headers.contains_key(header::CONTENT_RANGE)
 }
 
 /// Whether the client of an HTTP/1.1 request reads trailers: `TE: trailers` (RFC 9110 section 10.1.4), as hyper reads it.
@@ -40,8 +50,9 @@ pub(crate) enum BadPromise {
 }
 
 /// What header or trailer fields promise by one algorithm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Promised {
+    pub(crate) algorithm: ErasedAlgorithm,
     /// The digest that can be read; `None` when fields contradict each other.
     pub(crate) digest: Option<DigestValue>,
     /// What is wrong with a promise, perhaps beside one that can be read.
@@ -49,6 +60,15 @@ pub(crate) struct Promised {
 }
 
 impl Promised {
+    /// Nothing.
+    pub(crate) fn nothing(algorithm: ErasedAlgorithm) -> Self {
+        Self {
+            algorithm,
+            digest: None,
+            bad: None,
+        }
+    }
+
     /// Adds one promise, `None` when it cannot be read.
     fn add(&mut self, digest: Option<DigestValue>) {
         if self.bad == Some(BadPromise::Conflicting) {
@@ -65,52 +85,78 @@ impl Promised {
     }
 }
 
-/// The digest by `D` that header or trailer fields promise.
+/// Adds a promise to those by its algorithm.
+fn add(found: &mut Vec<Promised>, algorithm: ErasedAlgorithm, digest: Option<DigestValue>) {
+    let by = |promised: &Promised| promised.algorithm.key == algorithm.key;
+    let index = found.iter().position(by).unwrap_or_else(|| {
+        found.push(Promised::nothing(algorithm));
+        found.len() - 1
+    });
+    found[index].add(digest);
+}
+
+/// The digests by these algorithms that header or trailer fields promise. An algorithm without a promise is not in the list.
 ///
-/// For MD5 that is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) and the `md5` member of `Content-Digest`; for
-/// other algorithms their member of `Content-Digest` (RFC 9530 section 2). Members by other algorithms are skipped,
+/// For MD5 a promise is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) and the `md5` member of `Content-Digest`;
+/// for other algorithms their member of `Content-Digest` (RFC 9530 section 2). `Repr-Digest` (section 3) is read in the
+/// same way where `repr` says that the message holds the whole representation. Members by other algorithms are skipped,
 /// whatever their values are.
 ///
 /// A `Content-Digest` that is no dictionary of structured fields has to be ignored as a whole (RFC 9651 section 4.2). It
-/// is malformed here if a member by `D` is among what cannot be read, so that a typing error never switches the check
-/// off; the members before the error count.
-pub(crate) fn promise<D: Algorithm>(fields: &HeaderMap) -> Promised {
-    let mut found = Promised::default();
-    if D::KEY == MD5 {
-        type Read = fn(&str) -> Option<DigestValue>;
+/// is malformed here if a member by one of the algorithms is among what cannot be read, so that a typing error never
+/// switches the check off; the members before the error count.
+pub(crate) fn promised(
+    fields: &HeaderMap,
+    algorithms: &[ErasedAlgorithm],
+    repr: bool,
+) -> Vec<Promised> {
+    let mut found = Vec::new();
+    if let Some(md5) = algorithms.iter().find(|algorithm| algorithm.key == MD5) {
+        type Read = fn(ErasedAlgorithm, &str) -> Option<DigestValue>;
         let read: [(HeaderName, Read); 2] = [
-            (X_CONTENT_MD5, DigestValue::from_hex::<D>),
-            (CONTENT_MD5, DigestValue::from_base64::<D>),
+            (X_CONTENT_MD5, DigestValue::from_hex),
+            (CONTENT_MD5, DigestValue::from_base64),
         ];
         for (name, read) in read {
             for value in fields.get_all(name) {
                 let text = value.to_str().map_or("", str::trim);
                 if !is_composite(text) {
-                    found.add(read(text));
+                    add(&mut found, *md5, read(*md5, text));
                 }
             }
         }
     }
-    let Some(text) = combined(fields, &CONTENT_DIGEST) else {
-        return found;
-    };
-    // a repeated key is a conflict, although RFC 9651 section 3.2 would silently take the last member
-    let mut members = 0;
-    let parsed = each_member(&text, |key, value| {
-        if key == D::KEY {
-            members += 1;
-            found.add(match value {
-                Some(BareItemFromInput::ByteSequence(digest)) => {
-                    DigestValue::from_bytes::<D>(&digest)
-                }
-                _ => None,
-            });
+    for name in &[CONTENT_DIGEST, REPR_DIGEST][..1 + usize::from(repr)] {
+        if let Some(text) = combined(fields, name) {
+            add_members(&mut found, &text, algorithms);
         }
-    });
-    if parsed.is_err() && members < members_in_text(&text, D::KEY) {
-        found.add(None);
     }
     found
+}
+
+/// Adds what the members of a dictionary promise.
+fn add_members(found: &mut Vec<Promised>, text: &[u8], algorithms: &[ErasedAlgorithm]) {
+    // a repeated key is a conflict, although RFC 9651 section 3.2 would silently take the last member
+    let parsed = each_member(text, |key, value| {
+        if let Some(algorithm) = algorithms.iter().find(|algorithm| algorithm.key == key) {
+            let digest = match value {
+                Some(BareItemFromInput::ByteSequence(digest)) => {
+                    DigestValue::new(*algorithm, &digest)
+                }
+                _ => None,
+            };
+            add(found, *algorithm, digest);
+        }
+    });
+    if parsed.is_err() {
+        for algorithm in algorithms {
+            let mut members = 0;
+            let _ = each_member(text, |key, _| members += usize::from(key == algorithm.key));
+            if members < members_in_text(text, algorithm.key) {
+                add(found, *algorithm, None);
+            }
+        }
+    }
 }
 
 /// The value of a field over all its lines (RFC 9110 section 5.2).
@@ -194,17 +240,22 @@ fn is_composite(text: &str) -> bool {
     })
 }
 
-/// The key among `offered` that the client wants most by `Want-Content-Digest` (RFC 9530 section 4), the earlier of equals.
-/// Without a wish for any of them it is the first; `None` when the client refuses that one.
-pub(crate) fn wanted(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'static str> {
+/// The algorithm among `offered` that the client wants most by `Want-Content-Digest` or `Want-Repr-Digest` (RFC 9530
+/// section 4), the earlier of equals. Without a wish for any of them it is the first; `None` when the client refuses that
+/// one.
+pub(crate) fn wanted(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    offered: &[ErasedAlgorithm],
+) -> Option<ErasedAlgorithm> {
     let first = offered.first().copied();
-    let Some(text) = combined(headers, &WANT_CONTENT_DIGEST) else {
+    let Some(text) = combined(headers, name) else {
         return first;
     };
     // from 0 (not acceptable) to 10; of a repeated key the last member counts (RFC 9651 section 3.2)
     let mut preferences = vec![None; offered.len()];
     let parsed = each_member(&text, |key, value| {
-        if let Some(index) = offered.iter().position(|offer| *offer == key) {
+        if let Some(index) = offered.iter().position(|offer| offer.key == key) {
             preferences[index] = match value {
                 Some(BareItemFromInput::Integer(preference)) => {
                     u8::try_from(preference).ok().filter(|p| *p <= 10)
@@ -223,7 +274,7 @@ pub(crate) fn wanted(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'
         .max_by_key(|(_, preference)| **preference)
         .filter(|(_, preference)| **preference > Some(0));
     match preferred {
-        Some((key, _)) => Some(key),
+        Some((algorithm, _)) => Some(*algorithm),
         None => first.filter(|_| preferences[0].is_none()),
     }
 }
@@ -231,8 +282,7 @@ pub(crate) fn wanted(headers: &HeaderMap, offered: &[&'static str]) -> Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Md5;
-    use http::HeaderValue;
+    use crate::{Algorithm, Md5};
 
     const HELLO: &str = "5d41402abc4b2a76b9719d911017c592";
     const HELLO_64: &str = "XUFAKrxLKna5cZ2REBfFkg==";
@@ -244,10 +294,18 @@ mod tests {
             .collect()
     }
 
+    /// The digest that can be read, and what is wrong.
+    fn promise<D: Algorithm>(fields: &HeaderMap) -> (Option<DigestValue>, Option<BadPromise>) {
+        let found = promised(fields, &[ErasedAlgorithm::of::<D>()], false);
+        assert!(found.len() < 2);
+        found
+            .first()
+            .map_or((None, None), |found| (found.digest, found.bad))
+    }
+
     /// A digest that can be read, nothing, or what is wrong.
     fn md5(of: &[(&'static str, &str)]) -> Result<Option<DigestValue>, BadPromise> {
-        let Promised { digest, bad } = promise::<Md5>(&fields(of));
-        match (digest, bad) {
+        match promise::<Md5>(&fields(of)) {
             (digest, None) => Ok(digest),
             (None, Some(bad)) => Err(bad),
             (Some(_), Some(_)) => panic!("both: {of:?}"),
@@ -328,10 +386,7 @@ mod tests {
                 ("content-digest", &sha.content_digest()),
                 ("x-content-md5", "?")
             ]),
-            Promised {
-                digest: Some(sha),
-                bad: None
-            }
+            (Some(sha), None)
         );
     }
 
@@ -367,7 +422,7 @@ mod tests {
                 }
                 map
             };
-            assert_eq!(promise::<Md5>(&appended).digest, digest, "{foreign}");
+            assert_eq!(promise::<Md5>(&appended).0, digest, "{foreign}");
             let beside = [("content-digest", foreign), ("x-content-md5", HELLO)];
             assert_eq!(md5(&beside), hello, "{foreign}");
         }
@@ -391,10 +446,7 @@ mod tests {
                     ("content-digest", digest),
                     ("x-content-md5", HELLO)
                 ])),
-                Promised {
-                    digest: Some(hello),
-                    bad: Some(BadPromise::Malformed)
-                },
+                (Some(hello), Some(BadPromise::Malformed)),
                 "{digest}"
             );
         }
@@ -403,9 +455,56 @@ mod tests {
         assert_eq!(md5(&[("content-digest", &text)]), Ok(Some(hello)));
     }
 
+    #[cfg(feature = "sha2")]
+    #[test]
+    fn several_algorithms_are_promised_beside_each_other() {
+        let all = |of: &[(&'static str, &str)], repr| {
+            let mut found = promised(&fields(of), ErasedAlgorithm::ALL, repr);
+            found.sort_by_key(|promised| promised.algorithm.key);
+            let found = found.iter();
+            found
+                .map(|promised| (promised.algorithm.key, promised.digest, promised.bad))
+                .collect::<Vec<_>>()
+        };
+        let md5 = DigestValue::of::<Md5>("hello");
+        let sha = DigestValue::of::<sha2::Sha256>("hello");
+        let both = format!("{}, {}", sha.content_digest(), md5.content_digest());
+        let found = [("md5", Some(md5), None), ("sha-256", Some(sha), None)];
+        assert_eq!(all(&[("content-digest", &both)], false), found);
+        // a member that cannot be read harms no other algorithm
+        let bad = format!("{}, md5=?1, sha-512=!", sha.content_digest());
+        assert_eq!(
+            all(&[("content-digest", &bad)], false),
+            [
+                ("md5", None, Some(BadPromise::Malformed)),
+                ("sha-256", Some(sha), None),
+                ("sha-512", None, Some(BadPromise::Malformed)),
+            ]
+        );
+        // of the representation, where that is what the message holds
+        let repr = [("repr-digest", &*both), ("content-md5", HELLO_64)];
+        assert_eq!(all(&repr, true), found);
+        assert_eq!(all(&repr, false), found[..1]);
+        let other = DigestValue::of::<Md5>("other").content_digest();
+        assert_eq!(
+            all(&[("repr-digest", &other), ("content-md5", HELLO_64)], true),
+            [("md5", None, Some(BadPromise::Conflicting))]
+        );
+    }
+
+    #[cfg(feature = "sha2")]
     #[test]
     fn the_wanted_algorithm() {
-        let offered = ["md5", "sha-256", "sha-512"];
+        use http::HeaderValue;
+
+        let offered = [
+            ErasedAlgorithm::of::<Md5>(),
+            ErasedAlgorithm::of::<sha2::Sha256>(),
+            ErasedAlgorithm::of::<sha2::Sha512>(),
+        ];
+        let wanted = |fields: &HeaderMap, offered: &[ErasedAlgorithm]| {
+            wanted(fields, &WANT_CONTENT_DIGEST, offered).map(|algorithm| algorithm.key)
+        };
         let choose = |want: &str| wanted(&fields(&[("want-content-digest", want)]), &offered);
         assert_eq!(choose("sha-256=1"), Some("sha-256"));
         assert_eq!(choose("md5=1, sha-256=10, sha-512=3"), Some("sha-256"));
@@ -440,13 +539,17 @@ mod tests {
             ("te", "deflate, Trailers")
         ])));
         assert!(!te_trailers(&fields(&[("te", "gzip")])));
-        assert!(announces_digest_trailer(&fields(&[(
-            "trailer",
-            "x-a, Content-Digest"
-        )])));
-        assert!(!announces_digest_trailer(&fields(&[(
-            "trailer",
-            "x-a, grpc-status"
-        )])));
+        assert!(announces_digest_trailer(
+            &fields(&[("trailer", "x-a, Content-Digest")]),
+            false
+        ));
+        assert!(!announces_digest_trailer(
+            &fields(&[("trailer", "x-a, grpc-status")]),
+            true
+        ));
+        for repr in [true, false] {
+            let trailer = fields(&[("trailer", "Repr-Digest")]);
+            assert_eq!(announces_digest_trailer(&trailer, repr), repr);
+        }
     }
 }

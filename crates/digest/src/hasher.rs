@@ -1,79 +1,84 @@
-//! The hasher of one announced body.
+//! Hashing one message by an algorithm that was chosen at run time.
 
-use digest::Digest;
+use crate::{Algorithm, DigestValue, Segments, algorithm::ErasedAlgorithm, segments::Segmenter};
 
-use crate::{Algorithm, DigestValue, Md5, Segments, algorithm::MD5, segments::Segmenter};
-
-/// What hashes a body: the layer's algorithm or the one that the client wants instead, and the segments beside it.
-///
-/// What few bodies need is boxed, for a hasher is moved a few times until it stands in its body.
-#[derive(Debug)]
-pub(crate) struct Hasher<D> {
-    whole: Whole<D>,
-    segments: Option<Box<Segmenter<D>>>,
+/// What hashes one body: the whole, by the layer's algorithm or the one that the client wants instead, and the segments
+/// by the layer's.
+pub(crate) struct Hasher {
+    whole: Box<dyn Run>,
+    /// Only where another algorithm hashes the whole: one algorithm does both in one pass.
+    segments: Option<Box<dyn Run>>,
 }
 
-#[derive(Debug)]
-enum Whole<D> {
-    Own(D),
-    Md5(Box<Md5>),
-    #[cfg(feature = "sha2")]
-    Sha256(Box<sha2::Sha256>),
-    #[cfg(feature = "sha2")]
-    Sha512(Box<sha2::Sha512>),
-}
-
-impl<D: Algorithm> Hasher<D> {
-    /// The keys that [`Hasher::new`] takes, the layer's own first, then the stronger ones.
-    pub(crate) const KEYS: &[&'static str] = &[
-        D::KEY,
-        #[cfg(feature = "sha2")]
-        "sha-256",
-        #[cfg(feature = "sha2")]
-        "sha-512",
-        MD5,
-    ];
-
-    /// Hashes by the algorithm of this key, one of [`Hasher::KEYS`].
-    pub(crate) fn new(key: &'static str, segment_size: Option<u64>) -> Self {
-        let whole = match key {
-            _ if key == D::KEY => Whole::Own(D::new()),
-            #[cfg(feature = "sha2")]
-            "sha-256" => Whole::Sha256(Box::default()),
-            #[cfg(feature = "sha2")]
-            "sha-512" => Whole::Sha512(Box::default()),
-            _ => Whole::Md5(Box::default()),
-        };
+impl Hasher {
+    pub(crate) fn new(
+        whole: ErasedAlgorithm,
+        own: ErasedAlgorithm,
+        segment_size: Option<u64>,
+    ) -> Self {
+        if whole.key == own.key {
+            return Self {
+                whole: whole.hash(segment_size),
+                segments: None,
+            };
+        }
         Self {
-            whole,
-            segments: segment_size.map(Segmenter::new).map(Box::new),
+            whole: whole.hash(None),
+            segments: segment_size.map(|size| own.hash_segments(size)),
         }
     }
 
     pub(crate) fn update(&mut self, data: &[u8]) {
-        match (&mut self.whole, &mut self.segments) {
-            (Whole::Own(whole), None) => whole.update(data),
-            (Whole::Own(whole), Some(segments)) => return segments.update_with(whole, data),
-            (Whole::Md5(whole), _) => whole.update(data),
-            #[cfg(feature = "sha2")]
-            (Whole::Sha256(whole), _) => whole.update(data),
-            #[cfg(feature = "sha2")]
-            (Whole::Sha512(whole), _) => whole.update(data),
-        }
+        self.whole.update(data);
         if let Some(segments) = &mut self.segments {
             segments.update(data);
         }
     }
 
     pub(crate) fn finish(self) -> (DigestValue, Option<Segments>) {
-        let digest = match self.whole {
-            Whole::Own(whole) => DigestValue::finish(whole),
-            Whole::Md5(whole) => DigestValue::finish(*whole),
-            #[cfg(feature = "sha2")]
-            Whole::Sha256(whole) => DigestValue::finish(*whole),
-            #[cfg(feature = "sha2")]
-            Whole::Sha512(whole) => DigestValue::finish(*whole),
-        };
-        (digest, self.segments.map(|segments| segments.finish()))
+        let segments = self.segments.and_then(|run| run.finish().1);
+        let (digest, own_segments) = self.whole.finish();
+        let digest = digest.expect("hashes the whole");
+        (digest, own_segments.or(segments))
+    }
+}
+
+/// A digest that is being computed.
+pub(crate) trait Run: Send {
+    fn update(&mut self, data: &[u8]);
+
+    /// The digest of the whole, and those of the segments, as far as each was asked for.
+    fn finish(self: Box<Self>) -> (Option<DigestValue>, Option<Segments>);
+}
+
+pub(crate) struct Running<D> {
+    whole: Option<D>,
+    segments: Option<Segmenter<D>>,
+}
+
+impl<D: Algorithm> Running<D> {
+    pub(crate) fn new(whole: bool, segment_size: Option<u64>) -> Self {
+        Self {
+            whole: whole.then(D::new),
+            segments: segment_size.map(Segmenter::new),
+        }
+    }
+}
+
+impl<D: Algorithm> Run for Running<D> {
+    fn update(&mut self, data: &[u8]) {
+        match (&mut self.whole, &mut self.segments) {
+            (Some(whole), None) => whole.update(data),
+            (Some(whole), Some(segments)) => segments.update_with(whole, data),
+            (None, Some(segments)) => segments.update(data),
+            (None, None) => {}
+        }
+    }
+
+    fn finish(self: Box<Self>) -> (Option<DigestValue>, Option<Segments>) {
+        (
+            self.whole.map(DigestValue::finish),
+            self.segments.map(Segmenter::finish),
+        )
     }
 }

@@ -42,24 +42,26 @@
 //! # MD5 detects corruption, not attackers
 //!
 //! Anyone can make two inputs with one MD5 in seconds. It is right where the other side speaks it (S3, `Content-MD5`,
-//! archives) and where what you fear is a disk, a proxy or a bug. Against people use [`sha2::Sha256`], which is as easy,
-//! `DigestLayer::<sha2::Sha256>::new()`, and with SHA instructions twice as fast; and sign it, for a digest that travels
-//! beside its bytes can be replaced together with them.
+//! archives) and where what you fear is a disk, a proxy or a bug. Against people use SHA-256, which is as easy,
+//! `DigestLayer::sha256()`, and with SHA instructions twice as fast; and sign it, for a digest that travels beside its
+//! bytes can be replaced together with them.
 //!
 //! # Speed
 //!
-//! Hashing is nearly all that serving a hashed body costs. [`kernel`] has an MD5 in safe Rust that is as fast as hand-written
-//! assembly on x86-64, and hashes the segments of a body for a few per cent more. `cargo bench -p tower-stream-digest`
-//! measures it beside `md-5`, `fast-md5` and openssl. A frame costs no allocation.
+//! Hashing is nearly all that serving a hashed body costs. [`Md5`] is in safe Rust as fast as hand-written assembly on
+//! x86-64 (feature `kernel`, on by default), and hashes the segments of a body for a few per cent more. `cargo bench -p
+//! tower-stream-digest` measures it beside `md-5`, `fast-md5` and openssl. A frame costs no allocation.
 
 mod algorithm;
 mod announce;
 mod emit;
 mod fields;
 mod hasher;
-pub mod kernel;
+#[cfg(any(test, all(feature = "kernel", target_arch = "x86_64")))]
+mod kernel;
 mod later;
 mod layer;
+mod md5;
 #[cfg(feature = "metrics")]
 mod observe;
 mod replay;
@@ -71,11 +73,12 @@ mod value;
 mod verify;
 
 pub use self::{
-    algorithm::{Algorithm, Md5},
-    announce::{Announce, Announcements, Placement, Placements},
+    algorithm::Algorithm,
+    announce::{Announce, Placement, Placements},
     emit::{DigestBody, DigestFuture, DigestLayer, DigestService, HashedBody, Sent},
     later::Later,
     layer::Layered,
+    md5::Md5,
     request::{VerifyRequestDigestFuture, VerifyRequestDigestLayer, VerifyRequestDigestService},
     segments::Segments,
     value::DigestValue,
@@ -86,3 +89,5 @@ pub use self::{
 };
 
 pub use digest::Digest;
+#[cfg(feature = "sha2")]
+pub use sha2::{Sha256, Sha512};

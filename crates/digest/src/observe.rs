@@ -2,9 +2,9 @@
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
-use crate::{Algorithm, DigestLayer, Verdict, VerifyDigestLayer};
+use crate::{DigestLayer, Verdict, VerifyDigestLayer};
 
-impl<D: Algorithm> DigestLayer<D> {
+impl DigestLayer {
     /// Registers the counter `http.server.response.digest.announced` on `meter`: [`DigestLayer::placements`], read when
     /// metrics are collected. Once for all clones of a layer.
     ///
@@ -36,7 +36,7 @@ impl<D: Algorithm> DigestLayer<D> {
     }
 }
 
-impl<D: Algorithm> VerifyDigestLayer<D> {
+impl VerifyDigestLayer {
     /// Registers the counter `http.server.response.digest.count` on `meter`: bodies that a digest was promised for, read
     /// when metrics are collected. Once for all clones of a layer.
     ///

@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use digest::Digest;
-use http::HeaderValue;
 
-use crate::{Algorithm, DigestValue, algorithm::MD5, value::header_value};
+use crate::{Algorithm, DigestValue, algorithm::MD5};
 
 /// The digest of each `size` bytes of a body; the last segment may be shorter.
 ///
@@ -92,29 +90,37 @@ impl Segments {
         Some(self.range(same))
     }
 
-    /// As a structured field (RFC 8941) like `Content-Digest`: `md5=:<all digests, base64>:;size=<bytes>`. `None` when it is
-    /// longer than fits into a head or trailers with room for the rest, or when there are none.
-    pub(crate) fn field_value(&self) -> Option<HeaderValue> {
-        const LIMIT: usize = 8 * 1024;
-        let base64_len = self.digests.len().div_ceil(3) * 4;
-        let short = |text: &String| text.len() <= LIMIT;
-        (self.count() > 0 && base64_len < LIMIT)
-            .then(|| {
-                format!(
-                    "{}=:{}:;size={}",
-                    self.algorithm,
-                    BASE64.encode(&self.digests),
-                    self.size
-                )
-            })
-            .filter(short)
-            .map(header_value)
-    }
-
-    /// The `ETag` that S3 gives an object uploaded in parts of this size: MD5 over the MD5s of the parts, `-`, and how
-    /// many they are; without the quotes. `None` for other algorithms and for an empty body.
+    /// The `ETag` that S3 gives an object which was uploaded in parts of this size: the MD5 of the MD5s of the parts, `-`,
+    /// and the number of parts; without the quotes. `None` for other algorithms and for an empty body.
     ///
-    /// Such a tag is not a digest of the bytes: the same bytes in parts of another size have another one.
+    /// Such a tag is not a digest of the bytes: the same bytes in parts of another size have another tag. With the part
+    /// size of the upload it tells whether an object in S3 is the body that was sent, without another download:
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// use axum::{Router, body::Body, http::Request, routing::get};
+    /// use http_body_util::BodyExt;
+    /// use tower::ServiceExt;
+    /// use tower_stream_digest::DigestLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// // `aws s3api head-object` says this of an object of four bytes that was uploaded in parts of three
+    /// const STORED: &str = "97acfc19e2d2a1b3f78b62b84f541c49-2";
+    ///
+    /// let is_the_object = Arc::new(Mutex::new(None));
+    /// let found = is_the_object.clone();
+    /// let layer = DigestLayer::md5().segments(3).on_sent(move |sent| {
+    ///     let tag = sent.segments.as_ref().and_then(|segments| segments.s3_etag());
+    ///     *found.lock().unwrap() = Some(tag.as_deref() == Some(STORED));
+    /// });
+    /// let app = Router::new().route("/object", get(|| async { "aaaa" })).layer(layer);
+    /// let request = Request::get("/object").body(Body::empty()).unwrap();
+    /// app.oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+    /// assert_eq!(*is_the_object.lock().unwrap(), Some(true));
+    /// # }
+    /// ```
     pub fn s3_etag(&self) -> Option<String> {
         (self.algorithm == MD5 && self.count() > 0).then(|| {
             format!(
@@ -243,16 +249,6 @@ mod tests {
             "it ends where more was expected"
         );
         assert_eq!(range(&[]), Some(0..0));
-    }
-
-    #[test]
-    fn the_field_is_left_out_when_it_is_long() {
-        let value = |count: usize| Segments::of::<Md5>(1, vec![0; count]).field_value();
-        assert_eq!(value(0), None);
-        let digest = DigestValue::of::<Md5>([0]).base64();
-        assert_eq!(value(1).unwrap(), format!("md5=:{digest}:;size=1"));
-        assert!(value(383).unwrap().len() <= 8 * 1024);
-        assert_eq!(value(384), None);
     }
 
     /// `printf aaaa | split -b 3`, `md5sum` of each part, then of both sums as bytes:

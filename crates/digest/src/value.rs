@@ -3,12 +3,12 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use digest::typenum::Unsigned;
 use http::HeaderValue;
 
-use crate::Algorithm;
+use crate::{Algorithm, algorithm::ErasedAlgorithm};
 
-const MAX: usize = 64;
+/// The longest digest, in bytes.
+pub(crate) const MAX: usize = 64;
 const BASE64_MAX: usize = MAX.div_ceil(3) * 4;
 
 /// The digest of some bytes, with the name of its algorithm. Shown in hex.
@@ -37,26 +37,22 @@ impl DigestValue {
 
     /// The digest of what a hasher has seen.
     pub fn finish<D: Algorithm>(hasher: D) -> Self {
-        const { assert!(D::OutputSize::USIZE <= MAX, "a digest is 64 bytes at most") };
-        let output = hasher.finalize();
-        let mut bytes = [0; MAX];
-        bytes[..output.len()].copy_from_slice(&output);
-        Self {
-            algorithm: D::KEY,
-            len: output.len(),
-            bytes,
-        }
+        Self::new(ErasedAlgorithm::of::<D>(), &hasher.finalize()).expect("as long as it says")
     }
 
     /// Takes the bytes of a digest, stored somewhere, as one of this algorithm. `None` when the length is not its own.
     pub fn from_bytes<D: Algorithm>(digest: &[u8]) -> Option<Self> {
-        const { assert!(D::OutputSize::USIZE <= MAX, "a digest is 64 bytes at most") };
+        Self::new(ErasedAlgorithm::of::<D>(), digest)
+    }
+
+    pub(crate) fn new(algorithm: ErasedAlgorithm, digest: &[u8]) -> Option<Self> {
+        let len = digest.len();
         let mut bytes = [0; MAX];
-        (digest.len() == D::OutputSize::USIZE).then(|| {
-            bytes[..digest.len()].copy_from_slice(digest);
+        (len == algorithm.len).then(|| {
+            bytes[..len].copy_from_slice(digest);
             Self {
-                algorithm: D::KEY,
-                len: digest.len(),
+                algorithm: algorithm.key,
+                len,
                 bytes,
             }
         })
@@ -85,7 +81,7 @@ impl DigestValue {
         self.base64_in(&mut [0; BASE64_MAX]).to_owned()
     }
 
-    /// As a member of `Content-Digest` (RFC 9530 section 2).
+    /// As a member of `Content-Digest` or `Repr-Digest` (RFC 9530 sections 2 and 3).
     pub fn content_digest(&self) -> String {
         let base64 = &mut [0; BASE64_MAX];
         [self.algorithm, "=:", self.base64_in(base64), ":"].concat()
@@ -96,12 +92,12 @@ impl DigestValue {
         ascii(&text[..len.expect("room for the longest digest")])
     }
 
-    pub(crate) fn from_hex<D: Algorithm>(text: &str) -> Option<Self> {
-        Self::from_bytes::<D>(&hex::decode(text).ok()?)
+    pub(crate) fn from_hex(algorithm: ErasedAlgorithm, text: &str) -> Option<Self> {
+        Self::new(algorithm, &hex::decode(text).ok()?)
     }
 
-    pub(crate) fn from_base64<D: Algorithm>(text: &str) -> Option<Self> {
-        Self::from_bytes::<D>(&BASE64.decode(text).ok()?)
+    pub(crate) fn from_base64(algorithm: ErasedAlgorithm, text: &str) -> Option<Self> {
+        Self::new(algorithm, &BASE64.decode(text).ok()?)
     }
 }
 

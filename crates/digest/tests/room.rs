@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use tower_stream_digest::{
-    DigestBody, DigestFuture, Md5, VerifyBody, VerifyDigestFuture, VerifyRequestDigestFuture,
+    DigestBody, DigestFuture, VerifyBody, VerifyDigestFuture, VerifyRequestDigestFuture,
 };
 
 const POINTER: usize = size_of::<usize>();
@@ -15,24 +15,24 @@ const POINTER: usize = size_of::<usize>();
 #[test]
 fn a_body_grows_by_a_pointer_at_most() {
     fn check<B>() {
-        assert!(size_of::<DigestBody<B, Md5>>() <= size_of::<B>() + POINTER);
-        assert!(size_of::<VerifyBody<B, Md5>>() <= size_of::<B>() + POINTER);
+        assert!(size_of::<DigestBody<B>>() <= size_of::<B>() + POINTER);
+        assert!(size_of::<VerifyBody<B>>() <= size_of::<B>() + POINTER);
     }
     check::<Body>();
     check::<Full<Bytes>>();
-    check::<VerifyBody<Body, Md5>>();
+    check::<VerifyBody<Body>>();
 }
 
 #[test]
 fn a_future_grows_by_a_pointer() {
     fn check<F>() {
-        assert_eq!(size_of::<DigestFuture<F, Md5>>(), size_of::<F>() + POINTER);
+        assert_eq!(size_of::<DigestFuture<F>>(), size_of::<F>() + POINTER);
         assert_eq!(
-            size_of::<VerifyDigestFuture<F, Body, Md5>>(),
+            size_of::<VerifyDigestFuture<F, Body>>(),
             size_of::<F>() + POINTER
         );
         assert_eq!(
-            size_of::<VerifyRequestDigestFuture<F, Md5>>(),
+            size_of::<VerifyRequestDigestFuture<F>>(),
             size_of::<F>() + POINTER
         );
     }

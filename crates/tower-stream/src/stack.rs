@@ -64,7 +64,7 @@ pub struct StreamStack<C = Identity> {
     #[cfg(feature = "drain")]
     drain: DrainLayer,
     #[cfg(feature = "digest")]
-    digest: DigestLayer<Md5>,
+    digest: DigestLayer,
     compression: C,
     #[cfg(feature = "errors")]
     errors: ErrorWriterLayer,
@@ -75,11 +75,8 @@ pub struct StreamStack<C = Identity> {
     #[cfg(feature = "ids")]
     sequence: SequenceLayer,
     #[cfg(feature = "digest")]
-    verify: VerifyDigestLayer<Md5>,
+    verify: VerifyDigestLayer,
 }
-
-#[cfg(feature = "digest")]
-use tower_stream_digest::Md5;
 
 /// Names the service that a layer makes, or the service itself where the layer's feature is off.
 macro_rules! wrapped {
@@ -96,12 +93,12 @@ wrapped! {
     "trace" Spanned<S> = RequestSpan<S>;
     "metrics" Measured<S> = StreamMetrics<S>;
     "drain" Drained<S> = DrainService<S>;
-    "digest" Digested<S> = DigestService<S, Md5>;
+    "digest" Digested<S> = DigestService<S>;
     "errors" Written<S> = ErrorWriter<S>;
     "drain" Farewelled<S> = Farewell<S>;
     "trace" Chunked<S> = ChunkSpan<S>;
     "ids" Sequenced<S> = SequenceService<S>;
-    "digest" Verified<S> = VerifyDigestService<S, Md5>;
+    "digest" Verified<S> = VerifyDigestService<S>;
 }
 
 /// The layers inside of the compression, around a service.
@@ -202,9 +199,9 @@ impl<C> StreamStack<C> {
         self
     }
 
-    /// Announces the digest of what is sent. Default: off.
+    /// Announces the digest of what is sent: `DigestLayer::md5()`, `DigestLayer::sha256()`. Default: off.
     #[cfg(feature = "digest")]
-    pub fn digest(mut self, layer: DigestLayer<Md5>) -> Self {
+    pub fn digest(mut self, layer: DigestLayer) -> Self {
         self.digest = layer;
         self
     }
@@ -266,9 +263,10 @@ impl<C> StreamStack<C> {
         self
     }
 
-    /// Checks the digests that handlers promise. Default: off.
+    /// Checks the digests that handlers promise: `VerifyDigestLayer::md5()`, `VerifyDigestLayer::all()` for each algorithm
+    /// that is known. Default: off.
     #[cfg(feature = "digest")]
-    pub fn verify(mut self, layer: VerifyDigestLayer<Md5>) -> Self {
+    pub fn verify(mut self, layer: VerifyDigestLayer) -> Self {
         self.verify = layer;
         self
     }

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use tower_stream_digest::{DigestLayer, Md5, VerifyDigestLayer};
+use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
 use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
@@ -17,8 +17,8 @@ pub struct State {
     pub(crate) prometheus: Prometheus,
     pub(crate) metrics: StreamMetricsLayer,
     pub(crate) drain: Drain,
-    pub(crate) digests: DigestLayer<Md5>,
-    pub(crate) verify: VerifyDigestLayer<Md5>,
+    pub(crate) digests: DigestLayer,
+    pub(crate) verify: VerifyDigestLayer,
     pub(crate) traces: Traces,
 }
 

@@ -15,14 +15,11 @@ use tower_stream_core::{
 };
 
 use super::{Sent, future::Call};
-use crate::{
-    Algorithm, Announcements, DigestValue, Later, Placement, Segments, fields::X_SEGMENT_DIGEST,
-    hasher::Hasher, replay::Replay,
-};
+use crate::{Announce, DigestValue, Later, Placement, Segments, hasher::Hasher, replay::Replay};
 
 /// Hashes what passes, and tells how it went.
-pub(super) struct Tee<D: Algorithm> {
-    hash: Hash<D>,
+pub(super) struct Tee {
+    hash: Hash,
     bytes: u64,
     declared: Option<u64>,
     pub(super) plan: Placement,
@@ -32,14 +29,14 @@ pub(super) struct Tee<D: Algorithm> {
     call: Box<Call>,
 }
 
-enum Hash<D> {
+enum Hash {
     /// Not hashed, or not begun.
     None,
-    Running(Hasher<D>),
+    Running(Hasher),
     Done(DigestValue, Option<Segments>),
 }
 
-impl<D: Algorithm> Tee<D> {
+impl Tee {
     pub(super) fn new(call: Box<Call>, declared: Option<u64>) -> Self {
         Self {
             hash: Hash::None,
@@ -58,14 +55,14 @@ impl<D: Algorithm> Tee<D> {
     }
 
     /// Hashes what passes from now on.
-    pub(super) fn hash_with(&mut self, hasher: Hasher<D>) {
+    pub(super) fn hash_with(&mut self, hasher: Hasher) {
         self.hash = Hash::Running(hasher);
     }
 
     /// Hashes a body that is all there, before its frames pass. `None` when it is not as long as declared.
     pub(super) fn hash_ahead<'a>(
         &mut self,
-        mut hasher: Hasher<D>,
+        mut hasher: Hasher,
         data: impl Iterator<Item = &'a Bytes>,
     ) -> Option<DigestValue> {
         let mut bytes = 0;
@@ -81,16 +78,6 @@ impl<D: Algorithm> Tee<D> {
         Some(digest)
     }
 
-    /// Announces the segments, when that is asked for and they are few.
-    pub(super) fn write_segments(&self, fields: &mut HeaderMap) {
-        if let Hash::Done(_, Some(segments)) = &self.hash
-            && self.call.config.announce_segments
-            && let Some(value) = segments.field_value()
-        {
-            fields.insert(X_SEGMENT_DIGEST, value);
-        }
-    }
-
     /// The digest of the whole body, when it has ended as it should.
     fn digest(&self) -> Option<DigestValue> {
         match self.hash {
@@ -104,7 +91,7 @@ impl<D: Algorithm> Tee<D> {
     }
 }
 
-impl<D: Algorithm> Observe for Tee<D> {
+impl Observe for Tee {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.bytes += data.len() as u64;
@@ -138,8 +125,6 @@ impl<D: Algorithm> Observe for Tee<D> {
         } = &mut *self.call;
         config.counts.add(placement);
         let segments = match &mut self.hash {
-            // the trailers are still to be written
-            Hash::Done(_, segments) if config.announce_segments => segments.clone(),
             Hash::Done(_, segments) => segments.take(),
             Hash::None | Hash::Running(_) => None,
         };
@@ -157,10 +142,7 @@ impl<D: Algorithm> Observe for Tee<D> {
 
 /// The body is not as long as its head said, before that was taken out of the head: with `Content-Length` the server would
 /// have cut the connection, as chunks it would look whole.
-fn wrong_length<D: Algorithm>(
-    observation: &Observation<Tee<D>>,
-    ended: bool,
-) -> Option<StreamError> {
+fn wrong_length(observation: &Observation<Tee>, ended: bool) -> Option<StreamError> {
     let tee = observation.observer();
     let declared = tee.declared?;
     let kind = match tee.bytes {
@@ -181,7 +163,7 @@ fn wrong_length<D: Algorithm>(
 pub(super) enum Announced {
     Nowhere,
     Trailers {
-        fields: Announcements,
+        fields: Announce,
         overwrite: bool,
         /// chunked although the length was known: nobody else will notice a wrong one
         chunked: bool,
@@ -189,18 +171,18 @@ pub(super) enum Announced {
 }
 
 /// The body that [`DigestLayer`](super::DigestLayer) makes. One that is not hashed passes as it is.
-pub type DigestBody<B, D> = Switched<B, Box<HashedBody<B, D>>>;
+pub type DigestBody<B> = Switched<B, Box<HashedBody<B>>>;
 
 /// A body that is hashed on its way, and its digest announced.
-pub struct HashedBody<B, D: Algorithm> {
-    inner: ObservedBody<Replay<B>, Tee<D>>,
+pub struct HashedBody<B> {
+    inner: ObservedBody<Replay<B>, Tee>,
     announced: Announced,
     /// The trailers were given out, or an error in their place.
     over: bool,
 }
 
-impl<B, D: Algorithm> HashedBody<B, D> {
-    pub(super) fn new(inner: ObservedBody<Replay<B>, Tee<D>>, announced: Announced) -> Self {
+impl<B> HashedBody<B> {
+    pub(super) fn new(inner: ObservedBody<Replay<B>, Tee>, announced: Announced) -> Self {
         Self {
             inner,
             announced,
@@ -209,11 +191,10 @@ impl<B, D: Algorithm> HashedBody<B, D> {
     }
 }
 
-impl<B, D> Body for HashedBody<B, D>
+impl<B> Body for HashedBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -267,7 +248,6 @@ where
                 false => fields.missing_in(&trailers),
             };
             fields.write(&digest, &mut trailers);
-            observation.observer().write_segments(&mut trailers);
             observation.observer_mut().trailing = true;
         }
         Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
@@ -295,7 +275,7 @@ where
     }
 }
 
-impl<B, D: Algorithm> fmt::Debug for HashedBody<B, D> {
+impl<B> fmt::Debug for HashedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HashedBody")
             .field("inner", &self.inner)

@@ -3,14 +3,13 @@
 use std::{
     fmt,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Method, Request, Response, Uri, Version, header, response::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_stream_core::{
@@ -23,46 +22,42 @@ use super::{
     layer::Config,
 };
 use crate::{
-    Algorithm, Announce, Announcements, Placement, fields,
+    Announce, Placement,
+    algorithm::ErasedAlgorithm,
+    fields,
     hasher::Hasher,
     replay::{Ahead, Replay},
 };
 
 pin_project! {
     /// The future of [`DigestService`](super::DigestService).
-    pub struct DigestFuture<F, D> {
+    pub struct DigestFuture<F> {
         #[pin]
         inner: F,
         // `None`: the layer is off; boxed, for then every request would move its room about
         call: Option<Box<Call>>,
-        algorithm: PhantomData<fn() -> D>,
     }
 }
 
-impl<F, D> DigestFuture<F, D> {
+impl<F> DigestFuture<F> {
     pub(super) fn new(inner: F, call: Option<Box<Call>>) -> Self {
-        Self {
-            inner,
-            call,
-            algorithm: PhantomData,
-        }
+        Self { inner, call }
     }
 }
 
-impl<F, D> fmt::Debug for DigestFuture<F, D> {
+impl<F> fmt::Debug for DigestFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DigestFuture").finish_non_exhaustive()
     }
 }
 
-impl<F, B, E, D> Future for DigestFuture<F, D>
+impl<F, B, E> Future for DigestFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
-    type Output = Result<Response<DigestBody<B, D>>, E>;
+    type Output = Result<Response<DigestBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -80,25 +75,26 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) uri: Uri,
     fault: Fault,
-    /// The algorithm for `Content-Digest`; `None`: the client refuses.
-    wanted: Option<&'static str>,
+    /// The algorithm for `Content-Digest` and `Repr-Digest`; `None`: the client refuses.
+    wanted: Option<ErasedAlgorithm>,
     version: Version,
     /// Whether trailers arrive.
     trailers: bool,
 }
 
 impl Call {
-    pub(super) fn new<D: Algorithm>(
-        config: Arc<Config>,
-        request: &mut Request<impl Sized>,
-    ) -> Self {
+    pub(super) fn new(config: Arc<Config>, request: &mut Request<impl Sized>) -> Self {
         let headers = request.headers();
+        let wish = match config.announce.contains(Announce::CONTENT_DIGEST) {
+            true => &fields::WANT_CONTENT_DIGEST,
+            false => &fields::WANT_REPR_DIGEST,
+        };
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             wanted: match config.negotiate {
-                true => fields::wanted(headers, Hasher::<D>::KEYS),
-                false => Some(D::KEY),
+                true => fields::wanted(headers, wish, &config.algorithms),
+                false => Some(config.algorithms[0]),
             },
             version: request.version(),
             trailers: match request.version() {
@@ -111,15 +107,14 @@ impl Call {
         }
     }
 
-    fn respond<B, D>(
+    fn respond<B>(
         mut self: Box<Self>,
         response: Response<B>,
         cx: &mut Context<'_>,
-    ) -> Response<DigestBody<B, D>>
+    ) -> Response<DigestBody<B>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
-        D: Algorithm,
     {
         let (mut head, body) = response.into_parts();
         self.fault.join(&mut head.extensions);
@@ -136,7 +131,7 @@ impl Call {
         if !config.wants(&head) {
             return Response::from_parts(head, DigestBody::off(body));
         }
-        let (key, fields) = self.choose::<D>(&head.headers);
+        let (algorithm, fields) = self.choose(&head);
         if fields.is_empty() && config.segment_size.is_none() && config.on_sent.is_none() {
             return Response::from_parts(head, DigestBody::off(body));
         }
@@ -150,13 +145,12 @@ impl Call {
         let mut observation = Observation::new(tee, fault);
         let ahead = observation.run(|| body.look_ahead(cx, config.look_ahead, declared));
 
-        let hasher = Hasher::<D>::new(key, config.segment_size);
+        let hasher = Hasher::new(algorithm, config.algorithms[0], config.segment_size);
         let mut announced = Announced::Nowhere;
         if ahead == Ahead::Whole && observation.fault().cause().is_none() {
             let tee = observation.observer_mut();
             if let Some(digest) = tee.hash_ahead(hasher, body.data_ahead()) {
                 fields.write(&digest, &mut head.headers);
-                tee.write_segments(&mut head.headers);
                 if !fields.is_empty() {
                     tee.plan = Placement::Header;
                 }
@@ -183,34 +177,34 @@ impl Call {
     }
 
     /// The algorithm, and the fields that will announce it.
-    fn choose<D: Algorithm>(&self, head: &HeaderMap) -> (&'static str, Announcements) {
+    fn choose(&self, head: &Parts) -> (ErasedAlgorithm, Announce) {
         let mut fields = self.config.announce;
-        if !self.config.overwrite {
-            fields = fields.missing_in(head);
+        if !fields::is_whole(head.status, &head.headers) {
+            fields -= Announce::REPR_DIGEST;
         }
-        let mut key = D::KEY;
-        if fields.contains(Announce::ContentDigest) {
+        if !self.config.overwrite {
+            fields = fields.missing_in(&head.headers);
+        }
+        let mut algorithm = self.config.algorithms[0];
+        let negotiated = Announce::CONTENT_DIGEST | Announce::REPR_DIGEST;
+        if fields.intersects(negotiated) {
             match self.wanted {
-                Some(wanted) => key = wanted,
-                None => fields = fields.without(Announce::ContentDigest),
+                Some(wanted) => algorithm = wanted,
+                None => fields -= negotiated,
             }
         }
-        (key, fields.for_algorithm(key))
+        (algorithm, fields.for_algorithm(algorithm.key))
     }
 }
 
 /// Makes the head true of a body whose digest comes in the trailers.
-fn announce_trailers(config: &Config, fields: Announcements, chunked: bool, head: &mut HeaderMap) {
+fn announce_trailers(config: &Config, fields: Announce, chunked: bool, head: &mut HeaderMap) {
     if config.overwrite {
-        fields.remove(head);
+        fields.remove_from(head);
     }
     if chunked {
         head.remove(header::CONTENT_LENGTH);
     }
     // h2 does not need it, but a recipient does that has to know before the body whether to hash it (RFC 9110 section 6.6.2)
     head.append(header::TRAILER, fields.names());
-    if config.announce_segments && config.segment_size.is_some() {
-        let name = HeaderValue::from_name(fields::X_SEGMENT_DIGEST);
-        head.append(header::TRAILER, name);
-    }
 }

@@ -15,11 +15,8 @@ use tower_stream_core::{BoxError, StreamEnd};
 
 use super::{DigestBody, DigestFuture, future::Call};
 use crate::{
-    Algorithm, Announce, Announcements, DigestValue, Md5, Placement, Placements, Segments,
-    announce::Counts,
-    later::Callback,
-    layer::{Layered, Setup},
-    replay::SLICE,
+    Algorithm, Announce, DigestValue, Md5, Placement, Placements, Segments,
+    algorithm::ErasedAlgorithm, announce::Counts, later::Callback, layer::Layered, replay::SLICE,
 };
 
 /// Announces the digest of each response body: the digest of the bytes that are really sent.
@@ -55,7 +52,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let service = ServiceBuilder::new()
-///     .layer(DigestLayer::md5().announce(Announce::ContentDigest | Announce::XContentMd5))
+///     .layer(DigestLayer::md5().announce(Announce::CONTENT_DIGEST | Announce::X_CONTENT_MD5))
 ///     .service(service_fn(|_: Request<()>| async {
 ///         Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("hello"))))
 ///     }));
@@ -64,20 +61,22 @@ use crate::{
 /// assert_eq!(response.headers()["content-digest"], "md5=:XUFAKrxLKna5cZ2REBfFkg==:");
 /// # }
 /// ```
-pub struct DigestLayer<D = md5::Md5>(Setup<Config, D>);
+#[derive(Clone)]
+pub struct DigestLayer(Arc<Config>);
 
 type OnlyIf = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) on: bool,
+    /// The layer's own, then the others that a client may want instead.
+    pub(super) algorithms: Vec<ErasedAlgorithm>,
     pub(super) only_if: Option<OnlyIf>,
-    pub(super) announce: Announcements,
+    pub(super) announce: Announce,
     pub(super) overwrite: bool,
     pub(super) negotiate: bool,
     pub(super) look_ahead: u64,
     pub(super) segment_size: Option<u64>,
-    pub(super) announce_segments: bool,
     pub(super) hash_unannounced: bool,
     pub(super) on_sent: Option<Callback<Sent>>,
     pub(super) counts: Arc<Counts>,
@@ -89,25 +88,32 @@ impl Config {
     }
 }
 
-impl DigestLayer<Md5> {
-    /// Announces MD5, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
+impl DigestLayer {
+    /// Announces MD5, by `Content-Digest` and `X-Content-MD5`.
     pub fn md5() -> Self {
-        Self::new()
+        Self::new::<Md5>()
     }
-}
 
-impl<D: Algorithm> DigestLayer<D> {
+    /// Announces SHA-256, by `Content-Digest`.
+    #[cfg(feature = "sha2")]
+    pub fn sha256() -> Self {
+        Self::new::<sha2::Sha256>()
+    }
+
     /// Announces this algorithm: MD5 by `Content-Digest` and `X-Content-MD5`, any other by `Content-Digest`.
-    pub fn new() -> Self {
-        Self(Setup::new(Config {
+    pub fn new<D: Algorithm>() -> Self {
+        let own = ErasedAlgorithm::of::<D>();
+        let others = ErasedAlgorithm::ALL.iter();
+        let others = others.filter(|other| other.key != own.key);
+        Self(Arc::new(Config {
             on: true,
+            algorithms: std::iter::once(own).chain(others.copied()).collect(),
             only_if: None,
-            announce: Announce::ContentDigest | Announce::XContentMd5,
+            announce: Announce::CONTENT_DIGEST | Announce::X_CONTENT_MD5,
             overwrite: false,
             negotiate: true,
             look_ahead: 64 * 1024,
             segment_size: None,
-            announce_segments: false,
             hash_unannounced: true,
             on_sent: None,
             counts: Arc::default(),
@@ -116,12 +122,12 @@ impl<D: Algorithm> DigestLayer<D> {
 
     /// A layer of the same type that does nothing.
     pub fn off() -> Self {
-        Self::new().enabled(false)
+        Self::md5().enabled(false)
     }
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        Self(self.0.set(|config| config.on = on))
+        self.set(|config| config.on = on)
     }
 
     /// Leaves alone the responses of which this is false: of an endless stream of events, say, nobody wants a digest.
@@ -134,90 +140,75 @@ impl<D: Algorithm> DigestLayer<D> {
     /// # drop(layer);
     /// ```
     pub fn only_if(self, wanted: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        Self(self.0.set(|config| config.only_if = Some(Arc::new(wanted))))
+        self.set(|config| config.only_if = Some(Arc::new(wanted)))
     }
 
     /// The fields that announce the digest. Those that cannot name the algorithm are left out.
-    pub fn announce(self, fields: impl Into<Announcements>) -> Self {
-        Self(self.0.set(|config| config.announce = fields.into()))
+    pub fn announce(self, fields: Announce) -> Self {
+        self.set(|config| config.announce = fields)
     }
 
     /// Replaces digests of these names that the response already has. Off by default.
     pub fn overwrite(self, overwrite: bool) -> Self {
-        Self(self.0.set(|config| config.overwrite = overwrite))
+        self.set(|config| config.overwrite = overwrite)
     }
 
     /// Lets the client choose another algorithm for `Content-Digest` by `Want-Content-Digest` (RFC 9530 section 4): MD5
     /// and, with the feature `sha2`, SHA-256 and SHA-512. On by default. A client that refuses (`md5=0`) and wants nothing
     /// that is known gets no `Content-Digest`.
     pub fn negotiate(self, negotiate: bool) -> Self {
-        Self(self.0.set(|config| config.negotiate = negotiate))
+        self.set(|config| config.negotiate = negotiate)
     }
 
     /// How many bytes of a ready body may be held back to announce it in the head; 64 KiB by default, at most 256 KiB,
     /// which is what one poll may hash. 0 looks at empty bodies only.
     pub fn look_ahead(self, bytes: usize) -> Self {
-        Self(
-            self.0
-                .set(|config| config.look_ahead = bytes.min(SLICE) as u64),
-        )
+        self.set(|config| config.look_ahead = bytes.min(SLICE) as u64)
     }
 
     /// Hashes each `size` bytes too, for [`Sent::segments`]. With MD5 that costs a few per cent: both digests are computed
-    /// side by side, see [`kernel`](crate::kernel). The digests are kept until the end, 16 bytes for each `size`.
+    /// side by side, see [`Md5`]. The digests are kept until the end, 16 bytes for each `size`. They are by the layer's own
+    /// algorithm, also where the client chose another one for the whole.
     ///
     /// # Panics
     ///
     /// When `size` is 0.
     pub fn segments(self, size: u64) -> Self {
         assert!(size > 0, "a segment holds at least one byte");
-        Self(self.0.set(|config| config.segment_size = Some(size)))
-    }
-
-    /// Announces the segments too, beside the digest of the whole: `X-Segment-Digest: md5=:<base64>:;size=<bytes>`, a
-    /// structured field like `Content-Digest` whose bytes are all segments' digests in a row. Off by default.
-    ///
-    /// It is left out when it would be longer than 8 KiB (383 segments by MD5), for clients limit what head and trailers
-    /// may hold, to 16 KiB as a rule. [`Sent::segments`] has them always.
-    pub fn announce_segments(self, announce: bool) -> Self {
-        Self(self.0.set(|config| config.announce_segments = announce))
+        self.set(|config| config.segment_size = Some(size))
     }
 
     /// Whether to hash a body whose digest can reach the client in no way. On by default, for [`Sent`]; off, such a body
     /// costs nothing, and its [`Sent::digest`] is `None`.
     pub fn hash_unannounced(self, hash: bool) -> Self {
-        Self(self.0.set(|config| config.hash_unannounced = hash))
+        self.set(|config| config.hash_unannounced = hash)
     }
 
     /// Calls this once for each hashed body, when it has ended and before it is dropped; see [`Sent`].
     ///
     /// It runs on the server's task, in the drop of the body as a rule, so it must not block. A panic in it is swallowed.
     pub fn on_sent(self, callback: impl Fn(&Sent) + Send + Sync + 'static) -> Self {
-        Self(
-            self.0
-                .set(|config| config.on_sent = Some(Arc::new(callback))),
-        )
+        self.set(|config| config.on_sent = Some(Arc::new(callback)))
     }
 
     /// How many bodies were announced where so far, over all clones of this layer.
     pub fn placements(&self) -> Placements {
-        self.0.config().counts.read()
+        self.0.counts.read()
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+        set(Arc::make_mut(&mut self.0));
+        self
     }
 }
 
-impl<D: Algorithm> Default for DigestLayer<D> {
+impl Default for DigestLayer {
     fn default() -> Self {
-        Self::new()
+        Self::md5()
     }
 }
 
-impl<D> Clone for DigestLayer<D> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<D> fmt::Debug for DigestLayer<D> {
+impl fmt::Debug for DigestLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DigestLayer").field(&self.0).finish()
     }
@@ -227,6 +218,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("on", &self.on)
+            .field("algorithms", &self.algorithms)
             .field("announce", &self.announce)
             .field("overwrite", &self.overwrite)
             .field("negotiate", &self.negotiate)
@@ -236,8 +228,8 @@ impl fmt::Debug for Config {
     }
 }
 
-impl<S, D> Layer<S> for DigestLayer<D> {
-    type Service = DigestService<S, D>;
+impl<S> Layer<S> for DigestLayer {
+    type Service = DigestService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Layered {
@@ -248,28 +240,27 @@ impl<S, D> Layer<S> for DigestLayer<D> {
 }
 
 /// What [`DigestLayer`] makes of a service.
-pub type DigestService<S, D = md5::Md5> = Layered<S, DigestLayer<D>>;
+pub type DigestService<S> = Layered<S, DigestLayer>;
 
-impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for DigestService<S, D>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for DigestService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Body<Data = Bytes>,
     ResBody::Error: Into<BoxError>,
-    D: Algorithm,
 {
-    type Response = Response<DigestBody<ResBody, D>>;
+    type Response = Response<DigestBody<ResBody>>;
     type Error = S::Error;
-    type Future = DigestFuture<S::Future, D>;
+    type Future = DigestFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = self.layer.0.config();
+        let config = &self.layer.0;
         let call = config
             .on
-            .then(|| Box::new(Call::new::<D>(Arc::clone(config), &mut request)));
+            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
         DigestFuture::new(self.inner.call(request), call)
     }
 }

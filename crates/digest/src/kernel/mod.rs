@@ -1,35 +1,19 @@
 //! MD5 in safe Rust, as fast as the chain of additions in it allows, and two streams for the price of one.
 //!
-//! [`Md5`] implements the traits of the `digest` crate, so it goes wherever `md5::Md5` goes:
-//!
-//! ```
-//! use tower_stream_digest::{Digest, kernel::Md5};
-//!
-//! let sum = Md5::digest(b"message digest");
-//! assert_eq!(hex::encode(sum), "f96b697d7cb7938d525a2f31aaf161d0");
-//! ```
-//!
 //! [`update_two`] advances two hashers side by side. MD5 is one long chain of dependent additions and leaves most of a
 //! wide core idle, so the second hasher is nearly free: the digest of a body and of its current segment cost little more
 //! than the digest of the body alone.
-//!
-//! MD5 detects corruption, not attackers: anyone can make two inputs with one MD5.
 
 mod compress;
 #[cfg(test)]
 mod tests;
 
 use compress::{BLOCK, INIT, State, compress};
-use digest::{
-    FixedOutput, FixedOutputReset, HashMarker, Output, OutputSizeUser, Reset, Update,
-    common::BlockSizeUser,
-    consts::{U16, U64},
-};
-use std::fmt;
+use digest::{FixedOutput, HashMarker, Output, OutputSizeUser, Update, consts::U16};
 
 /// A running MD5 (RFC 1321), 96 bytes, no allocation.
 #[derive(Clone)]
-pub struct Md5 {
+pub(crate) struct Kernel {
     state: State,
     /// Bytes seen so far, modulo 2^64 as RFC 1321 section 3.2 asks of its bit count.
     len: u64,
@@ -37,17 +21,7 @@ pub struct Md5 {
     tail: [u8; BLOCK],
 }
 
-impl Md5 {
-    /// How many bytes were hashed.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether no byte was hashed yet.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
+impl Kernel {
     fn filled(&self) -> usize {
         (self.len % BLOCK as u64) as usize
     }
@@ -103,17 +77,7 @@ impl Md5 {
 /// Feeds `first` to `a` and `second` to `b`, interleaved: the same result as two [`Update::update`] calls, in little
 /// more than the time of the longer one. The inputs may be the same bytes, differ in length, and stand at different
 /// offsets of a block.
-///
-/// ```
-/// use tower_stream_digest::{Digest, kernel::{self, Md5}};
-///
-/// let (mut body, mut segment) = (Md5::new_with_prefix("the first segment, "), Md5::new());
-/// kernel::update_two((&mut body, b"the second"), (&mut segment, b"the second"));
-///
-/// assert_eq!(body.finalize(), Md5::digest("the first segment, the second"));
-/// assert_eq!(segment.finalize(), Md5::digest("the second"));
-/// ```
-pub fn update_two((a, first): (&mut Md5, &[u8]), (b, second): (&mut Md5, &[u8])) {
+pub(crate) fn update_two((a, first): (&mut Kernel, &[u8]), (b, second): (&mut Kernel, &[u8])) {
     let (first, first_rest) = a.fill(first).as_chunks::<BLOCK>();
     let (second, second_rest) = b.fill(second).as_chunks::<BLOCK>();
 
@@ -132,7 +96,7 @@ pub fn update_two((a, first): (&mut Md5, &[u8]), (b, second): (&mut Md5, &[u8]))
     b.keep(second_rest);
 }
 
-impl Default for Md5 {
+impl Default for Kernel {
     fn default() -> Self {
         Self {
             state: INIT,
@@ -142,25 +106,13 @@ impl Default for Md5 {
     }
 }
 
-impl fmt::Debug for Md5 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Md5")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
-    }
-}
+impl HashMarker for Kernel {}
 
-impl HashMarker for Md5 {}
-
-impl OutputSizeUser for Md5 {
+impl OutputSizeUser for Kernel {
     type OutputSize = U16;
 }
 
-impl BlockSizeUser for Md5 {
-    type BlockSize = U64;
-}
-
-impl Update for Md5 {
+impl Update for Kernel {
     fn update(&mut self, data: &[u8]) {
         let (blocks, rest) = self.fill(data).as_chunks::<BLOCK>();
         self.blocks(blocks);
@@ -168,21 +120,8 @@ impl Update for Md5 {
     }
 }
 
-impl FixedOutput for Md5 {
+impl FixedOutput for Kernel {
     fn finalize_into(mut self, out: &mut Output<Self>) {
         self.finish(out);
-    }
-}
-
-impl Reset for Md5 {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
-impl FixedOutputReset for Md5 {
-    fn finalize_into_reset(&mut self, out: &mut Output<Self>) {
-        self.finish(out);
-        self.reset();
     }
 }

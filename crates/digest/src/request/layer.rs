@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,7 +18,9 @@ use tower_stream_core::{BoxError, Delivery, Fault, FaultKind, Observation, Reque
 
 use crate::{
     Algorithm, Md5,
-    layer::{Layered, Setup},
+    algorithm::ErasedAlgorithm,
+    fields,
+    layer::Layered,
     replay::Replay,
     verify::{
         self, Checker, Config, OnBadPromise, Verification, VerifyBody, bad_promise, instead_of,
@@ -48,12 +49,12 @@ use crate::{
 /// use http::{Request, Response, StatusCode};
 /// use http_body_util::{BodyExt, Full};
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-/// use tower_stream_digest::{Md5, VerifyBody, VerifyRequestDigestLayer};
+/// use tower_stream_digest::{VerifyBody, VerifyRequestDigestLayer};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let service = ServiceBuilder::new().layer(VerifyRequestDigestLayer::md5()).service(service_fn(
-///     |request: Request<VerifyBody<Full<Bytes>, Md5>>| async {
+///     |request: Request<VerifyBody<Full<Bytes>>>| async {
 ///         let stored = request.into_body().collect().await?.to_bytes();
 ///         Ok::<_, tower::BoxError>(Response::new(Full::new(stored)))
 ///     },
@@ -66,64 +67,75 @@ use crate::{
 /// assert_eq!(service.oneshot(upload("hell0")).await.unwrap().status(), StatusCode::BAD_REQUEST);
 /// # }
 /// ```
-pub struct VerifyRequestDigestLayer<D = md5::Md5>(Setup<Config, D>);
+#[derive(Clone, Default)]
+pub struct VerifyRequestDigestLayer(Arc<Config>);
 
-impl VerifyRequestDigestLayer<Md5> {
-    /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
+impl VerifyRequestDigestLayer {
+    /// Checks promises by MD5, and no others.
     pub fn md5() -> Self {
-        Self::new()
+        Self::new::<Md5>()
     }
-}
 
-impl<D: Algorithm> VerifyRequestDigestLayer<D> {
-    /// Checks promises made by this algorithm, and no other.
-    pub fn new() -> Self {
-        Self(Setup::new(Config::default()))
+    /// Checks promises by SHA-256, and no others.
+    #[cfg(feature = "sha2")]
+    pub fn sha256() -> Self {
+        Self::new::<sha2::Sha256>()
+    }
+
+    /// Checks promises by each algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
+    pub fn all() -> Self {
+        Self(Arc::new(Config::default().with(ErasedAlgorithm::ALL)))
+    }
+
+    /// Checks promises by this algorithm, and no others.
+    pub fn new<D: Algorithm>() -> Self {
+        Self(Arc::new(Config::of::<D>()))
+    }
+
+    /// Checks promises by this algorithm too, see [`VerifyDigestLayer::and`](crate::VerifyDigestLayer::and).
+    pub fn and<D: Algorithm>(self) -> Self {
+        self.set(|config| config.add(ErasedAlgorithm::of::<D>()))
+    }
+
+    /// Whether `Repr-Digest` (RFC 9530 section 3) is a promise too. Off by default. It is read where the request holds the
+    /// whole representation: not beside `Content-Range`.
+    pub fn repr_digest(self, read: bool) -> Self {
+        self.set(|config| config.repr = read)
     }
 
     /// A layer of the same type that does nothing.
     pub fn off() -> Self {
-        Self::new().enabled(false)
+        Self::md5().enabled(false)
     }
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        Self(self.0.set(|config| config.on = on))
+        self.set(|config| config.on = on)
     }
 
     /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
-        Self(self.0.set(|config| config.expect_trailers = expect))
+        self.set(|config| config.expect_trailers = expect)
     }
 
     /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
-        Self(self.0.set(|config| config.on_bad_promise = policy))
+        self.set(|config| config.on_bad_promise = policy)
     }
 
     /// Calls this once for each body that something was promised of, when it is read to its end or dropped. A panic in it
     /// is swallowed.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
-        Self(
-            self.0
-                .set(|config| config.on_outcome = Some(Arc::new(callback))),
-        )
+        self.set(|config| config.on_outcome = Some(Arc::new(callback)))
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+        set(Arc::make_mut(&mut self.0));
+        self
     }
 }
 
-impl<D: Algorithm> Default for VerifyRequestDigestLayer<D> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<D> Clone for VerifyRequestDigestLayer<D> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<D> fmt::Debug for VerifyRequestDigestLayer<D> {
+impl fmt::Debug for VerifyRequestDigestLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("VerifyRequestDigestLayer")
             .field(&self.0)
@@ -131,8 +143,8 @@ impl<D> fmt::Debug for VerifyRequestDigestLayer<D> {
     }
 }
 
-impl<S, D> Layer<S> for VerifyRequestDigestLayer<D> {
-    type Service = VerifyRequestDigestService<S, D>;
+impl<S> Layer<S> for VerifyRequestDigestLayer {
+    type Service = VerifyRequestDigestService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Layered {
@@ -143,18 +155,17 @@ impl<S, D> Layer<S> for VerifyRequestDigestLayer<D> {
 }
 
 /// What [`VerifyRequestDigestLayer`] makes of a service.
-pub type VerifyRequestDigestService<S, D = md5::Md5> = Layered<S, VerifyRequestDigestLayer<D>>;
+pub type VerifyRequestDigestService<S> = Layered<S, VerifyRequestDigestLayer>;
 
-impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyRequestDigestService<S, D>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyRequestDigestService<S>
 where
-    S: Service<Request<VerifyBody<ReqBody, D>>, Response = Response<ResBody>>,
+    S: Service<Request<VerifyBody<ReqBody>>, Response = Response<ResBody>>,
     ReqBody: Body<Data = Bytes>,
     ReqBody::Error: Into<BoxError>,
-    D: Algorithm,
 {
-    type Response = Response<VerifyBody<ResBody, D>>;
+    type Response = Response<VerifyBody<ResBody>>;
     type Error = S::Error;
-    type Future = VerifyRequestDigestFuture<S::Future, D>;
+    type Future = VerifyRequestDigestFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -170,10 +181,7 @@ where
                 answer: Some(answer),
             },
         };
-        VerifyRequestDigestFuture {
-            step,
-            algorithm: PhantomData,
-        }
+        VerifyRequestDigestFuture { step }
     }
 }
 
@@ -200,16 +208,17 @@ impl Upload {
     }
 }
 
-type Checked<B, D> = (Request<VerifyBody<B, D>>, Option<Box<Upload>>);
+type Checked<B> = (Request<VerifyBody<B>>, Option<Box<Upload>>);
 
-impl<D: Algorithm> VerifyRequestDigestLayer<D> {
-    fn check<B>(&self, request: Request<B>) -> Result<Checked<B, D>, Box<Response<Bytes>>>
+impl VerifyRequestDigestLayer {
+    fn check<B>(&self, request: Request<B>) -> Result<Checked<B>, Box<Response<Bytes>>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let config = self.0.config();
-        let Some(promised) = config.promise::<D>(request.headers()) else {
+        let config = &self.0;
+        let whole = fields::is_whole(StatusCode::OK, request.headers());
+        let Some(promised) = config.promised(request.headers(), whole) else {
             return Ok((request.map(VerifyBody::off), None));
         };
 
@@ -221,11 +230,9 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
         let (mut head, body) = request.into_parts();
         // a method whose response always has a body: what is asked for is the length
         let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
-        let mut checker = Checker::<D>::new(promised, delivery.declared_length(), facts, config);
+        let mut checker = Checker::new(&promised, whole, delivery.declared_length(), facts, config);
         head.extensions.insert(checker.later());
-        if let Some(bad) = promised.bad
-            && config.refuses(bad, "request head", &head.uri)
-        {
+        if let Some(bad) = config.refused(&promised, "request head", &head.uri) {
             let answer = bad_promise(StatusCode::BAD_REQUEST, bad, upload.id.as_ref());
             // its drop reports the outcome
             drop(Observation::new(checker, upload.fault));
@@ -248,10 +255,9 @@ impl<D: Algorithm> VerifyRequestDigestLayer<D> {
 
 pin_project! {
     /// The future of [`VerifyRequestDigestService`].
-    pub struct VerifyRequestDigestFuture<F, D> {
+    pub struct VerifyRequestDigestFuture<F> {
         #[pin]
         step: Step<F>,
-        algorithm: PhantomData<fn() -> D>,
     }
 }
 
@@ -263,19 +269,18 @@ pin_project! {
     }
 }
 
-impl<F, D> fmt::Debug for VerifyRequestDigestFuture<F, D> {
+impl<F> fmt::Debug for VerifyRequestDigestFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifyRequestDigestFuture")
             .finish_non_exhaustive()
     }
 }
 
-impl<F, B, E, D> Future for VerifyRequestDigestFuture<F, D>
+impl<F, B, E> Future for VerifyRequestDigestFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    D: Algorithm,
 {
-    type Output = Result<Response<VerifyBody<B, D>>, E>;
+    type Output = Result<Response<VerifyBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match self.project().step.project() {

@@ -11,11 +11,11 @@ use tower_stream_core::{
 };
 
 use crate::{
-    Later, Md5, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
-    VerifyRequestDigestLayer, testing::md5_hex,
+    Later, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody, VerifyRequestDigestLayer,
+    testing::md5_hex,
 };
 
-type Upload = Request<VerifyBody<MockBody, Md5>>;
+type Upload = Request<VerifyBody<MockBody>>;
 
 fn upload(body: MockBody, headers: &[(&str, &str)]) -> Request<MockBody> {
     let head = Request::put("/upload").version(Version::HTTP_11);
@@ -37,7 +37,7 @@ struct Seen {
 }
 
 async fn send(
-    layer: VerifyRequestDigestLayer<Md5>,
+    layer: VerifyRequestDigestLayer,
     request: Request<MockBody>,
     handler_fails: bool,
 ) -> Seen {

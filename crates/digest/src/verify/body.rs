@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tower_stream_core::{BoxError, Delivery, Observation, ObservedBody, Switched};
 
 use super::Checker;
-use crate::{Algorithm, replay::Replay};
+use crate::replay::Replay;
 
 /// The body that [`VerifyDigestLayer`](crate::VerifyDigestLayer) and
 /// [`VerifyRequestDigestLayer`](crate::VerifyRequestDigestLayer) make.
@@ -19,18 +19,18 @@ use crate::{Algorithm, replay::Replay};
 /// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a
 /// [`DigestError`](crate::DigestError) in its place, when the bytes are not those that were promised. All others pass
 /// at once. A body of which nothing was promised passes as it is.
-pub type VerifyBody<B, D> = Switched<B, Box<CheckedBody<B, D>>>;
+pub type VerifyBody<B> = Switched<B, Box<CheckedBody<B>>>;
 
 /// A body that is checked, or the answer in its place.
-pub struct CheckedBody<B, D: Algorithm>(Kind<B, D>);
+pub struct CheckedBody<B>(Kind<B>);
 
 #[expect(
     clippy::large_enum_variant,
     reason = "it is boxed, and an answer is rare"
 )]
-enum Kind<B, D: Algorithm> {
+enum Kind<B> {
     Checked {
-        inner: ObservedBody<Replay<B>, Checker<D>>,
+        inner: ObservedBody<Replay<B>, Checker>,
         failed: bool,
     },
     Answer {
@@ -39,21 +39,20 @@ enum Kind<B, D: Algorithm> {
 }
 
 /// A body of our own, in place of the one that was promised.
-pub(crate) fn answer<B, D: Algorithm>(document: Bytes) -> VerifyBody<B, D> {
+pub(crate) fn answer<B>(document: Bytes) -> VerifyBody<B> {
     VerifyBody::on(Box::new(CheckedBody(Kind::Answer {
         document: Some(document),
     })))
 }
 
-pub(crate) fn checked<B, D>(
+pub(crate) fn checked<B>(
     body: Replay<B>,
-    observation: Observation<Checker<D>>,
+    observation: Observation<Checker>,
     delivery: Delivery,
-) -> VerifyBody<B, D>
+) -> VerifyBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
     VerifyBody::on(Box::new(CheckedBody(Kind::Checked {
         inner: ObservedBody::new(body, observation, delivery),
@@ -61,11 +60,10 @@ where
     })))
 }
 
-impl<B, D> Body for CheckedBody<B, D>
+impl<B> Body for CheckedBody<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -136,7 +134,7 @@ where
     }
 }
 
-impl<B, D: Algorithm> fmt::Debug for CheckedBody<B, D> {
+impl<B> fmt::Debug for CheckedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Answer { document } => f.debug_tuple("CheckedBody").field(document).finish(),

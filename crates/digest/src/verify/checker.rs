@@ -9,8 +9,10 @@ use tower_stream_core::{Observe, RequestId, StreamEnd};
 
 use super::{DigestError, Unverifiable, Verdict, Verification, layer::Config};
 use crate::{
-    Algorithm, DigestValue, Later,
+    DigestValue, Later,
+    algorithm::ErasedAlgorithm,
     fields::{self, BadPromise, Promised},
+    hasher::Run,
 };
 
 /// What is kept of a request: [`Verification`] names it.
@@ -31,11 +33,15 @@ impl Request {
     }
 }
 
-pub(crate) struct Checker<D: Algorithm> {
-    hasher: Option<D>,
-    actual: Option<DigestValue>,
+/// Hashes a body and compares it with what was promised of it.
+pub(crate) struct Checker {
+    checks: Vec<Check>,
+    /// Of what [`Verification`] names: the check that failed, or else the first.
     expected: Option<DigestValue>,
+    actual: Option<DigestValue>,
     declared: Option<u64>,
+    /// The message holds the whole representation.
+    whole: bool,
     bytes: u64,
     verdict: Option<Verdict>,
     request: Request,
@@ -43,26 +49,64 @@ pub(crate) struct Checker<D: Algorithm> {
     config: Arc<Config>,
 }
 
-impl<D: Algorithm> Checker<D> {
-    /// Of a body of which this is promised, see [`Config::promise`]. It is not checked when that cannot be read.
+/// The check by one algorithm.
+struct Check {
+    algorithm: ErasedAlgorithm,
+    /// What the head promised.
+    expected: Option<DigestValue>,
+    hash: Hash,
+}
+
+enum Hash {
+    Running(Box<dyn Run>),
+    /// `None` while it is being finished.
+    Done(Option<DigestValue>),
+}
+
+impl Check {
+    fn finish(&mut self) -> DigestValue {
+        self.hash = match std::mem::replace(&mut self.hash, Hash::Done(None)) {
+            Hash::Running(run) => Hash::Done(run.finish().0),
+            done => done,
+        };
+        match self.hash {
+            Hash::Done(Some(digest)) => digest,
+            _ => unreachable!("it was asked for the digest of the whole"),
+        }
+    }
+}
+
+impl Checker {
+    /// Of a body of which this is promised, see [`Config::promised`]. It is not checked when none of that can be read.
     pub(crate) fn new(
-        promised: Promised,
+        promised: &[Promised],
+        whole: bool,
         declared: Option<u64>,
         request: Request,
         config: &Arc<Config>,
     ) -> Self {
-        let mut checker = Self {
-            hasher: Some(D::new()),
-            actual: None,
+        let check = |promised: &Promised| Check {
+            algorithm: promised.algorithm,
             expected: promised.digest,
+            hash: Hash::Running(promised.algorithm.hash(None)),
+        };
+        let readable = |promised: &&Promised| promised.digest.is_some() || promised.bad.is_none();
+        let checks: Vec<_> = promised.iter().filter(readable).map(check).collect();
+        let mut checker = Self {
+            expected: checks.iter().find_map(|check| check.expected),
+            checks,
+            actual: None,
             declared,
+            whole,
             bytes: 0,
             verdict: None,
             request,
             later: Later::new(),
             config: Arc::clone(config),
         };
-        if let (None, Some(bad)) = (promised.digest, promised.bad) {
+        if checker.checks.is_empty()
+            && let Some(bad) = promised.iter().find_map(|promised| promised.bad)
+        {
             checker.give_up(bad.into());
         }
         checker
@@ -75,7 +119,7 @@ impl<D: Algorithm> Checker<D> {
 
     /// The body will not be checked.
     pub(crate) fn give_up(&mut self, why: Unverifiable) {
-        self.hasher = None;
+        self.checks.clear();
         self.verdict = Some(Verdict::Unverifiable(why));
     }
 
@@ -126,29 +170,37 @@ impl<D: Algorithm> Checker<D> {
             self.verdict = Some(Verdict::LengthMismatch);
             return Err(DigestError::length(declared, self.bytes));
         }
-        if let Some(hasher) = self.hasher.take() {
-            self.actual = Some(DigestValue::finish(hasher));
+        let repr = self.whole && self.config.repr;
+        let late =
+            trailers.map(|trailers| fields::promised(trailers, &self.config.algorithms, repr));
+        let late = late.unwrap_or_default();
+        for check in &mut self.checks {
+            let actual = check.finish();
+            self.actual.get_or_insert(actual);
+            let by_key = |late: &&Promised| late.algorithm.key == check.algorithm.key;
+            let late = late.iter().find(by_key).and_then(|late| late.digest);
+            for expected in [check.expected, late].into_iter().flatten() {
+                if self.expected.is_none() || actual != expected {
+                    (self.expected, self.actual) = (Some(expected), Some(actual));
+                }
+                if actual != expected {
+                    self.verdict = Some(Verdict::Mismatch);
+                    // without the query, which may hold credentials
+                    let path = self.request.uri.path();
+                    tracing::warn!(path, %expected, %actual, "a body is not what was promised");
+                    return Err(DigestError::mismatch(&expected, &actual));
+                }
+                self.verdict = Some(Verdict::Verified);
+            }
         }
-        let late = trailers.map(fields::promise::<D>).unwrap_or_default();
-        for expected in [self.expected, late.digest].into_iter().flatten() {
-            self.expected = Some(expected);
-            if let Some(actual) = self.actual.filter(|actual| *actual != expected) {
-                self.verdict = Some(Verdict::Mismatch);
-                // without the query, which may hold credentials
-                let path = self.request.uri.path();
-                tracing::warn!(path, %expected, %actual, "a body is not what was promised");
-                return Err(DigestError::mismatch(&expected, &actual));
-            }
-            self.verdict = Some(Verdict::Verified);
+        let refused = self.config.refused(&late, "trailers", &self.request.uri);
+        if let Some(bad) = late.iter().find_map(|late| late.bad)
+            && (refused.is_some() || self.verdict.is_none())
+        {
+            self.verdict = Some(Verdict::Unverifiable(bad.into()));
         }
-        if let Some(bad) = late.bad {
-            let refused = self.config.refuses(bad, "trailers", &self.request.uri);
-            if refused || self.verdict.is_none() {
-                self.verdict = Some(Verdict::Unverifiable(bad.into()));
-            }
-            if refused {
-                return Err(DigestError::bad_promise());
-            }
+        if refused.is_some() {
+            return Err(DigestError::bad_promise());
         }
         if self.verdict.is_none() {
             self.verdict = Some(Verdict::Unverifiable(Unverifiable::NoTrailer));
@@ -158,13 +210,15 @@ impl<D: Algorithm> Checker<D> {
 
     fn data(&mut self, data: &Bytes) {
         self.bytes += data.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(data);
+        for check in &mut self.checks {
+            if let Hash::Running(run) = &mut check.hash {
+                run.update(data);
+            }
         }
     }
 }
 
-impl<D: Algorithm> Observe for Checker<D> {
+impl Observe for Checker {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.data(data);

@@ -19,30 +19,30 @@ use super::{
     problem,
 };
 use crate::{
-    Algorithm,
+    fields,
     replay::{Ahead, Replay},
 };
 
 pin_project! {
     /// The future of [`VerifyDigestService`](super::VerifyDigestService).
-    pub struct VerifyDigestFuture<F, B, D: Algorithm> {
+    pub struct VerifyDigestFuture<F, B> {
         #[pin]
-        step: Step<F, B, D>,
+        step: Step<F, B>,
     }
 }
 
 pin_project! {
     // what is boxed is so because the layer may be off, and every request moves its room about
     #[project = StepProjection]
-    enum Step<F, B, D: Algorithm> {
+    enum Step<F, B> {
         // `None`: the layer is off
         Called { #[pin] inner: F, call: Option<Box<Call>> },
         // `None`: released
-        Waiting { held: Option<Box<Held<B, D>>> },
+        Waiting { held: Option<Box<Held<B>>> },
     }
 }
 
-impl<F, B, D: Algorithm> VerifyDigestFuture<F, B, D> {
+impl<F, B> VerifyDigestFuture<F, B> {
     pub(super) fn new(inner: F, call: Option<Box<Call>>) -> Self {
         Self {
             step: Step::Called { inner, call },
@@ -50,20 +50,19 @@ impl<F, B, D: Algorithm> VerifyDigestFuture<F, B, D> {
     }
 }
 
-impl<F, B, D: Algorithm> fmt::Debug for VerifyDigestFuture<F, B, D> {
+impl<F, B> fmt::Debug for VerifyDigestFuture<F, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifyDigestFuture").finish_non_exhaustive()
     }
 }
 
-impl<F, B, E, D> Future for VerifyDigestFuture<F, B, D>
+impl<F, B, E> Future for VerifyDigestFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
-    type Output = Result<Response<VerifyBody<B, D>>, E>;
+    type Output = Result<Response<VerifyBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut step = self.project().step;
@@ -113,18 +112,20 @@ impl Call {
     }
 
     /// The response to be checked, or, as an `Err`, the one that need not be.
-    fn head<B, D>(mut self, response: Response<B>) -> Result<Held<B, D>, Response<VerifyBody<B, D>>>
+    fn head<B>(mut self, response: Response<B>) -> Result<Held<B>, Response<VerifyBody<B>>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
-        D: Algorithm,
     {
         let (mut head, body) = response.into_parts();
         self.fault.join(&mut head.extensions);
         let delivery = Delivery::new(&self.request.method, head.status, &head.headers, &body);
         let promised = match delivery.is_bodiless() {
             true => None,
-            false => self.config.promise::<D>(&head.headers),
+            false => {
+                let whole = fields::is_whole(head.status, &head.headers);
+                self.config.promised(&head.headers, whole)
+            }
         };
         let Some(promised) = promised else {
             return Err(Response::from_parts(head, VerifyBody::off(body)));
@@ -132,11 +133,12 @@ impl Call {
 
         let declared = delivery.declared_length();
         let id = self.request.id.clone();
-        let refused = promised.bad.filter(|bad| {
-            self.config
-                .refuses(*bad, "response head", &self.request.uri)
-        });
-        let checker = Checker::<D>::new(promised, declared, self.request, &self.config);
+        let refused = self
+            .config
+            .refused(&promised, "response head", &self.request.uri);
+        let first = promised.iter().find_map(|promised| promised.digest);
+        let whole = fields::is_whole(head.status, &head.headers);
+        let checker = Checker::new(&promised, whole, declared, self.request, &self.config);
         head.extensions.insert(checker.later());
         let observation = Observation::new(checker, self.fault);
         if let Some(bad) = refused {
@@ -145,9 +147,9 @@ impl Call {
             let answer = bad_promise(StatusCode::BAD_GATEWAY, bad, id.as_ref());
             return Err(in_place_of(head, answer));
         }
-        if let Some(digest) = promised.digest {
+        if let Some(digest) = first {
             head.extensions.insert(ExpectedDigest::new(
-                D::KEY,
+                digest.algorithm(),
                 digest.as_bytes(),
                 &head.headers,
             ));
@@ -166,18 +168,15 @@ impl Call {
 }
 
 /// This answer instead of the response with this head.
-fn in_place_of<B, D: Algorithm>(
-    head: Parts,
-    answer: Response<Bytes>,
-) -> Response<VerifyBody<B, D>> {
+fn in_place_of<B>(head: Parts, answer: Response<Bytes>) -> Response<VerifyBody<B>> {
     let (head, document) = instead_of(head, answer);
     Response::from_parts(head, super::answer(document))
 }
 
 /// A response whose head is not released yet.
-struct Held<B, D: Algorithm> {
+struct Held<B> {
     // first, so that it is dropped before the body: observers report from the outside in
-    observation: Observation<Checker<D>>,
+    observation: Observation<Checker>,
     head: Parts,
     body: Replay<B>,
     delivery: Delivery,
@@ -188,11 +187,10 @@ struct Held<B, D: Algorithm> {
     id: Option<tower_stream_core::RequestId>,
 }
 
-impl<B, D> Held<B, D>
+impl<B> Held<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    D: Algorithm,
 {
     /// Pending only for a body that the client could not see the end of.
     fn look_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -211,7 +209,7 @@ where
         }
     }
 
-    fn release(mut self) -> Response<VerifyBody<B, D>> {
+    fn release(mut self) -> Response<VerifyBody<B>> {
         let checker = self.observation.observer_mut();
         match self.ahead {
             Ahead::Whole => {

@@ -16,9 +16,10 @@ use tower_stream_core::BoxError;
 use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call, outcome::VerdictCounts};
 use crate::{
     Algorithm, Md5,
+    algorithm::ErasedAlgorithm,
     fields::{self, BadPromise, Promised},
     later::Callback,
-    layer::{Layered, Setup},
+    layer::Layered,
     replay::SLICE,
 };
 
@@ -64,11 +65,12 @@ use crate::{
 /// assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
 /// # }
 /// ```
-pub struct VerifyDigestLayer<D = md5::Md5>(Setup<Config, D>);
+#[derive(Clone, Default)]
+pub struct VerifyDigestLayer(Arc<Config>);
 
 /// What to do with a promise that is malformed, or contradicted by another one.
 ///
-/// Only promises by the layer's own algorithm are read: what `Content-Digest` says by another one is skipped. Where one
+/// Only promises by the layer's own algorithms are read: what `Content-Digest` says by another one is skipped. Where one
 /// promise is malformed and another can be read, the body is checked against that one, whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnBadPromise {
@@ -85,6 +87,8 @@ pub enum OnBadPromise {
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) on: bool,
+    pub(crate) algorithms: Vec<ErasedAlgorithm>,
+    pub(crate) repr: bool,
     pub(crate) buffer: u64,
     pub(crate) expect_trailers: bool,
     pub(crate) on_bad_promise: OnBadPromise,
@@ -96,6 +100,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             on: true,
+            algorithms: vec![ErasedAlgorithm::of::<Md5>()],
+            repr: false,
             buffer: 64 * 1024,
             expect_trailers: false,
             on_bad_promise: OnBadPromise::default(),
@@ -106,18 +112,61 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is promised of a body; `None`: nothing to be checked.
-    pub(crate) fn promise<D: Algorithm>(&self, head: &HeaderMap) -> Option<Promised> {
+    pub(crate) fn of<D: Algorithm>() -> Self {
+        Self::default().with(&[ErasedAlgorithm::of::<D>()])
+    }
+
+    pub(crate) fn with(self, algorithms: &[ErasedAlgorithm]) -> Self {
+        Self {
+            algorithms: algorithms.to_vec(),
+            ..self
+        }
+    }
+
+    pub(crate) fn add(&mut self, algorithm: ErasedAlgorithm) {
+        if self
+            .algorithms
+            .iter()
+            .all(|known| known.key != algorithm.key)
+        {
+            self.algorithms.push(algorithm);
+        }
+    }
+
+    /// What is promised of a body, by each algorithm that has to be computed; `None`: nothing to be checked. `whole` says
+    /// that the message holds the whole representation.
+    pub(crate) fn promised(&self, head: &HeaderMap, whole: bool) -> Option<Vec<Promised>> {
         if !self.on {
             return None;
         }
-        let promised = fields::promise::<D>(head);
-        let in_trailers = || self.expect_trailers || fields::announces_digest_trailer(head);
-        (promised != Promised::default() || in_trailers()).then_some(promised)
+        let repr = self.repr && whole;
+        let mut promised = fields::promised(head, &self.algorithms, repr);
+        if self.expect_trailers || fields::announces_digest_trailer(head, repr) {
+            for algorithm in &self.algorithms {
+                if promised.iter().all(|by| by.algorithm.key != algorithm.key) {
+                    promised.push(Promised::nothing(*algorithm));
+                }
+            }
+        }
+        (!promised.is_empty()).then_some(promised)
+    }
+
+    /// Why a message is refused, for a promise that cannot be read.
+    pub(crate) fn refused(
+        &self,
+        promised: &[Promised],
+        place: &str,
+        uri: &Uri,
+    ) -> Option<BadPromise> {
+        let bad = promised.iter().filter_map(|promised| promised.bad);
+        bad.fold(None, |refused, bad| {
+            let refuses = self.refuses(bad, place, uri);
+            refused.or(refuses.then_some(bad))
+        })
     }
 
     /// Whether a message is refused for a promise that cannot be read.
-    pub(crate) fn refuses(&self, bad: BadPromise, place: &str, uri: &Uri) -> bool {
+    fn refuses(&self, bad: BadPromise, place: &str, uri: &Uri) -> bool {
         if self.on_bad_promise == OnBadPromise::Warn {
             // without the query, which may hold credentials
             tracing::warn!(
@@ -130,48 +179,81 @@ impl Config {
     }
 }
 
-impl VerifyDigestLayer<Md5> {
-    /// Checks MD5 promises, by the faster of [`kernel::Md5`](crate::kernel::Md5) and `md5::Md5` on this architecture.
+impl VerifyDigestLayer {
+    /// Checks promises by MD5, and no others.
     pub fn md5() -> Self {
-        Self::new()
+        Self::new::<Md5>()
     }
-}
 
-impl<D: Algorithm> VerifyDigestLayer<D> {
-    /// Checks promises made by this algorithm, and no other.
-    pub fn new() -> Self {
-        Self(Setup::new(Config::default()))
+    /// Checks promises by SHA-256, and no others.
+    #[cfg(feature = "sha2")]
+    pub fn sha256() -> Self {
+        Self::new::<sha2::Sha256>()
+    }
+
+    /// Checks promises by each algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
+    pub fn all() -> Self {
+        Self(Arc::new(Config::default().with(ErasedAlgorithm::ALL)))
+    }
+
+    /// Checks promises by this algorithm, and no others.
+    pub fn new<D: Algorithm>() -> Self {
+        Self(Arc::new(Config::of::<D>()))
+    }
+
+    /// Checks promises by this algorithm too. A body is hashed once for each algorithm by which something is promised of
+    /// it, and by all of them when a promise is still to come in the trailers. It is [`Verdict::Verified`] when it is what
+    /// each of them says.
+    ///
+    /// ```
+    /// # #[cfg(feature = "sha2")] {
+    /// use tower_stream_digest::{Sha256, VerifyDigestLayer};
+    ///
+    /// let layer = VerifyDigestLayer::md5().and::<Sha256>();
+    /// # drop(layer);
+    /// # }
+    /// ```
+    ///
+    /// [`Verdict::Verified`]: crate::Verdict::Verified
+    pub fn and<D: Algorithm>(self) -> Self {
+        self.set(|config| config.add(ErasedAlgorithm::of::<D>()))
+    }
+
+    /// Whether `Repr-Digest` (RFC 9530 section 3) is a promise too. Off by default. It is read where the response holds
+    /// the whole representation: not in a 206, nor beside `Content-Range`.
+    pub fn repr_digest(self, read: bool) -> Self {
+        self.set(|config| config.repr = read)
     }
 
     /// A layer of the same type that does nothing.
     pub fn off() -> Self {
-        Self::new().enabled(false)
+        Self::md5().enabled(false)
     }
 
     /// Whether it does anything.
     pub fn enabled(self, on: bool) -> Self {
-        Self(self.0.set(|config| config.on = on))
+        self.set(|config| config.on = on)
     }
 
     /// How many bytes of a body may be held back to decide before the head is sent; 64 KiB by default, at most 256 KiB,
     /// which is what one poll may hash. Only a body for an HTTP/1.0 client, of unknown length, is waited for.
     pub fn buffer_up_to(self, bytes: usize) -> Self {
-        Self(self.0.set(|config| config.buffer = bytes.min(SLICE) as u64))
+        self.set(|config| config.buffer = bytes.min(SLICE) as u64)
     }
 
     /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
-        Self(self.0.set(|config| config.expect_trailers = expect))
+        self.set(|config| config.expect_trailers = expect)
     }
 
     /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
-        Self(self.0.set(|config| config.on_bad_promise = policy))
+        self.set(|config| config.on_bad_promise = policy)
     }
 
     #[cfg(feature = "metrics")]
     pub(crate) fn counts(&self) -> Arc<VerdictCounts> {
-        Arc::clone(&self.0.config().counts)
+        Arc::clone(&self.0.counts)
     }
 
     /// Calls this once for each body that something was promised of, when the outcome is known for sure: when the body is
@@ -180,26 +262,16 @@ impl<D: Algorithm> VerifyDigestLayer<D> {
     ///
     /// It runs on the server's task, so it must not block. A panic in it is swallowed.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
-        Self(
-            self.0
-                .set(|config| config.on_outcome = Some(Arc::new(callback))),
-        )
+        self.set(|config| config.on_outcome = Some(Arc::new(callback)))
+    }
+
+    fn set(mut self, set: impl FnOnce(&mut Config)) -> Self {
+        set(Arc::make_mut(&mut self.0));
+        self
     }
 }
 
-impl<D: Algorithm> Default for VerifyDigestLayer<D> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<D> Clone for VerifyDigestLayer<D> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<D> fmt::Debug for VerifyDigestLayer<D> {
+impl fmt::Debug for VerifyDigestLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("VerifyDigestLayer").field(&self.0).finish()
     }
@@ -209,6 +281,8 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("on", &self.on)
+            .field("algorithms", &self.algorithms)
+            .field("repr", &self.repr)
             .field("buffer", &self.buffer)
             .field("expect_trailers", &self.expect_trailers)
             .field("on_bad_promise", &self.on_bad_promise)
@@ -216,8 +290,8 @@ impl fmt::Debug for Config {
     }
 }
 
-impl<S, D> Layer<S> for VerifyDigestLayer<D> {
-    type Service = VerifyDigestService<S, D>;
+impl<S> Layer<S> for VerifyDigestLayer {
+    type Service = VerifyDigestService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Layered {
@@ -228,25 +302,24 @@ impl<S, D> Layer<S> for VerifyDigestLayer<D> {
 }
 
 /// What [`VerifyDigestLayer`] makes of a service.
-pub type VerifyDigestService<S, D = md5::Md5> = Layered<S, VerifyDigestLayer<D>>;
+pub type VerifyDigestService<S> = Layered<S, VerifyDigestLayer>;
 
-impl<S, D, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyDigestService<S, D>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyDigestService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Body<Data = Bytes>,
     ResBody::Error: Into<BoxError>,
-    D: Algorithm,
 {
-    type Response = Response<VerifyBody<ResBody, D>>;
+    type Response = Response<VerifyBody<ResBody>>;
     type Error = S::Error;
-    type Future = VerifyDigestFuture<S::Future, ResBody, D>;
+    type Future = VerifyDigestFuture<S::Future, ResBody>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = self.layer.0.config();
+        let config = &self.layer.0;
         let call = config
             .on
             .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));

@@ -1,10 +1,6 @@
 //! What came of a check.
 
-use std::{
-    error::Error,
-    fmt,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Method, Uri};
 use tower_stream_core::{Cause, FaultKind, StreamError};
@@ -21,9 +17,10 @@ pub struct Verification {
     pub uri: Uri,
     /// The verdict.
     pub verdict: Verdict,
-    /// The digest that was promised, when one could be read.
+    /// The digest that was promised, when one could be read. Of several, the one that the body does not have, or else the
+    /// first.
     pub expected: Option<DigestValue>,
-    /// The digest of the bytes, when all of them were seen.
+    /// The digest of the bytes by the algorithm of `expected`, when all of them were seen.
     pub actual: Option<DigestValue>,
     /// The declared length, if there was one.
     pub declared: Option<u64>,
@@ -106,8 +103,9 @@ pub enum Unverifiable {
 /// The error that a body ends with instead of looking whole: its bytes are not what was promised.
 ///
 /// Its source is a [`StreamError`], so that every layer knows the kind.
-#[derive(Clone, Debug)]
-pub struct DigestError(StreamError);
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DigestError(#[source] StreamError);
 
 impl DigestError {
     pub(super) fn mismatch(expected: &DigestValue, actual: &DigestValue) -> Self {
@@ -140,17 +138,5 @@ impl DigestError {
     /// What a [`Fault`](tower_stream_core::Fault) is told.
     pub fn cause(&self) -> &Cause {
         self.0.cause()
-    }
-}
-
-impl fmt::Display for DigestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Error for DigestError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0)
     }
 }

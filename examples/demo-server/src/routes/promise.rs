@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use http_body::Body as _;
-use tower_stream_digest::{Announce, Digest, DigestValue, Md5};
+use tower_stream_digest::{Digest, DigestValue, Md5};
 
 use super::bytes::Generated;
 use crate::{problem::Problem, query::Query};
@@ -25,10 +25,17 @@ const CHUNK: usize = 16 * 1024;
 /// So many bytes at the end are wrong when asked for.
 const CORRUPT: u64 = 10;
 
-const AS: [(&str, Announce); 3] = [
-    ("md5hex", Announce::XContentMd5),
-    ("md5b64", Announce::ContentMd5),
-    ("content-digest", Announce::ContentDigest),
+#[derive(Clone, Copy)]
+enum Field {
+    XContentMd5,
+    ContentMd5,
+    ContentDigest,
+}
+
+const AS: [(&str, Field); 3] = [
+    ("md5hex", Field::XContentMd5),
+    ("md5b64", Field::ContentMd5),
+    ("content-digest", Field::ContentDigest),
 ];
 
 /// `size` bytes as from `/bytes`, promised `as` one of three headers; with `corrupt=1` the promise is broken.
@@ -39,7 +46,7 @@ pub(crate) async fn promise(RawQuery(raw): RawQuery) -> Result<Response, Problem
     let size = query.number("size", 1024 * 1024, 0..=MAX_SIZE)?;
     let length = query.flag("length", true)?;
     let corrupt = query.flag("corrupt", false)?;
-    let promised_as = query.choice("as", Some(Announce::XContentMd5), &AS)?;
+    let promised_as = query.choice("as", Some(Field::XContentMd5), &AS)?;
     query.finish()?;
     if corrupt && size == 0 {
         return Err(Problem::parameter(
@@ -71,14 +78,14 @@ pub(crate) async fn promise(RawQuery(raw): RawQuery) -> Result<Response, Problem
     Ok(response)
 }
 
-fn field(promised_as: Announce, digest: &DigestValue) -> (HeaderName, HeaderValue) {
-    let value = match promised_as {
-        Announce::XContentMd5 => digest.hex(),
-        Announce::ContentMd5 => digest.base64(),
-        Announce::ContentDigest => digest.content_digest(),
+fn field(promised_as: Field, digest: &DigestValue) -> (HeaderName, HeaderValue) {
+    let (name, value) = match promised_as {
+        Field::XContentMd5 => ("x-content-md5", digest.hex()),
+        Field::ContentMd5 => ("content-md5", digest.base64()),
+        Field::ContentDigest => ("content-digest", digest.content_digest()),
     };
     let value = HeaderValue::try_from(value).expect("digests are visible ASCII");
-    (promised_as.field(), value)
+    (HeaderName::from_static(name), value)
 }
 
 /// The generator is always ready.

@@ -3,19 +3,13 @@
 use axum::{body::Body, http::StatusCode, response::Response, routing::MethodRouter};
 use http_body_util::BodyExt;
 use serde_json::json;
-use tower::ServiceBuilder;
 use tower_stream_digest::{Digest, DigestValue, Md5, VerifyRequestDigestLayer};
 
 use crate::{State, problem::Problem, reply};
 
 /// Checks what a client promised of its upload, by any algorithm that it may choose.
 pub(crate) fn checked(route: MethodRouter<State>) -> MethodRouter<State> {
-    route.layer(
-        ServiceBuilder::new()
-            .layer(VerifyRequestDigestLayer::md5())
-            .layer(VerifyRequestDigestLayer::<sha2::Sha256>::new())
-            .layer(VerifyRequestDigestLayer::<sha2::Sha512>::new()),
-    )
+    route.layer(VerifyRequestDigestLayer::all())
 }
 
 /// Answers `{"size": .., "md5": ".."}`. Nothing is kept, so nothing is committed before the end of the body.

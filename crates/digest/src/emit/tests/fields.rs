@@ -116,7 +116,7 @@ async fn the_client_chooses_the_algorithm() {
             .insert("want-content-digest", want.parse().unwrap());
         request
     };
-    let announced = |layer: &DigestLayer<Md5>, want: &str| {
+    let announced = |layer: &DigestLayer, want: &str| {
         let out: Out = pass(
             layer,
             wanting(want),
@@ -142,9 +142,57 @@ async fn the_client_chooses_the_algorithm() {
         (md5.clone(), true)
     );
 
-    let layer = DigestLayer::<sha2::Sha256>::new();
+    let layer = DigestLayer::new::<sha2::Sha256>();
     let inner = response(MockBody::new([data("hello")]), &[]);
-    let out: Response<DigestBody<MockBody, sha2::Sha256>> = pass(&layer, wanting("md5=1"), inner);
+    let out: Response<DigestBody<MockBody>> = pass(&layer, wanting("md5=1"), inner);
     let announced = out.headers()["content-digest"].to_str().unwrap();
     assert_eq!(Some(announced.to_owned()), md5);
+}
+
+#[tokio::test]
+async fn the_digest_of_a_whole_representation() {
+    let layer = DigestLayer::md5().announce(Announce::CONTENT_DIGEST | Announce::REPR_DIGEST);
+    let digest = DigestValue::of::<Md5>("hello").content_digest();
+    for (status, range, whole) in [
+        (200, None, true),
+        (404, None, true),
+        (206, None, false),
+        (200, Some("bytes 0-4/9"), false),
+    ] {
+        let head: Vec<_> = range
+            .map(|range| ("content-range", range))
+            .into_iter()
+            .collect();
+        for paced in [false, true] {
+            let steps = paced.then(pending).into_iter().chain([data("hello")]);
+            let mut inner = response(MockBody::new(steps), &head);
+            *inner.status_mut() = StatusCode::from_u16(status).unwrap();
+            let out: Out = pass(&layer, get(Version::HTTP_2), inner);
+            let mut fields = out.headers().clone();
+            fields.extend(read(out.into_body(), None).await.trailers);
+            let cell = format!("{status}, {range:?}, paced {paced}");
+            assert_eq!(fields["content-digest"], digest, "{cell}");
+            let repr = fields.get("repr-digest");
+            assert_eq!(repr.is_some_and(|repr| *repr == digest), whole, "{cell}");
+            assert!(!fields.contains_key("x-content-md5"));
+        }
+    }
+}
+
+#[cfg(feature = "sha2")]
+#[tokio::test]
+async fn a_wish_for_the_digest_of_the_representation() {
+    for (announce, sha) in [
+        (Announce::REPR_DIGEST, true),
+        // one digest is computed, and the other wish decides which
+        (Announce::REPR_DIGEST | Announce::CONTENT_DIGEST, false),
+    ] {
+        let mut request = get(Version::HTTP_11);
+        let wish = "sha-256=1".parse().unwrap();
+        request.headers_mut().insert("want-repr-digest", wish);
+        let inner = response(MockBody::new([data("hello")]), &[]);
+        let out: Out = pass(&DigestLayer::md5().announce(announce), request, inner);
+        let digest = header(&out, "repr-digest").unwrap();
+        assert_eq!(digest.starts_with("sha-256="), sha, "{announce:?}");
+    }
 }

@@ -30,10 +30,10 @@ use crate::{
     testing::{get, get_te, md5_hex, noise, pass, read, response},
 };
 
-type Out = Response<DigestBody<MockBody, Md5>>;
+type Out = Response<DigestBody<MockBody>>;
 
 /// A layer, and what it reports.
-fn recording(layer: DigestLayer<Md5>) -> (DigestLayer<Md5>, Arc<Mutex<Vec<Sent>>>) {
+fn recording(layer: DigestLayer) -> (DigestLayer, Arc<Mutex<Vec<Sent>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&all);
     (

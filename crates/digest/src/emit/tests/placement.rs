@@ -145,7 +145,7 @@ async fn the_first_pending_releases_the_head_with_all_there_is() {
 async fn h2_announces_in_trailers_and_keeps_the_length() {
     let body = noise(300);
     let layer = DigestLayer::md5()
-        .announce(Announce::ContentDigest | Announce::XContentMd5 | Announce::ContentMd5);
+        .announce(Announce::CONTENT_DIGEST | Announce::X_CONTENT_MD5 | Announce::CONTENT_MD5);
     for version in [Version::HTTP_2, Version::HTTP_3] {
         let inner = response(paced(&body).with_true_size(), &[("content-length", "300")]);
         let out: Out = pass(&layer, get(version), inner);

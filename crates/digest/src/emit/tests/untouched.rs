@@ -56,7 +56,7 @@ async fn nothing_to_announce_and_nobody_to_tell_costs_nothing() {
     let body = MockBody::new([data("x")]);
     let probe = body.probe();
     let inner = response(body, &[("content-digest", "md5=:0:")]);
-    let layer = DigestLayer::md5().announce(Announce::ContentDigest);
+    let layer = DigestLayer::md5().announce(Announce::CONTENT_DIGEST);
     drop::<Out>(pass(&layer, get(Version::HTTP_2), inner));
     assert_eq!(probe.polls(), 0);
 }

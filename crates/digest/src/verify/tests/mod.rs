@@ -20,11 +20,9 @@ use crate::{
     testing::{get, md5_hex, noise, pass, pass_async, read, response},
 };
 
-type Out = Response<VerifyBody<MockBody, Md5>>;
+type Out = Response<VerifyBody<MockBody>>;
 
-fn recording(
-    layer: VerifyDigestLayer<Md5>,
-) -> (VerifyDigestLayer<Md5>, Arc<Mutex<Vec<Verification>>>) {
+fn recording(layer: VerifyDigestLayer) -> (VerifyDigestLayer, Arc<Mutex<Vec<Verification>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&all);
     (

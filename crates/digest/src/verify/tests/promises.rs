@@ -107,7 +107,7 @@ async fn what_the_digest_layer_announces_is_checked_downstream() {
             };
             let service = ServiceBuilder::new()
                 .layer(VerifyDigestLayer::md5())
-                .map_response(move |response: Response<DigestBody<MockBody, Md5>>| {
+                .map_response(move |response: Response<DigestBody<MockBody>>| {
                     response.map(|body| body.map_frame(move |frame| frame.map_data(proxy)))
                 })
                 .layer(DigestLayer::md5())
@@ -377,10 +377,146 @@ async fn the_promise_is_left_for_the_layers_outside() {
 async fn sha_256_is_as_easy() {
     let promise = DigestValue::of::<sha2::Sha256>("good").content_digest();
     for (body, status) in [("good", 200), ("evil", 502)] {
-        let layer = VerifyDigestLayer::<sha2::Sha256>::new();
+        let layer = VerifyDigestLayer::new::<sha2::Sha256>();
         let inner = response(MockBody::new([data(body)]), &[("content-digest", &promise)]);
-        let out: Response<VerifyBody<MockBody, sha2::Sha256>> =
-            pass(&layer, get(Version::HTTP_11), inner);
+        let out: Response<VerifyBody<MockBody>> = pass(&layer, get(Version::HTTP_11), inner);
         assert_eq!(out.status(), status);
+    }
+}
+
+#[cfg(feature = "sha2")]
+mod several {
+    use super::*;
+    use crate::{Sha256, Sha512};
+
+    /// The status, whether the body failed, and the outcome.
+    async fn check(
+        layer: VerifyDigestLayer,
+        head: &[(&str, &str)],
+        steps: Vec<Step>,
+    ) -> (u16, bool, Option<Verification>) {
+        let (layer, outcomes) = recording(layer);
+        let body = MockBody::new(steps);
+        let out: Out = pass(&layer, get(Version::HTTP_2), response(body, head));
+        let status = out.status().as_u16();
+        let read = read(out.into_body(), None).await;
+        let outcome = outcomes.lock().pop();
+        (status, read.error.is_some(), outcome)
+    }
+
+    #[tokio::test]
+    async fn every_promise_is_checked() {
+        let md5 = |of: &str| DigestValue::of::<Md5>(of).content_digest();
+        let sha256 = |of: &str| DigestValue::of::<Sha256>(of).content_digest();
+        let sha512 = |of: &str| DigestValue::of::<Sha512>(of).content_digest();
+        for (digests, wrong) in [
+            (vec![md5("good")], None),
+            (vec![sha512("good")], None),
+            (vec![md5("good"), sha256("good"), sha512("good")], None),
+            (vec![md5("good"), sha256("evil")], Some("sha-256")),
+            (vec![sha256("good"), md5("evil")], Some("md5")),
+            (
+                vec![md5("good"), sha256("good"), sha512("evil")],
+                Some("sha-512"),
+            ),
+        ] {
+            let field = digests.join(", ");
+            for paced in [false, true] {
+                let mut steps = vec![data("go"), data("od")];
+                if paced {
+                    steps.insert(1, pending());
+                }
+                let layer = VerifyDigestLayer::all();
+                let (status, failed, outcome) =
+                    check(layer, &[("content-digest", &field)], steps).await;
+                let outcome = outcome.unwrap();
+                let cell = format!("{field}, paced {paced}: {outcome:?}");
+                assert_eq!(status == 502 || failed, wrong.is_some(), "{cell}");
+                assert_eq!(status == 502, wrong.is_some() && !paced, "{cell}");
+                let verdict = wrong.map_or(Verdict::Verified, |_| Verdict::Mismatch);
+                assert_eq!(outcome.verdict, verdict, "{cell}");
+                let (expected, actual) = (outcome.expected.unwrap(), outcome.actual.unwrap());
+                assert_eq!(expected.algorithm(), actual.algorithm(), "{cell}");
+                assert_eq!(expected == actual, wrong.is_none(), "{cell}");
+                if let Some(wrong) = wrong {
+                    assert_eq!(expected.algorithm(), wrong, "{cell}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_algorithms_of_the_layer_are_checked() {
+        let evil = DigestValue::of::<Sha512>("evil").content_digest();
+        let steps = || vec![data("good")];
+        let head = [("content-digest", &*evil)];
+        let two = VerifyDigestLayer::md5().and::<Sha256>().and::<Md5>();
+        let (status, _, outcome) = check(two.clone(), &head, steps()).await;
+        assert_eq!((status, outcome.is_none()), (200, true));
+        let (status, ..) = check(two.and::<Sha512>(), &head, steps()).await;
+        assert_eq!(status, 502);
+        let (status, ..) = check(VerifyDigestLayer::sha256(), &head, steps()).await;
+        assert_eq!(status, 200);
+    }
+
+    /// The head promises by one algorithm, and the trailers by another.
+    #[tokio::test]
+    async fn announced_trailers_may_hold_any_of_them() {
+        let md5 = md5_hex(b"good");
+        for (of, verdict) in [("good", Verdict::Verified), ("evil", Verdict::Mismatch)] {
+            let late = DigestValue::of::<Sha256>(of).content_digest();
+            let head = [("trailer", "content-digest"), ("x-content-md5", &*md5)];
+            let steps = vec![pending(), data("good"), trailer("content-digest", &late)];
+            let (_, failed, outcome) = check(VerifyDigestLayer::all(), &head, steps).await;
+            let outcome = outcome.unwrap();
+            assert_eq!(outcome.verdict, verdict);
+            assert_eq!(failed, verdict == Verdict::Mismatch);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_promise_that_cannot_be_read_hides_no_other() {
+        let evil = DigestValue::of::<Sha256>("evil").content_digest();
+        let field = format!("md5=?1, {evil}");
+        let head = [("content-digest", &*field)];
+        for (policy, verdict) in [
+            (OnBadPromise::Ignore, Verdict::Mismatch),
+            (OnBadPromise::Warn, Verdict::Mismatch),
+            (OnBadPromise::Refuse, Verdict::Aborted),
+        ] {
+            let layer = VerifyDigestLayer::all().on_bad_promise(policy);
+            let (status, _, outcome) = check(layer, &head, vec![data("good")]).await;
+            assert_eq!(
+                (status, outcome.unwrap().verdict),
+                (502, verdict),
+                "{policy:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_digest_of_the_representation_is_checked_when_told_to() {
+        let evil = DigestValue::of::<Md5>("evil").content_digest();
+        let whole = [("repr-digest", &*evil)];
+        let part = [whole[0], ("content-range", "bytes 0-3/9")];
+        let read = VerifyDigestLayer::md5().repr_digest(true);
+        for (layer, head, status) in [
+            (VerifyDigestLayer::md5(), &whole[..], 200),
+            (read.clone(), &whole, 502),
+            (read.clone(), &part, 200),
+        ] {
+            let got = check(layer, head, vec![data("good")]).await;
+            assert_eq!(got.0, status, "{head:?}");
+        }
+        // in trailers too
+        for (announced, fails) in [("repr-digest", true), ("x-other", false)] {
+            let steps = vec![pending(), data("good"), trailer("repr-digest", &evil)];
+            let (_, failed, _) = check(read.clone(), &[("trailer", announced)], steps).await;
+            assert_eq!(failed, fails, "{announced}");
+        }
+        let mut partial = response(MockBody::new([data("good")]), &whole);
+        *partial.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let out: Out = pass(&read, get(Version::HTTP_11), partial);
+        assert_eq!(out.status(), 206);
     }
 }

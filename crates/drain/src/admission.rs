@@ -15,7 +15,7 @@ const CLOSE: u64 = 1 << 62;
 const DEAD: u64 = 1 << 63;
 const COUNT: u64 = WATCHED - 1;
 
-/// The door: who comes in is counted by the same `fetch_add` that reads the state.
+/// The admission: who comes in is counted by the same `fetch_add` that reads the state.
 ///
 /// So nobody is admitted under a state that is over, and whoever sees "closed and empty" once can be sure that it stays
 /// so: the load that found zero and every later `enter` are ordered on one word.
@@ -113,36 +113,36 @@ mod tests {
 
     #[test]
     fn only_an_end_that_somebody_waits_for_is_told() {
-        let door = Admission::new();
-        door.hold();
-        assert!(!door.leave().is_awaited_end());
-        door.hold();
-        door.hold();
-        door.watch();
-        assert!(!door.leave().is_awaited_end());
-        assert!(door.leave().is_awaited_end());
-        assert_eq!(door.load().state(), State::Active);
+        let admission = Admission::new();
+        admission.hold();
+        assert!(!admission.leave().is_awaited_end());
+        admission.hold();
+        admission.hold();
+        admission.watch();
+        assert!(!admission.leave().is_awaited_end());
+        assert!(admission.leave().is_awaited_end());
+        assert_eq!(admission.load().state(), State::Active);
     }
 
     #[test]
     fn a_state_is_never_taken_back() {
-        let door = Admission::new();
-        assert_eq!(door.enter().ok(), Some(State::Active));
+        let admission = Admission::new();
+        assert_eq!(admission.enter().ok(), Some(State::Active));
         let steps = [
             State::Draining(Phase::Advertise),
             State::Draining(Phase::Close),
             State::Dead,
         ];
         for state in steps {
-            assert!(door.advance(state).state() < state);
-            assert_eq!(door.load().state(), state);
+            assert!(admission.advance(state).state() < state);
+            assert_eq!(admission.load().state(), state);
             for earlier in steps.into_iter().filter(|s| *s <= state) {
-                assert_eq!(door.advance(earlier).state(), state);
-                assert_eq!(door.load().state(), state);
+                assert_eq!(admission.advance(earlier).state(), state);
+                assert_eq!(admission.load().state(), state);
             }
-            assert_eq!(door.load().count(), 1);
+            assert_eq!(admission.load().count(), 1);
         }
-        assert_eq!(door.leave().count(), 0);
+        assert_eq!(admission.leave().count(), 0);
     }
 }
 
@@ -161,7 +161,7 @@ mod loom_tests {
 
     #[derive(Default)]
     struct Rig {
-        door: Admission,
+        admission: Admission,
         gone: AtomicBool,
         woken: AtomicBool,
     }
@@ -181,13 +181,13 @@ mod loom_tests {
 
         /// One request: in, its work, out. True when it was admitted.
         fn request(&self) -> bool {
-            match self.door.enter() {
+            match self.admission.enter() {
                 Ok(_) => {
                     assert!(
                         !self.gone.load(Ordering::SeqCst),
                         "in, while the drain was found closed and empty"
                     );
-                    self.left(self.door.leave());
+                    self.left(self.admission.leave());
                     true
                 }
                 Err(word) => {
@@ -209,9 +209,9 @@ mod loom_tests {
                 })
                 .collect();
 
-            rig.door.advance(CLOSED);
-            rig.door.watch();
-            let empty = rig.door.load().count() == 0;
+            rig.admission.advance(CLOSED);
+            rig.admission.watch();
+            let empty = rig.admission.load().count() == 0;
             if empty {
                 rig.gone.store(true, Ordering::SeqCst);
             }
@@ -219,7 +219,11 @@ mod loom_tests {
             requests.into_iter().for_each(|request| {
                 request.join().unwrap();
             });
-            assert_eq!(rig.door.load().count(), 0, "the count does not balance");
+            assert_eq!(
+                rig.admission.load().count(),
+                0,
+                "the count does not balance"
+            );
             assert!(
                 empty || rig.woken.load(Ordering::SeqCst),
                 "nobody woke the drain"
@@ -236,11 +240,11 @@ mod loom_tests {
                 let rig = rig.clone();
                 thread::spawn(move || rig.request())
             };
-            rig.door.advance(CLOSED);
+            rig.admission.advance(CLOSED);
             let after = rig.request();
             racing.join().unwrap();
             assert!(before && !after);
-            assert_eq!(rig.door.load().count(), 0);
+            assert_eq!(rig.admission.load().count(), 0);
         });
     }
 
@@ -248,21 +252,21 @@ mod loom_tests {
     #[test]
     fn loom_the_count_at_death_is_who_was_cut() {
         loom::model(|| {
-            let door = Arc::new(Admission::new());
+            let admission = Arc::new(Admission::new());
             let in_time = Arc::new(AtomicUsize::new(0));
-            let admitted: usize = (0..2).filter(|_| door.enter().is_ok()).count();
+            let admitted: usize = (0..2).filter(|_| admission.enter().is_ok()).count();
             let leaving: Vec<_> = (0..admitted)
                 .map(|_| {
-                    let (door, in_time) = (door.clone(), in_time.clone());
+                    let (admission, in_time) = (admission.clone(), in_time.clone());
                     thread::spawn(move || {
-                        if door.leave().state() != State::Dead {
+                        if admission.leave().state() != State::Dead {
                             in_time.fetch_add(1, Ordering::SeqCst);
                         }
                     })
                 })
                 .collect();
-            door.advance(CLOSED);
-            let cut = door.advance(State::Dead).count() as usize;
+            admission.advance(CLOSED);
+            let cut = admission.advance(State::Dead).count() as usize;
             leaving
                 .into_iter()
                 .for_each(|thread| thread.join().unwrap());

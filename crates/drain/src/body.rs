@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_core::{BoxError, Fault, relay};
 
-use crate::{State, admission::Word, drain::Shared};
+use crate::{admission::Word, shared::Shared};
 
 /// One request in flight. Dropping it is the only way out, so nothing is counted down twice or not at all.
 pub(crate) struct Guard {
@@ -25,13 +25,13 @@ pub(crate) struct Guard {
 impl Guard {
     #[inline]
     pub(crate) fn enter(shared: &Arc<Shared>) -> Result<Self, Option<Word>> {
-        let _: State = shared.door.enter()?;
+        shared.enter()?;
         Ok(Self::of(shared))
     }
 
     /// Counted although the drain refuses.
     pub(crate) fn hold(shared: &Arc<Shared>) -> Self {
-        shared.door.hold();
+        shared.admission.hold();
         Self::of(shared)
     }
 
@@ -53,7 +53,7 @@ impl Guard {
 
     #[inline]
     pub(crate) fn is_draining(&self) -> bool {
-        self.shared.state().is_draining()
+        self.shared.is_draining()
     }
 }
 

@@ -1,244 +1,29 @@
-//! The handle, and what every layer of one drain shares.
+//! The handle of a drain.
 
 use std::{
     fmt,
+    future::Future,
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Weak},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_core::Stream;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
-use tokio_stream::wrappers::WatchStream;
-use tower_stream_core::{Cause, Fault, FaultKind};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Policy, Probe, State, Stats,
-    admission::{Admission, Word},
-    farewell::{Streams, words},
-    run,
-    settings::Settings,
-    state::Phase,
+    BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Phase, Policy, Probe, State,
+    Stats, schedule::Schedule, shared::Shared,
 };
 
 /// The handle of a drain; a clone is another handle of the same one.
 ///
-/// Dropping handles does nothing: the drain lives as long as a layer, a request or a running drain needs it.
+/// Starting it fixes a schedule, and from then on the clock decides: whoever asks for the state, or sends a request,
+/// sees the state of that moment. No task runs for the drain itself, and dropping handles changes nothing.
 #[derive(Clone)]
 pub struct Drain {
     pub(crate) shared: Arc<Shared>,
-}
-
-pub(crate) struct Shared {
-    pub(crate) door: Admission,
-    served: AtomicU64,
-    refused: AtomicU64,
-    /// farewells that streams have taken, those that are still in flight among them
-    farewells: AtomicU64,
-    farewelled: AtomicU64,
-    cut: AtomicU64,
-    /// accept loops that still have connections
-    pub(crate) servers: AtomicUsize,
-    /// somebody listens for them
-    #[cfg(feature = "serve")]
-    pub(crate) signals: std::sync::atomic::AtomicBool,
-    pub(crate) streams: Streams,
-    pub(crate) settings: Settings,
-    /// something ended: whoever waits for the last one looks again
-    pub(crate) ended: Notify,
-    states: watch::Sender<State>,
-    closed_at: OnceLock<Instant>,
-    #[cfg(feature = "serve")]
-    pub(crate) started_at: std::sync::OnceLock<Instant>,
-    /// for the connections of `serve`
-    pub(crate) steps: watch::Sender<Step>,
-    /// when streams are cut: known from the start of the drain on, only ever moved forward
-    pub(crate) deadline: watch::Sender<Option<Instant>>,
-}
-
-/// What a connection has to know; [`State`] with one step more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
-    Serve,
-    /// No more is accepted and HTTP/2 says GOAWAY; what arrives is still served.
-    Handover,
-    Close,
-    Dead,
-}
-
-impl Shared {
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self {
-            door: Admission::new(),
-            served: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            farewells: AtomicU64::new(0),
-            farewelled: AtomicU64::new(0),
-            cut: AtomicU64::new(0),
-            servers: AtomicUsize::new(0),
-            #[cfg(feature = "serve")]
-            signals: std::sync::atomic::AtomicBool::new(false),
-            streams: Streams::default(),
-            settings,
-            ended: Notify::new(),
-            states: watch::Sender::new(State::Active),
-            closed_at: OnceLock::new(),
-            #[cfg(feature = "serve")]
-            started_at: std::sync::OnceLock::new(),
-            steps: watch::Sender::new(Step::Serve),
-            deadline: watch::Sender::new(None),
-        }
-    }
-
-    pub(crate) fn state(&self) -> State {
-        self.door.load().state()
-    }
-
-    /// Whether a request that comes too late is served all the same, if it is one that could not know: for 2 s after
-    /// the close, a quarter of what is left until the deadline at most. A busy machine may need that long to read it.
-    pub(crate) fn is_lenient(&self) -> bool {
-        let Some(closed) = self.closed_at.get() else {
-            // the close is just being made
-            return true;
-        };
-        let at_most = Duration::from_secs(2);
-        let quarter = |deadline: Instant| deadline.saturating_duration_since(*closed) / 4;
-        let window = self
-            .deadline
-            .borrow()
-            .map_or(at_most, |deadline| quarter(deadline).min(at_most));
-        self.state() != State::Dead && closed.elapsed() < window
-    }
-
-    /// A request is over, and in one figure: those that a dead drain has cut are counted as cut already.
-    #[inline]
-    pub(crate) fn leave_request(&self, fault: Option<&Fault>) {
-        let word = self.door.leave();
-        if word.state() != State::Dead {
-            let cause = fault.and_then(Fault::cause);
-            let figure = match cause.is_some_and(|cause| cause.kind() == FaultKind::Drain) {
-                true => &self.farewelled,
-                false => &self.served,
-            };
-            figure.fetch_add(1, Ordering::Relaxed);
-        }
-        self.left(word);
-    }
-
-    #[inline]
-    pub(crate) fn left(&self, word: Word) {
-        if word.is_awaited_end() {
-            self.ended.notify_waiters();
-        }
-    }
-
-    #[cold]
-    pub(crate) fn refuse(&self, word: Option<Word>) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(word) = word {
-            self.left(word);
-        }
-    }
-
-    /// A stream takes its farewell: the cause to fail with, when the format has none. Recorded before anything is
-    /// dropped; a cause that is known already wins, and then the stream is not one that the drain ended.
-    #[cold]
-    pub(crate) fn farewell(&self, fault: &Fault, retry: Duration) -> Cause {
-        let cause = Cause::new(FaultKind::Drain, words::MESSAGE).with_retry_after(retry);
-        if fault.record(cause.clone()) {
-            self.farewells.fetch_add(1, Ordering::Relaxed);
-        }
-        cause
-    }
-
-    /// How much has happened: it grows with each farewell, end and refusal.
-    pub(crate) fn progress(&self) -> u64 {
-        let figures = [
-            &self.farewells,
-            &self.farewelled,
-            &self.served,
-            &self.refused,
-        ];
-        figures
-            .map(|figure| figure.load(Ordering::Relaxed))
-            .iter()
-            .sum()
-    }
-
-    /// Whether a stream has taken its farewell, and its body is still held.
-    pub(crate) fn has_open_farewells(&self) -> bool {
-        self.farewells.load(Ordering::Relaxed) > self.farewelled.load(Ordering::Relaxed)
-    }
-
-    /// Goes on to `state`; the first to do it tells the others.
-    pub(crate) fn advance(&self, state: State) -> bool {
-        let before = self.door.advance(state);
-        if before.state() >= state {
-            return false;
-        }
-        if state == State::Dead {
-            self.cut.store(before.count(), Ordering::Relaxed);
-        }
-        if state == State::Draining(Phase::Close) {
-            let _ = self.closed_at.set(Instant::now());
-        }
-        self.states.send_replace(state);
-        match state {
-            State::Draining(Phase::Close) => self.step(Step::Close),
-            State::Dead => self.step(Step::Dead),
-            State::Active | State::Draining(Phase::Advertise) => {}
-        }
-        tracing::info!(%state, in_flight = before.count(), "drain");
-        true
-    }
-
-    pub(crate) fn step(&self, step: Step) {
-        self.steps.send_if_modified(|now| {
-            let forward = *now < step;
-            if forward {
-                *now = step;
-            }
-            forward
-        });
-    }
-
-    /// Waits until nothing is in flight.
-    pub(crate) async fn idle(&self) {
-        self.until(|| self.door.load().count() == 0).await;
-    }
-
-    /// Waits until nothing is in flight and no connection is open.
-    pub(crate) async fn finished(&self) {
-        self.until(|| self.door.load().count() == 0 && self.servers.load(Ordering::Acquire) == 0)
-            .await;
-    }
-
-    async fn until(&self, reached: impl Fn() -> bool) {
-        self.door.watch();
-        let mut ended = std::pin::pin!(self.ended.notified());
-        loop {
-            // first listen, then look: what ends in between is heard
-            ended.as_mut().enable();
-            if reached() {
-                return;
-            }
-            ended.as_mut().await;
-            ended.set(self.ended.notified());
-        }
-    }
-
-    pub(crate) async fn started(&self) {
-        let mut states = self.states.subscribe();
-        // the sender is in `self`, so this cannot fail
-        let _ = states.wait_for(|state| state.is_draining()).await;
-    }
 }
 
 impl From<Shared> for Drain {
@@ -257,8 +42,8 @@ impl Drain {
 
     /// Starts draining with the deadline it was built with. Does nothing when it was started before.
     ///
-    /// May be called from anywhere. In a tokio runtime the drain runs as a task of that; elsewhere (a thread that
-    /// handles signals) as a thread of its own.
+    /// May be called from anywhere, also from a thread without a runtime. The drain goes on when the runtime that it
+    /// was started in is gone.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -274,34 +59,14 @@ impl Drain {
     /// # }
     /// ```
     pub fn start(&self) {
-        self.start_at_most(None);
+        self.shared.start(None);
     }
 
     /// Starts draining, over in `limit` from now at the latest. When it was started before, this may only shorten what
     /// is left of it; zero cuts everything now, farewells and [`settle`](Builder::settle) included. A limit that no
     /// clock can reach, such as [`Duration::MAX`], is none.
     pub fn start_within(&self, limit: Duration) {
-        self.start_at_most(Some(limit));
-    }
-
-    fn start_at_most(&self, limit: Option<Duration>) {
-        let now = Instant::now();
-        let limits = [limit, self.shared.settings.deadline];
-        let limit = limits.into_iter().flatten().min();
-        if let Some(deadline) = limit.and_then(|limit| now.checked_add(limit)) {
-            self.shared.deadline.send_if_modified(|known| {
-                let sooner = known.is_none_or(|known| deadline < known);
-                if sooner {
-                    *known = Some(deadline);
-                }
-                sooner
-            });
-        }
-        if self.shared.advance(State::Draining(Phase::Advertise)) {
-            #[cfg(feature = "serve")]
-            let _ = self.shared.started_at.set(now);
-            run::spawn(Arc::clone(&self.shared), now);
-        }
+        self.shared.start(Some(limit));
     }
 
     /// Where it stands.
@@ -314,7 +79,7 @@ impl Drain {
     /// connections as long as their [`DrainToken`](crate::DrainToken) is held.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.shared.door.load().count()
+        self.shared.admission.load().count()
     }
 
     /// Waits until nothing is in flight, in whatever state; at once if nothing is now.
@@ -322,42 +87,43 @@ impl Drain {
         self.shared.idle().await;
     }
 
-    /// Waits until the drain is over.
+    /// Waits until the drain is dead: until nothing is in flight after the close, or the deadline has passed and the
+    /// farewells have left.
+    ///
+    /// Needs the timers of a tokio runtime. A drain that nobody waits for is dead at the latest when
+    /// [`settle`](Builder::settle) has passed after the deadline.
+    ///
+    /// # Panics
+    ///
+    /// When it has to wait outside of a tokio runtime with timers.
     pub async fn dead(&self) {
-        let mut states = self.shared.states.subscribe();
-        let _ = states.wait_for(|state| *state == State::Dead).await;
+        self.shared.dead().await;
     }
 
-    /// The state now and each one after it, up to [`State::Dead`]. Whoever reads slowly sees the latest.
+    /// The state now and each one after it, up to [`State::Dead`]. A stream that is read slowly leaves states out.
+    ///
+    /// The stream waits as [`dead`](Self::dead) does, in a tokio runtime with timers.
     #[must_use]
     pub fn watch(&self) -> States {
+        let state = self.state();
         States {
-            states: WatchStream::new(self.shared.states.subscribe()),
-            over: false,
+            shared: Arc::downgrade(&self.shared),
+            schedule: self.shared.subscribe(),
+            next: Some(Box::pin(std::future::ready(Some(state)))),
         }
     }
 
     /// The figures now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let shared = &self.shared;
-        let word = shared.door.load();
-        let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        Stats {
-            state: word.state(),
-            in_flight: word.count(),
-            served: figure(&shared.served),
-            refused: figure(&shared.refused),
-            farewelled: figure(&shared.farewelled),
-            cut: figure(&shared.cut),
-        }
+        self.shared.stats()
     }
 
     /// When streams are cut; `None` before the start, and for a drain without a
     /// [deadline](Builder::no_deadline).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        *self.shared.deadline.borrow()
+        self.shared.schedule()?.deadline
     }
 
     /// Whether it needs longer than the [`grace_period`](Builder::grace_period) that it was built with, 5 s in reserve.
@@ -407,32 +173,53 @@ impl fmt::Debug for Drain {
     }
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("state", &self.state())
-            .finish_non_exhaustive()
-    }
+/// The states of a drain, from [`Drain::watch`]. Ends after [`State::Dead`].
+pub struct States {
+    /// Does not keep an active drain alive.
+    shared: Weak<Shared>,
+    schedule: watch::Receiver<Option<Schedule>>,
+    next: Option<Pin<Box<dyn Future<Output = Option<State>> + Send + Sync>>>,
 }
 
-/// The states of a drain, from [`Drain::watch`]. Ends after [`State::Dead`].
-#[derive(Debug)]
-pub struct States {
-    states: WatchStream<State>,
-    over: bool,
+/// The state that follows on this one; `None` when the drain is gone before it was started.
+async fn next_state(
+    seen: State,
+    shared: Weak<Shared>,
+    mut schedule: watch::Receiver<Option<Schedule>>,
+) -> Option<State> {
+    if seen == State::Active {
+        schedule.wait_for(Option::is_some).await.ok()?;
+    }
+    let shared = shared.upgrade()?;
+    match seen {
+        State::Draining(Phase::Advertise) => {
+            shared.until(|schedule| Some(schedule.close)).await;
+        }
+        State::Draining(Phase::Close) => shared.dead().await,
+        State::Active | State::Dead => {}
+    }
+    Some(shared.state())
 }
 
 impl Stream for States {
     type Item = State;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<State>> {
-        if self.over {
+        let Some(next) = &mut self.next else {
             return Poll::Ready(None);
-        }
-        let polled = Pin::new(&mut self.states).poll_next(cx);
-        if let Poll::Ready(Some(State::Dead)) = polled {
-            self.over = true;
-        }
-        polled
+        };
+        let state = ready!(next.as_mut().poll(cx));
+        let seen = state.filter(|state| *state != State::Dead);
+        self.next = seen.map(|seen| {
+            let shared = Weak::clone(&self.shared);
+            Box::pin(next_state(seen, shared, self.schedule.clone())) as _
+        });
+        Poll::Ready(state)
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("States").finish_non_exhaustive()
     }
 }

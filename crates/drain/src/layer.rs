@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use crate::{Drain, DrainService, drain::Shared};
+use crate::{Drain, DrainService, shared::Shared};
 
 /// Admits requests, counts them to the end of their body, and closes their connections once the drain is started.
 ///
@@ -18,7 +18,7 @@ use crate::{Drain, DrainService, drain::Shared};
 /// | dead | refused, unless it is exempt | the same |
 ///
 /// It belongs outside of every layer that may replace a head or write a last record, so that those close too and count.
-/// A request that passes two layers of one drain is counted once.
+/// A request that passes two layers of one drain is counted once, unless the layer of another drain lies between them.
 ///
 /// A 101 and a 2xx to CONNECT keep their `Connection` header. HTTP/2 has no such header: its connections are closed by
 /// GOAWAY, which only a server can send, see [`Drain::serve`].

@@ -71,8 +71,6 @@ mod farewell;
 mod future;
 #[cfg(not(loom))]
 mod layer;
-#[cfg(not(loom))]
-mod link;
 #[cfg(all(feature = "metrics", not(loom)))]
 mod observe;
 #[cfg(not(loom))]
@@ -80,13 +78,15 @@ mod probe;
 #[cfg(not(loom))]
 mod refusal;
 #[cfg(not(loom))]
-mod run;
+mod schedule;
 #[cfg(all(feature = "serve", not(loom)))]
 mod serve;
 #[cfg(not(loom))]
 mod service;
 #[cfg(not(loom))]
 mod settings;
+#[cfg(not(loom))]
+mod shared;
 #[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]

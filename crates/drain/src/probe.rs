@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tower_service::Service;
 use tower_stream_core::answer_method;
 
-use crate::{State, drain::Shared};
+use crate::{State, shared::Shared};
 
 /// Answers a probe by the state of a drain: from [`Drain::readiness`](crate::Drain::readiness) and
 /// [`Drain::liveness`](crate::Drain::liveness).

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderValue, Method, Response, StatusCode, Version, header};
-use tower_stream_core::{Problem, RequestId, answer_method};
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use tower_stream_core::{Problem, RequestId, answer_method, retry_after};
 
 use crate::{
     close::Closing,
@@ -42,10 +42,24 @@ pub(crate) fn answer(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RefusedStream;
 
+/// In the extensions of a response that the drain gave while the client was still sending. Closed with its bytes unread,
+/// the connection is reset, and the reset may overtake the response: `serve` reads on for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnreadUpload;
+
+/// Whether the head of a request announces a body. Over HTTP/2 without a length none is seen, and there none is needed:
+/// the connection is read on whether or not a body is.
+pub(crate) fn announces_upload<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH);
+    !matches!(*request.method(), Method::GET | Method::HEAD)
+        && (length.is_some_and(|length| length != "0")
+            || headers.contains_key(header::TRANSFER_ENCODING))
+}
+
 /// Tells the client when to send its request again, and every cache to forget this answer.
 pub(crate) fn come_back(response: &mut Response<Bytes>, wait: Duration) {
-    let seconds = wait.as_millis().div_ceil(1000) as u64;
     let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    headers.insert(header::RETRY_AFTER, retry_after(wait));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }

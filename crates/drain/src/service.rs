@@ -15,11 +15,10 @@ use crate::{
     DrainBody, DrainFuture,
     body::Guard,
     close::{Closing, is_connect},
-    drain::Shared,
-    farewell::words,
-    link::Link,
-    refusal,
-    token::Ticket,
+    farewell::message,
+    refusal::{self, UnreadUpload},
+    shared::Shared,
+    token::DrainExtension,
 };
 
 /// Admits, counts and closes; see [`DrainLayer`](crate::DrainLayer).
@@ -54,7 +53,7 @@ where
         let Some(shared) = &self.shared else {
             return DrainFuture::uncounted(self.inner.call(request));
         };
-        if !Ticket::issue(request.extensions_mut(), shared) {
+        if !DrainExtension::insert(request.extensions_mut(), shared) {
             return DrainFuture::uncounted(self.inner.call(request));
         }
         let mut guard = match Guard::enter(shared) {
@@ -62,8 +61,9 @@ where
             Err(word) => {
                 let exempt;
                 (exempt, request) = is_exempt(shared, request);
-                // A client of `serve` that asks now was not told: one that was has no connection to ask on.
-                let unknowing = Link::of(request.extensions()).is_some() && shared.is_lenient();
+                // Under `serve`, a connection that was told to close cannot send another request, so this client has
+                // not seen `Connection: close` or GOAWAY yet.
+                let unknowing = shared.has_server() && shared.is_lenient();
                 if !exempt && !unknowing {
                     shared.refuse(word);
                     return refused(shared, &request);
@@ -97,20 +97,18 @@ fn is_exempt<B>(shared: &Shared, request: Request<B>) -> (bool, Request<B>) {
 
 #[cold]
 fn refused<F, B: Body>(shared: &Shared, request: &Request<B>) -> DrainFuture<F> {
-    if !request.body().is_end_stream()
-        && let Some(link) = Link::of(request.extensions())
-    {
-        link.linger();
-    }
-    let (response, reset) = refusal::answer(
+    let (mut response, reset) = refusal::answer(
         &shared.settings,
         request.method(),
         request.version(),
         request.extensions(),
     );
+    if !request.body().is_end_stream() {
+        response.extensions_mut().insert(UnreadUpload);
+    }
     if reset && let Some(fault) = request.extensions().get::<Fault>() {
         // or the layers outside would see a body that failed
-        fault.record(Cause::new(FaultKind::Drain, words::MESSAGE));
+        fault.record(Cause::new(FaultKind::Drain, message::MESSAGE));
     }
     DrainFuture::refused(response, reset)
 }

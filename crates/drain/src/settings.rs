@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use crate::{Drain, drain::Shared};
+use crate::{Drain, shared::Shared};
 
 /// Longer than any process runs, and short enough to be added to an [`Instant`](tokio::time::Instant) anywhere.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -238,7 +238,7 @@ impl Builder {
         self
     }
 
-    /// The bounds of what a refused or farewelled client is told to wait; each is told something else. 1 to 5 s.
+    /// The bounds of what a refused client, or one whose stream was ended, is told to wait; each is told something else. 1 to 5 s.
     ///
     /// `Retry-After` counts seconds, so it is rounded up; SSE's `retry:` counts milliseconds.
     pub fn retry_after(mut self, bounds: RangeInclusive<Duration>) -> Self {

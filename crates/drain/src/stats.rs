@@ -14,16 +14,16 @@ pub struct Stats {
     pub in_flight: u64,
     /// Requests that are over, whatever their end, unless a drain ended them.
     ///
-    /// Each request that was counted is in one figure when it is over: here, in `farewelled` or in `cut`.
+    /// Each request that was counted is in one figure when it is over: here, in `ended_early` or in `aborted`.
     pub served: u64,
     /// Requests that were refused.
     pub refused: u64,
     /// Requests that the drain ended in time: with a farewell, with an error where their format has none, or with a
     /// 503 when their handler had not answered.
-    pub farewelled: u64,
+    pub ended_early: u64,
     /// Requests that were still in flight when the drain was over, farewells that had not left among them: their
     /// connections were aborted.
-    pub cut: u64,
+    pub aborted: u64,
 }
 
 /// How a [`serve`](crate::Drain::serve) ended.
@@ -35,16 +35,16 @@ pub struct Report {
     /// Connections that were accepted.
     pub connections: u64,
     /// Connections that were aborted, with and without a request on them.
-    pub connections_cut: u64,
+    pub connections_aborted: u64,
     /// From the start of the drain to its end.
     pub took: Duration,
 }
 
 impl Report {
-    /// Whether everything ended by itself or with a farewell: nothing was cut.
+    /// Whether everything ended by itself or with a farewell: nothing was aborted.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.stats.cut == 0
+        self.stats.aborted == 0
     }
 }
 
@@ -53,16 +53,16 @@ impl fmt::Display for Report {
         let Stats {
             served,
             refused,
-            farewelled,
-            cut,
+            ended_early,
+            aborted,
             ..
         } = self.stats;
         write!(
             f,
-            "drained in {} ms: served {served}, refused {refused}, farewelled {farewelled}, cut {cut} \
-             ({} of {} connections aborted)",
+            "drained in {} ms: served {served}, refused {refused}, ended early {ended_early}, aborted {aborted} \
+             ({} of {} connections)",
             self.took.as_millis(),
-            self.connections_cut,
+            self.connections_aborted,
             self.connections
         )
     }

@@ -5,46 +5,18 @@ use std::{fmt, sync::Arc};
 use http::Extensions;
 use tokio::time::Instant;
 
-use crate::{Drain, State, drain::Shared};
+use crate::{Drain, State, shared::Shared};
 
-/// Puts each request of a drain in relation to it. Extensions get cloned, so this holds nothing.
+/// In the extensions of a request: the drain that counts it. Extensions get cloned, so this holds nothing.
 #[derive(Clone)]
-pub(crate) struct Ticket {
-    shared: Arc<Shared>,
-    /// of a drain whose layer is outside
-    outer: Option<Arc<Ticket>>,
-}
+pub(crate) struct DrainExtension(Arc<Shared>);
 
-impl Ticket {
-    /// False, and nothing changed, when a layer of this drain has counted the request already.
+impl DrainExtension {
+    /// Inserts it. False when a layer of this drain, next further out, has counted the request already.
     #[inline]
-    pub(crate) fn issue(extensions: &mut Extensions, shared: &Arc<Shared>) -> bool {
-        let ticket = Self {
-            shared: Arc::clone(shared),
-            outer: None,
-        };
-        // insert and look afterwards: nearly every request has one layer
-        match extensions.insert(ticket) {
-            None => true,
-            Some(outer) => Self::nest(extensions, outer, shared),
-        }
-    }
-
-    #[cold]
-    fn nest(extensions: &mut Extensions, outer: Self, shared: &Arc<Shared>) -> bool {
-        if outer.is_of(shared) {
-            extensions.insert(outer);
-            return false;
-        }
-        if let Some(ticket) = extensions.get_mut::<Self>() {
-            ticket.outer = Some(Arc::new(outer));
-        }
-        true
-    }
-
-    fn is_of(&self, shared: &Arc<Shared>) -> bool {
-        Arc::ptr_eq(&self.shared, shared)
-            || self.outer.as_ref().is_some_and(|outer| outer.is_of(shared))
+    pub(crate) fn insert(extensions: &mut Extensions, shared: &Arc<Shared>) -> bool {
+        let outer = extensions.insert(Self(Arc::clone(shared)));
+        !outer.is_some_and(|outer| Arc::ptr_eq(&outer.0, shared))
     }
 }
 
@@ -81,8 +53,8 @@ impl Draining {
     /// That of the innermost [`DrainLayer`](crate::DrainLayer) that a request with these extensions went through.
     #[must_use]
     pub fn of(request: &Extensions) -> Option<Self> {
-        let ticket = request.get::<Ticket>()?;
-        Some(Self::new(Arc::clone(&ticket.shared)))
+        let DrainExtension(shared) = request.get()?;
+        Some(Self::new(Arc::clone(shared)))
     }
 
     /// Whether the drain was started.
@@ -101,7 +73,7 @@ impl Draining {
     /// [deadline](crate::Builder::no_deadline). It may still come sooner.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        *self.shared.deadline.borrow()
+        self.shared.schedule()?.deadline
     }
 
     /// Waits until the drain is started; at once if it was.
@@ -148,8 +120,8 @@ impl DrainToken {
     /// Takes the hold for a request with these extensions; `None` when it went through no
     /// [`DrainLayer`](crate::DrainLayer).
     pub fn of(request: &Extensions) -> Option<Self> {
-        let ticket = request.get::<Ticket>()?;
-        Some(Self::take(&ticket.shared))
+        let DrainExtension(shared) = request.get()?;
+        Some(Self::take(shared))
     }
 
     /// A hold for something that is no request.
@@ -159,7 +131,7 @@ impl DrainToken {
 
     fn take(shared: &Arc<Shared>) -> Self {
         // never refused: the request that asks for it was admitted and is still counted
-        shared.door.hold();
+        shared.admission.hold();
         Self {
             shared: Arc::clone(shared),
         }
@@ -174,7 +146,7 @@ impl DrainToken {
 
 impl Drop for DrainToken {
     fn drop(&mut self) {
-        self.shared.left(self.shared.door.leave());
+        self.shared.leave();
     }
 }
 

@@ -30,7 +30,7 @@ async fn the_first_signal_starts_it_and_the_second_ends_it() -> io::Result<()> {
     );
     terminate()?;
     tokio::time::timeout(PATIENCE, drain.dead()).await?;
-    assert_eq!((drain.state(), drain.stats().cut), (State::Dead, 1));
+    assert_eq!((drain.state(), drain.stats().aborted), (State::Dead, 1));
     drop(hold);
     Ok(())
 }

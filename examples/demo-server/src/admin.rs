@@ -44,8 +44,8 @@ fn figures(state: &State) -> serde_json::Value {
         "in_flight": stats.in_flight,
         "served": stats.served,
         "refused": stats.refused,
-        "farewelled": stats.farewelled,
-        "cut": stats.cut,
+        "ended_early": stats.ended_early,
+        "aborted": stats.aborted,
         "deadline_ms": left.map(|left| left.as_millis() as u64),
     })
 }

@@ -187,7 +187,7 @@ mod tests {
         let (mut stream, mut text) = open(server.public_addr(), "/events?count=0").await;
         assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
         let report = server.shutdown().await.unwrap();
-        assert_eq!((report.stats.farewelled, report.stats.cut), (1, 0));
+        assert_eq!((report.stats.ended_early, report.stats.aborted), (1, 0));
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text.matches("event: drain\n").count(), 1, "{text}");
         assert!(text.ends_with("0\r\n\r\n"), "{text}");

@@ -67,7 +67,7 @@ async fn a_handler_without_an_answer_is_answered_for_in_the_format_of_the_client
         assert!(answers[3].body().is_empty(), "HEAD");
         assert_eq!(answers[1].json()["status"], 503);
         let stats = serving.await??.stats;
-        assert_eq!((stats.served, stats.farewelled, stats.cut), (0, count, 0));
+        assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, count, 0));
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ async fn downloads_that_are_aborted_at_the_deadline_are_not_cut() -> Outcome {
     let report = serving.await??;
     let stats = report.stats;
     assert_eq!(
-        (stats.served, stats.farewelled, stats.cut),
+        (stats.served, stats.ended_early, stats.aborted),
         (1, DOWNLOADS, 0),
         "{report}"
     );
@@ -155,7 +155,7 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_the_server() -> Outcome 
     busy.abort();
     drop(release);
     let report = report???;
-    assert_eq!((report.stats.cut, report.stats.served), (1, 0), "{report}");
+    assert_eq!((report.stats.aborted, report.stats.served), (1, 0), "{report}");
     Ok(())
 }
 

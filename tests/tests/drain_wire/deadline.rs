@@ -39,7 +39,7 @@ async fn at_the_deadline_every_protocol_reads_one_farewell() -> Outcome {
     }
     let report = rig.report().await?;
     assert_eq!(
-        (report.stats.farewelled, report.stats.cut),
+        (report.stats.ended_early, report.stats.aborted),
         (3, 0),
         "{report}"
     );
@@ -88,7 +88,7 @@ async fn a_slow_reader_gets_all_of_a_large_body() -> Outcome {
     );
     let report = rig.report().await?;
     assert!(
-        report.is_clean() && report.connections_cut == 0,
+        report.is_clean() && report.connections_aborted == 0,
         "{report:?}"
     );
     Ok(())
@@ -114,11 +114,11 @@ async fn a_stalled_reader_is_cut_at_the_deadline() -> Outcome {
     assert!(response.text().contains("event: drain\n"));
     let report = rig.report().await?;
     assert_eq!(
-        (report.stats.cut, report.stats.farewelled),
+        (report.stats.aborted, report.stats.ended_early),
         (1, 1),
         "{report}"
     );
-    assert_eq!(report.connections_cut, 1, "{report}");
+    assert_eq!(report.connections_aborted, 1, "{report}");
     let answer = stalled.reply().await?.finish().await;
     assert!(answer.end.is_cut(), "{}", answer.end);
     Ok(())

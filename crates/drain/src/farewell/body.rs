@@ -3,8 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -12,16 +11,15 @@ use http::{HeaderMap, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_stream_core::{
-    BoxError, Cause, Delivery, Fault, RecordHold, Records, StreamError, StreamKind, relay,
+    BoxError, Cause, Delivery, Fault, RecordHold, Records, StreamError, StreamKind,
+    allows_insertion, relay,
 };
 
 use super::{
-    Policy,
+    end_timer::{Due, EndTimer},
     layer::Ending,
-    streams::{Lot, Registration},
-    words,
+    message,
 };
-use crate::drain::Shared;
 
 pin_project! {
     /// The body inside, until the drain ends it.
@@ -43,18 +41,13 @@ enum Mode {
 }
 
 struct Control {
-    shared: Arc<Shared>,
+    timer: EndTimer,
     fault: Fault,
-    /// `None`: it ends at the deadline, never before
-    policy: Option<Policy>,
-    lot: Lot,
     kind: StreamKind,
     version: Version,
     records: Records,
     /// trailers that wait for the last of what was held
     trailers: Option<Box<HeaderMap>>,
-    /// from when it first has to wait, which many never do
-    registration: Option<Registration>,
     /// how much of a declared length is still to come
     left: Option<u64>,
     /// the body inside was polled: what was ready with the head is not lost
@@ -89,21 +82,21 @@ impl<B: Body> FarewellBody<B> {
         // not one byte may be added to a declared length, nor to a part of something
         let left = delivery.declared_length();
         let kind = match left {
-            None if status != StatusCode::PARTIAL_CONTENT => StreamKind::of(headers),
+            None if allows_insertion(status, headers) => StreamKind::of(headers),
             _ => StreamKind::Other,
         };
         Self {
             inner: Some(inner),
             mode: Mode::Control(Control {
-                shared: ending.shared,
+                timer: EndTimer::new(
+                    ending.shared,
+                    (kind != StreamKind::Other).then_some(ending.policy),
+                ),
                 fault: ending.fault,
-                policy: (kind != StreamKind::Other).then_some(ending.policy),
-                lot: Lot::draw(),
                 kind,
                 version: ending.version,
                 records: Records::of(kind, RecordHold::DEFAULT_CAP),
                 trailers: None,
-                registration: None,
                 left,
                 begun: false,
                 over: false,
@@ -116,30 +109,19 @@ impl Control {
     /// Whether the stream has to end at the place where it is. `waits`: the body inside has nothing ready.
     #[inline]
     fn ends_now(&self, waits: bool) -> bool {
-        let streams = &self.shared.streams;
-        if streams.are_over() {
-            return self.begun || waits;
-        }
-        let called = self
-            .policy
-            .is_some_and(|policy| streams.calls(policy, self.lot));
-        called
-            && self.records.is_clean()
-            && match self.records {
-                Records::Opaque => false,
-                Records::Held(_) => self.begun || waits,
-                // the status of a call may be ready behind its last message
-                Records::Messages(_) => waits,
+        match self.timer.due() {
+            Due::NotYet => false,
+            Due::Anywhere => self.begun || waits,
+            Due::AtBoundary => {
+                self.records.is_clean()
+                    && match self.records {
+                        Records::Opaque => false,
+                        Records::Held(_) => self.begun || waits,
+                        // the status of a call may be ready behind its last message
+                        Records::Messages(_) => waits,
+                    }
             }
-    }
-
-    /// The stream waits: the drain has to know whom to wake. Each time anew, for a waker is used up by the call that
-    /// came inside of an open record.
-    fn wait(&mut self, waker: &Waker) {
-        let registration = self.registration.get_or_insert_with(|| {
-            Registration::new(Arc::clone(&self.shared), self.policy, self.lot)
-        });
-        registration.wake_with(waker);
+        }
     }
 
     /// Ends the stream. The fault is recorded before anything is dropped.
@@ -151,12 +133,13 @@ impl Control {
             return None;
         }
         let clean = self.records.is_clean();
-        let retry = self.shared.settings.retry_after();
-        let cause = self.shared.farewell(&self.fault, retry);
-        self.registration = None;
+        let shared = self.timer.shared();
+        let retry = shared.settings.retry_after();
+        let cause = shared.farewell(&self.fault, retry);
+        self.timer.clear();
         self.records.discard();
         self.trailers = None;
-        let farewell = words::farewell(self.kind, self.version, retry).filter(|_| clean);
+        let farewell = message::farewell(self.kind, self.version, retry).filter(|_| clean);
         Some(farewell.ok_or_else(|| StreamError::from(cause).into()))
     }
 }
@@ -234,8 +217,8 @@ where
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Pending => {
-                    control.wait(cx.waker());
-                    // it may have been called in between
+                    control.timer.wait(cx);
+                    // it may have become due in between
                     waits = true;
                 }
             }
@@ -286,7 +269,7 @@ impl Control {
     /// The stream has ended by itself.
     fn ended(&mut self) {
         self.over = true;
-        self.registration = None;
+        self.timer.clear();
     }
 
     /// Trailers end a stream: what is held goes first.

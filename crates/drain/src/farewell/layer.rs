@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -18,10 +18,14 @@ use tower_stream_core::{BoxError, Fault, grpc};
 
 use super::{
     FarewellBody, Policy,
-    streams::{Lot, Registration},
+    end_timer::{Due, EndTimer},
     unanswered,
 };
-use crate::{Drain, drain::Shared};
+use crate::{
+    Drain,
+    refusal::{self, UnreadUpload},
+    shared::Shared,
+};
 
 /// Ends streams when the drain says so, with a farewell that their clients can read, and answers at the deadline for
 /// handlers that have not: a 503 with `Retry-After`, or `grpc-status: 14`.
@@ -121,8 +125,9 @@ where
             shared: Arc::clone(shared),
             policy: self.layer.policy,
             grpc_type: grpc::content_type(request.headers()).cloned().map(Box::new),
-            registration: None,
+            timer: None,
             fault: Fault::of(request.extensions_mut()),
+            has_upload: refusal::announces_upload(&request),
             method: request.method().clone(),
             version: request.version(),
         });
@@ -139,8 +144,10 @@ pub(super) struct Ending {
     pub(super) policy: Policy,
     pub(super) fault: Fault,
     grpc_type: Option<Box<HeaderValue>>,
-    /// from when the handler first has to wait
-    registration: Option<Registration>,
+    /// Made when the handler first has to wait.
+    timer: Option<EndTimer>,
+    /// The client may still be sending when the drain answers.
+    has_upload: bool,
     pub(super) method: Method,
     pub(super) version: Version,
 }
@@ -151,12 +158,12 @@ struct Ended(Arc<Shared>);
 
 impl Ending {
     /// The handler has no answer yet. True when it is too late for one.
-    fn waits(&mut self, waker: &Waker) -> bool {
-        let registration = self
-            .registration
-            .get_or_insert_with(|| Registration::new(Arc::clone(&self.shared), None, Lot::draw()));
-        registration.wake_with(waker);
-        self.shared.streams.are_over()
+    fn waits(&mut self, cx: &mut Context<'_>) -> bool {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| EndTimer::new(Arc::clone(&self.shared), None));
+        timer.wait(cx);
+        timer.due() == Due::Anywhere
     }
 
     /// The answer in place of the handler's.
@@ -167,6 +174,9 @@ impl Ending {
         let grpc_type = self.grpc_type.map(|content_type| *content_type);
         let mut response = unanswered::answer(&self.method, grpc_type, retry);
         self.fault.join(response.extensions_mut());
+        if self.has_upload {
+            response.extensions_mut().insert(UnreadUpload);
+        }
         response.extensions_mut().insert(Ended(self.shared));
         response.map(FarewellBody::answer)
     }
@@ -217,7 +227,7 @@ where
             return Poll::Pending;
         };
         let Poll::Ready(response) = future.poll(cx) else {
-            let late = this.ending.take_if(|ending| ending.waits(cx.waker()));
+            let late = this.ending.take_if(|ending| ending.waits(cx));
             let Some(ending) = late else {
                 return Poll::Pending;
             };

@@ -1,12 +1,11 @@
-//! Ending streams: the layer, the farewells, and who is to be woken.
+//! Ending streams: the layer, its body, the farewells, and when each stream ends.
 
 mod body;
+mod end_timer;
 mod layer;
-mod streams;
+pub(crate) mod message;
 mod unanswered;
-pub(crate) mod words;
 
-pub(crate) use self::streams::Streams;
 pub use self::{
     body::FarewellBody,
     layer::{Farewell, FarewellFuture, FarewellLayer},

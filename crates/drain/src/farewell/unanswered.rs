@@ -1,10 +1,10 @@
 //! The answer in place of a handler that has none when the deadline comes.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tower_stream_core::{PlainProblem, Problem, answer_method, grpc};
 
-use super::words;
+use super::message;
 use crate::refusal;
 
 /// A 503, or a Trailers-Only response to a call of gRPC with this content type.
@@ -15,15 +15,11 @@ pub(super) fn answer(
 ) -> Response<Bytes> {
     let mut response = match grpc_type {
         Some(content_type) => {
-            let mut response = Response::new(Bytes::new());
-            *response.headers_mut() = grpc::trailers(words::UNAVAILABLE, words::MESSAGE);
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, content_type);
-            response
+            grpc::trailers_only(content_type, message::UNAVAILABLE, message::MESSAGE)
         }
         None => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE);
-            let mut response = problem.detail(words::MESSAGE).into_response();
+            let mut response = problem.detail(message::MESSAGE).into_response();
             refusal::come_back(&mut response, retry);
             response
         }

@@ -23,20 +23,19 @@ use hyper_util::{
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Notify, watch},
+    sync::Notify,
     task::yield_now,
     time::sleep,
 };
 use tower_service::Service;
 use tower_stream_core::{BoxError, PeerAddr};
 
-use super::{linger::Lingering, reached};
+use super::linger::{Linger, Lingering};
 use crate::{
     close::{Closing, is_connect},
-    drain::Step,
-    link::Link,
-    refusal::RefusedStream,
+    refusal::{RefusedStream, UnreadUpload},
     settings::{FOR_EVER, at_most_for_ever},
+    shared::Shared,
 };
 
 /// When a connection is closed although nothing is wrong.
@@ -51,12 +50,12 @@ pub(super) struct Limits {
 /// before it is mostly in the kernel already.
 const FIRST_REQUEST: Duration = Duration::from_millis(50);
 
-/// What the connection and its requests know of each other.
+/// What a connection and its requests tell each other.
 #[derive(Debug)]
-struct Shared {
-    link: Link,
+struct ConnectionHandle {
+    linger: Linger,
     h2: AtomicBool,
-    /// the limit is reached: HTTP/1 is told with its next response
+    /// The connection is to close: HTTP/1 is told with its next response.
     retired: AtomicBool,
     retire: Notify,
     requests: AtomicU64,
@@ -64,13 +63,8 @@ struct Shared {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<I, A, S, B>(
-    io: I,
-    peer: A,
-    app: S,
-    limits: Limits,
-    mut steps: watch::Receiver<Step>,
-) where
+pub(super) async fn serve<I, A, S, B>(io: I, peer: A, app: S, limits: Limits, drain: Arc<Shared>)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Clone + Send + Sync + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -79,8 +73,8 @@ pub(super) async fn serve<I, A, S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let shared = Arc::new(Shared {
-        link: Link::default(),
+    let handle = Arc::new(ConnectionHandle {
+        linger: Linger::default(),
         h2: AtomicBool::new(false),
         retired: AtomicBool::new(false),
         retire: Notify::new(),
@@ -90,11 +84,11 @@ pub(super) async fn serve<I, A, S, B>(
             .map_or(u64::MAX, |max| jittered(max as f64) as u64)
             .max(1),
     });
-    let io = TokioIo::new(Lingering::new(io, shared.link.clone()));
+    let io = TokioIo::new(Lingering::new(io, handle.linger.clone()));
     let app = Connected {
         app,
         peer,
-        shared: Arc::clone(&shared),
+        handle: Arc::clone(&handle),
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http2().enable_connect_protocol();
@@ -111,7 +105,7 @@ pub(super) async fn serve<I, A, S, B>(
     tokio::select! {
         biased;
         end = connection.as_mut() => ended = Some(end),
-        () = told_to_close(&shared, limits.age, &mut steps) => {}
+        () = told_to_close(&handle, limits.age, &drain) => {}
     }
     if ended.is_none() {
         connection.as_mut().graceful_shutdown();
@@ -126,30 +120,28 @@ pub(super) async fn serve<I, A, S, B>(
 ///
 /// HTTP/2 has GOAWAY, after which nothing is lost, so it is told at the handover and when it gets too old. HTTP/1 can
 /// only be told by a response; shut down while idle it may lose a request, so that waits for the close.
-async fn told_to_close(shared: &Shared, age: Option<Duration>, steps: &mut watch::Receiver<Step>) {
-    let mut handover = steps.clone();
+async fn told_to_close(connection: &ConnectionHandle, age: Option<Duration>, drain: &Shared) {
+    tokio::select! {
+        () = drain.until(|schedule| Some(schedule.handover)) => {}
+        () = old(age) => {}
+        () = connection.retire.notified() => {}
+    }
+    connection.retired.store(true, Ordering::Relaxed);
     let goaway = async {
-        tokio::select! {
-            () = reached(&mut handover, Step::Handover) => {}
-            () = old(age) => {}
-            () = shared.retire.notified() => {}
-        }
-        shared.retired.store(true, Ordering::Relaxed);
-        while !shared.h2.load(Ordering::Relaxed) {
+        while !connection.h2.load(Ordering::Relaxed) {
             // by the next request, which may be the first
-            shared.retire.notified().await;
+            connection.retire.notified().await;
         }
     };
     let close = async {
-        reached(steps, Step::Close).await;
+        drain.until(|schedule| Some(schedule.close)).await;
         // A connection that was accepted just now may have a request on its way that nobody has read.
-        if shared.requests.load(Ordering::Relaxed) == 0 {
+        if connection.requests.load(Ordering::Relaxed) == 0 {
             sleep(FIRST_REQUEST).await;
         }
-        // A request may have arrived that the runtime has not seen yet: let it look, and the connection read.
-        for _ in 0..3 {
-            yield_now().await;
-        }
+        // hyper closes an idle connection without a look at its socket. A request may be there that tokio has not seen:
+        // this task goes on after tokio has asked the system, and then polls the connection first, which reads it.
+        yield_now().await;
     };
     tokio::select! {
         () = goaway => {}
@@ -172,7 +164,7 @@ fn jittered(value: f64) -> f64 {
     value * (0.9 + 0.2 * fastrand::f64())
 }
 
-impl Shared {
+impl ConnectionHandle {
     fn count(&self) {
         if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_requests {
             self.retired.store(true, Ordering::Relaxed);
@@ -188,7 +180,7 @@ impl Shared {
 struct Connected<S, A> {
     app: S,
     peer: A,
-    shared: Arc<Shared>,
+    handle: Arc<ConnectionHandle>,
 }
 
 impl<S, A, B> Service<Request<Incoming>> for Connected<S, A>
@@ -206,18 +198,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        self.shared
+        self.handle
             .h2
             .store(request.version() >= Version::HTTP_2, Ordering::Relaxed);
-        self.shared.count();
+        self.handle.count();
         let closing = Closing::of(request.version());
         let connect = is_connect(request.method());
-        let extensions = request.extensions_mut();
-        extensions.insert(self.shared.link.clone());
-        extensions.insert(PeerAddr(self.peer.clone()));
+        request.extensions_mut().insert(PeerAddr(self.peer.clone()));
         Answer {
             future: self.app.call(request),
-            shared: Arc::clone(&self.shared),
+            handle: Arc::clone(&self.handle),
             closing,
             connect,
         }
@@ -228,7 +218,7 @@ pin_project! {
     struct Answer<F> {
         #[pin]
         future: F,
-        shared: Arc<Shared>,
+        handle: Arc<ConnectionHandle>,
         closing: Closing,
         connect: bool,
     }
@@ -249,7 +239,10 @@ where
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Poll::Ready(Err(refused.into()));
         }
-        if this.shared.retired.load(Ordering::Relaxed) {
+        if response.extensions().get::<UnreadUpload>().is_some() {
+            this.handle.linger.set();
+        }
+        if this.handle.retired.load(Ordering::Relaxed) {
             this.closing.close(*this.connect, &mut response);
         }
         Poll::Ready(Ok(response))

@@ -4,6 +4,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,25 +17,37 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::link::Link;
-
 /// Long enough for a client to read the answer it got in the middle of its upload.
 const AT_MOST: Duration = Duration::from_secs(2);
 
-/// A connection that, when its [`Link`] says so, reads and drops what the client still sends after the last answer
+/// Whether a connection reads on after its last response.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Linger(Arc<AtomicBool>);
+
+impl Linger {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that, when its [`Linger`] is set, reads and drops what the client still sends after the last answer
 /// (RFC 9112 section 9.6). A socket that is closed with unread bytes is reset, and the reset can destroy the answer.
 #[derive(Debug)]
 pub(super) struct Lingering<I> {
     io: I,
-    link: Link,
+    linger: Linger,
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Lingering<I> {
-    pub(super) fn new(io: I, link: Link) -> Self {
+    pub(super) fn new(io: I, linger: Linger) -> Self {
         Self {
             io,
-            link,
+            linger,
             until: None,
         }
     }
@@ -64,7 +80,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
         let this = &mut *self;
         if this.until.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            if !this.link.is_lingering() {
+            if !this.linger.is_set() {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -110,20 +126,20 @@ mod tests {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     static PART: [u8; 100_000] = [b'x'; 100_000];
 
-    fn lingering() -> Link {
-        let link = Link::default();
-        link.linger();
-        link
+    fn lingering() -> Linger {
+        let linger = Linger::default();
+        linger.set();
+        linger
     }
 
     /// A client that has sent a part of its upload, and a server that has read the beginning of it, answers and closes.
-    async fn answered(link: Link) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
+    async fn answered(linger: Linger) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut client = TcpStream::connect(listener.local_addr()?).await?;
         client.write_all(&PART).await?;
         let (server, _) = listener.accept().await?;
         let server = tokio::spawn(async move {
-            let mut server = Lingering::new(server, link);
+            let mut server = Lingering::new(server, linger);
             server.read_exact(&mut [0; 100]).await?;
             server.write_all(ANSWER).await?;
             server.shutdown().await
@@ -149,7 +165,7 @@ mod tests {
     /// What lingering is for: a client that sends to the end before it reads never comes to its answer.
     #[tokio::test]
     async fn a_close_with_unread_bytes_breaks_the_upload() -> io::Result<()> {
-        let (mut client, server) = answered(Link::default()).await?;
+        let (mut client, server) = answered(Linger::default()).await?;
         server.await??;
         let sent = client.write_all(&PART).await;
         assert!(sent.is_err(), "there was no reset");
@@ -157,9 +173,9 @@ mod tests {
     }
 
     /// How long the shutdown of a server's end takes.
-    async fn closing(server: DuplexStream, link: Link) -> io::Result<Duration> {
+    async fn closing(server: DuplexStream, linger: Linger) -> io::Result<Duration> {
         let start = Instant::now();
-        Lingering::new(server, link).shutdown().await?;
+        Lingering::new(server, linger).shutdown().await?;
         Ok(start.elapsed())
     }
 
@@ -178,7 +194,7 @@ mod tests {
         assert_eq!(closing(server, lingering()).await?, second);
 
         let (_client, server) = duplex(16);
-        assert_eq!(closing(server, Link::default()).await?, Duration::ZERO);
+        assert_eq!(closing(server, Linger::default()).await?, Duration::ZERO);
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use std::{
     fmt,
     future::{Future, IntoFuture},
     io,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,19 +19,15 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{
-    sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tower_service::Service;
 use tower_stream_core::BoxError;
 
 use self::connection::Limits;
 pub use self::listener::Listener;
-use crate::{
-    Drain, Report,
-    drain::{Shared, Step},
-};
+use crate::{Drain, Report, shared::Shared};
 pub use tower_stream_core::PeerAddr;
 
 impl Drain {
@@ -160,15 +156,14 @@ struct Serving<'a>(&'a Shared);
 
 impl<'a> Serving<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        shared.servers.fetch_add(1, Ordering::AcqRel);
+        shared.server_begins();
         Self(shared)
     }
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        self.0.servers.fetch_sub(1, Ordering::AcqRel);
-        self.0.ended.notify_waiters();
+        self.0.server_ends();
     }
 }
 
@@ -184,17 +179,16 @@ where
     async fn run(self) -> Report {
         let shared = Arc::clone(&self.drain.shared);
         let serving = Serving::begin(&shared);
-        let mut steps = shared.steps.subscribe();
         let mut connections = JoinSet::new();
         let mut accepted = 0;
         let mut listener = self.listener;
-        let connection = |(io, peer), app| {
-            connection::serve(io, peer, app, self.limits, shared.steps.subscribe())
-        };
+        let connection =
+            |(io, peer), app| connection::serve(io, peer, app, self.limits, Arc::clone(&shared));
+        let mut handover = pin!(shared.until(|schedule| Some(schedule.handover)));
         loop {
             tokio::select! {
                 biased;
-                () = reached(&mut steps, Step::Handover) => break,
+                () = handover.as_mut() => break,
                 incoming = listener.accept() => {
                     accepted += 1;
                     connections.spawn(connection(incoming, self.app.clone()));
@@ -202,6 +196,7 @@ where
                 Some(_) = connections.join_next() => {}
             }
         }
+        let mut dead = pin!(shared.dead());
         for incoming in listener.close() {
             match incoming {
                 Ok(incoming) => {
@@ -212,7 +207,7 @@ where
                     tracing::debug!(%error, "cannot accept");
                     tokio::select! {
                         biased;
-                        () = reached(&mut steps, Step::Dead) => break,
+                        () = dead.as_mut() => break,
                         // a connection that ends gives its descriptor back; so may something else
                         Some(_) = connections.join_next() => {}
                         () = sleep(ACCEPT_AGAIN) => {}
@@ -224,9 +219,9 @@ where
         let in_time = tokio::select! {
             biased;
             () = all_done => true,
-            () = reached(&mut steps, Step::Dead) => false,
+            () = shared.dead() => false,
         };
-        let connections_cut = connections.len() as u64;
+        let connections_aborted = connections.len() as u64;
         connections.abort_all();
         let aborted = async { while connections.join_next().await.is_some() {} };
         // a handler that blocks its thread cannot be aborted: it is left behind
@@ -235,25 +230,19 @@ where
         drop(serving);
         if in_time {
             // requests of another server, or tokens, may still hold the drain
-            reached(&mut steps, Step::Dead).await;
+            shared.dead().await;
         }
         let report = Report {
             stats: self.drain.stats(),
             connections: accepted,
-            connections_cut,
+            connections_aborted,
             took: shared
-                .started_at
-                .get()
-                .map_or(Duration::ZERO, Instant::elapsed),
+                .schedule()
+                .map_or(Duration::ZERO, |schedule| schedule.started.elapsed()),
         };
         tracing::info!("{report}");
         report
     }
-}
-
-/// Waits until the drain has come this far. Never fails: the drain is alive as long as its server.
-async fn reached(steps: &mut watch::Receiver<Step>, step: Step) {
-    let _ = steps.wait_for(|now| *now >= step).await;
 }
 
 impl<L, S> fmt::Debug for Serve<L, S> {

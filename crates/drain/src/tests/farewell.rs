@@ -103,7 +103,7 @@ async fn at_the_deadline_an_event_stream_gets_one_drain_event() {
         (1000..=5000).contains(&retry.parse::<u64>().unwrap()),
         "{retry}"
     );
-    assert_eq!(drain.stats().farewelled, 1);
+    assert_eq!(drain.stats().ended_early, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,7 +327,7 @@ async fn a_stream_that_ends_in_time_passes_as_it_is() {
         let drain = drain();
         let (text, error) = drained(&drain, drain.farewell(), stream(SSE, body)).await;
         assert_eq!((text.as_str(), error), ("data: 1\n\ndata", None));
-        assert_eq!(drain.stats().farewelled, 0);
+        assert_eq!(drain.stats().ended_early, 0);
     }
 }
 
@@ -384,7 +384,7 @@ async fn a_failure_passes_with_its_own_cause_and_is_not_followed() {
     let mut request = get("/");
     let fault = Fault::of(request.extensions_mut());
     let response = call(&app, request).await;
-    drain.start_within(Duration::ZERO);
+    drain.start_within(SECOND);
     let (text, error) = {
         let mut body = response.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -414,7 +414,7 @@ async fn a_stream_that_is_complete_gets_no_farewell() {
     drain.dead().await;
     // as HTTP/2 may
     assert!(body.frame().await.is_none());
-    assert_eq!(drain.stats().farewelled, 0);
+    assert_eq!(drain.stats().ended_early, 0);
     drop(hold);
 }
 
@@ -601,12 +601,12 @@ async fn a_stalled_reader_is_cut_and_the_others_have_their_farewell() {
         assert!(reader.await.unwrap().0.contains("event: drain"));
     }
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled, stats.cut), (0, 10, 1));
+    assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, 10, 1));
     sleep(SECOND).await;
     drop(stalled);
     assert_eq!(
         (drain.in_flight(), drain.stats().served),
         (0, 0),
-        "cut is not served"
+        "aborted is not served"
     );
 }

@@ -30,7 +30,7 @@ async fn a_farewell_that_is_held_to_the_end_is_cut_and_nothing_else() {
     read_at_deadline(&drain, &endless).await;
     drain.dead().await;
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled, stats.cut), (10, 1, 5));
+    assert_eq!((stats.served, stats.ended_early, stats.aborted), (10, 1, 5));
     for held in held {
         held.await.unwrap();
     }
@@ -73,7 +73,7 @@ async fn settle_waits_for_farewells_that_have_not_left() {
     drain.start();
     drain.dead().await;
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled, stats.cut), (0, 40, 0));
+    assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, 40, 0));
 }
 
 /// The farewell is counted when the stream is over, so a fault that is found on the way decides too.
@@ -94,5 +94,5 @@ async fn a_stream_that_failed_before_its_farewell_is_served() {
     read(response.into_body()).await;
     drain.dead().await;
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled, stats.cut), (1, 0, 0));
+    assert_eq!((stats.served, stats.ended_early, stats.aborted), (1, 0, 0));
 }

@@ -214,15 +214,12 @@ async fn a_client_of_serve_that_could_not_know_is_served_for_a_while() {
     let app = drain
         .layer()
         .layer(service(|_| async { ok(two_records()) }));
+    drain.shared.server_begins();
     drain.start();
     // the close is at 1 s, the deadline at 5 s: a quarter of what lies between
     for (wait, status) in [(1100 * MS, 200), (800 * MS, 200), (200 * MS, 503)] {
         sleep(wait).await;
-        let mut request = get("/");
-        request
-            .extensions_mut()
-            .insert(crate::link::Link::default());
-        let response = call(&app, request).await;
+        let response = call(&app, get("/")).await;
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()[header::CONNECTION], "close");
     }
@@ -340,9 +337,10 @@ async fn head_is_refused_and_probed_without_a_body() {
 async fn two_layers_of_one_drain_count_once_and_two_drains_count_each() {
     let (one, two) = (drain(), drain());
     let inner = service(|_| async { ok(two_records()) });
-    let app = one
-        .layer()
-        .layer(two.layer().layer(one.layer().layer(inner)));
+    let app = one.layer().layer(
+        one.layer()
+            .layer(two.layer().layer(two.layer().layer(inner))),
+    );
     let body = call(&app, get("/")).await.into_body();
     assert_eq!((one.in_flight(), two.in_flight()), (1, 1));
     drop(body);

@@ -72,7 +72,7 @@ async fn an_answer_with_a_length_is_never_ended_early() {
         assert_eq!(response.status(), 200);
         assert_eq!(read(response.into_body()).await, (text.to_owned(), None));
         let stats = drain.stats();
-        assert_eq!((stats.served, stats.farewelled, stats.cut), (1, 0, 0));
+        assert_eq!((stats.served, stats.ended_early, stats.aborted), (1, 0, 0));
     }
 }
 
@@ -157,7 +157,7 @@ async fn a_body_that_gave_all_that_it_declared_is_complete() {
     let (text, error) = read(response.into_body()).await;
     assert_eq!((text.as_str(), error), ("hello", None));
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled), (1, 0));
+    assert_eq!((stats.served, stats.ended_early), (1, 0));
 }
 
 /// Where streams are many they begin to end before the deadline, and ordinary answers do not.
@@ -196,7 +196,7 @@ async fn answers_that_are_ready_before_the_deadline_are_whole_among_many_streams
     drain.dead().await;
     let stats = drain.stats();
     assert_eq!(
-        (stats.served, stats.farewelled, stats.cut),
+        (stats.served, stats.ended_early, stats.aborted),
         (200, 20_000, 0)
     );
 }
@@ -264,6 +264,29 @@ async fn a_head_request_without_an_answer_gets_no_body() {
     assert_eq!(read(response.into_body()).await, (String::new(), None));
 }
 
+/// `serve` reads on, so that the client comes to its answer.
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_nobody_reads_is_known_when_it_is_answered_for() {
+    for (field, value, unread) in [
+        ("content-length", "1000000", true),
+        ("transfer-encoding", "chunked", true),
+        ("content-length", "0", false),
+        ("x-none", "1", false),
+    ] {
+        let drain = drain();
+        let inner = service(|_| std::future::pending::<Response<MockBody>>());
+        let app = drain.layer().layer(drain.farewell().layer(inner));
+        let mut request = get("/");
+        *request.method_mut() = Method::POST;
+        request.headers_mut().insert(field, value.parse().unwrap());
+        drain.start();
+        let response = call(&app, request).await;
+        assert_eq!(response.status(), 503);
+        let known = response.extensions().get::<crate::refusal::UnreadUpload>();
+        assert_eq!(known.is_some(), unread, "{field}: {value}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_is_answered_for_is_dropped_and_counted_once() {
     let drain = drain();
@@ -285,5 +308,5 @@ async fn a_handler_that_is_answered_for_is_dropped_and_counted_once() {
     read(response.into_body()).await;
     drain.dead().await;
     let stats = drain.stats();
-    assert_eq!((stats.served, stats.farewelled, stats.cut), (0, 1, 0));
+    assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, 1, 0));
 }

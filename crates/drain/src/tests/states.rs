@@ -30,7 +30,41 @@ async fn it_goes_through_its_states_by_the_clock() {
         ]
     );
     drop(hold);
-    assert_eq!(drain.stats().cut, 1);
+    assert_eq!(drain.stats().aborted, 1);
+}
+
+/// No task runs for it: each look compares the schedule with the clock.
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_nobody_waits_for_goes_by_the_clock() {
+    let drain = drain();
+    let hold = DrainToken::new(&drain);
+    drain.start();
+    for (wait, state) in [
+        (999, ADVERTISE),
+        (1, CLOSE),
+        (4249, CLOSE),
+        // settle is over 250 ms after the deadline at the latest
+        (1, State::Dead),
+    ] {
+        sleep(wait * MS).await;
+        assert_eq!(drain.state(), state);
+    }
+    drop(hold);
+    assert_eq!(drain.stats().aborted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_ends_after_a_death_that_nobody_saw_was_aborted() {
+    let drain = drain();
+    let inner = service(|_| async { Response::new(MockBody::new([])) });
+    let body = call(&drain.layer().layer(inner), get("/"))
+        .await
+        .into_body();
+    drain.start();
+    sleep(10 * SECOND).await;
+    drop(body);
+    let stats = drain.stats();
+    assert_eq!((stats.served, stats.aborted, stats.in_flight), (0, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +90,7 @@ async fn the_last_one_to_leave_ends_it() {
     }
     drain.dead().await;
     assert_eq!(start.elapsed(), 3 * SECOND);
-    assert_eq!(drain.stats().cut, 0);
+    assert_eq!(drain.stats().aborted, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,12 +167,13 @@ async fn states_end_when_an_active_drain_is_gone() {
     assert_eq!(states.collect::<Vec<_>>().await, [State::Active]);
 }
 
-/// Real time: a thread of its own has its own clock.
+/// Real time. Who waits needs a runtime with timers, who starts it needs none.
 #[test]
 fn it_can_be_started_outside_of_a_runtime() {
     let drain = Drain::builder().advertise(MS).deadline(SECOND).build();
     drain.start();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .unwrap();
     runtime.block_on(drain.dead());
@@ -204,7 +239,10 @@ async fn without_a_deadline_it_waits_for_the_last_one() {
         drop(hold);
     });
     drain.dead().await;
-    assert_eq!((start.elapsed(), drain.stats().cut), (100_000 * SECOND, 0));
+    assert_eq!(
+        (start.elapsed(), drain.stats().aborted),
+        (100_000 * SECOND, 0)
+    );
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! When the drain ends a response, and what wakes it then.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use super::Policy;
+use crate::shared::Shared;
+
+/// Tells a response when the drain ends it, and wakes its task at that moment.
+///
+/// Every response that waits is woken once when the drain is started, and sleeps on until the moment that is its own.
+pub(super) struct EndTimer {
+    shared: Arc<Shared>,
+    /// `None`: the response ends at the deadline, never before.
+    policy: Option<Policy>,
+    /// Where in the window of its policy the stream ends, from 0 to 1.
+    jitter: f32,
+    /// The moment has come, and the stream was in the middle of a record.
+    missed: bool,
+    /// Made when the response first has to wait, which many never do.
+    sleep: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    /// Who is woken when the drain is started.
+    waker: Option<Waker>,
+}
+
+/// Whether the drain ends a response now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    NotYet,
+    /// Between two records.
+    AtBoundary,
+    /// Wherever it is.
+    Anywhere,
+}
+
+impl EndTimer {
+    pub(super) fn new(shared: Arc<Shared>, policy: Option<Policy>) -> Self {
+        Self {
+            shared,
+            policy,
+            jitter: fastrand::f32(),
+            missed: false,
+            sleep: None,
+            waker: None,
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    #[inline]
+    pub(super) fn due(&self) -> Due {
+        match self.shared.is_draining() {
+            true => self.due_while_draining(),
+            false => Due::NotYet,
+        }
+    }
+
+    #[cold]
+    fn due_while_draining(&self) -> Due {
+        let now = tokio::time::Instant::now();
+        let Some(schedule) = self.shared.schedule() else {
+            return Due::NotYet;
+        };
+        if schedule.deadline.is_some_and(|at| at <= now) {
+            return Due::Anywhere;
+        }
+        match schedule.due(self.policy, self.jitter) {
+            Some(at) if at <= now => Due::AtBoundary,
+            _ => Due::NotYet,
+        }
+    }
+
+    /// The response waits: wakes its task when it becomes due.
+    #[inline]
+    pub(super) fn wait(&mut self, cx: &mut Context<'_>) {
+        let waker = self.waker.as_ref();
+        // Before the start nothing can have happened to what was registered.
+        if self.shared.is_draining() || !waker.is_some_and(|known| known.will_wake(cx.waker())) {
+            self.register(cx);
+        }
+    }
+
+    #[cold]
+    fn register(&mut self, cx: &mut Context<'_>) {
+        self.waker = Some(cx.waker().clone());
+        loop {
+            let policy = self.policy.filter(|_| !self.missed);
+            let sleep = self.sleep.get_or_insert_with(|| {
+                let (shared, jitter) = (Arc::clone(&self.shared), self.jitter);
+                Box::pin(async move {
+                    shared.until(|schedule| schedule.due(policy, jitter)).await;
+                })
+            });
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.sleep = None;
+            // A stream in the middle of a record ends at its next boundary, or else at the deadline. At the deadline
+            // the stream ends now.
+            if std::mem::replace(&mut self.missed, true) {
+                return;
+            }
+        }
+    }
+
+    /// The response has ended: nothing is to be woken any more.
+    pub(super) fn clear(&mut self) {
+        self.sleep = None;
+        self.waker = None;
+    }
+}

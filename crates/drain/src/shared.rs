@@ -1,0 +1,371 @@
+//! What the handles, the layers and the servers of one drain share.
+
+use std::{
+    fmt,
+    pin::pin,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tower_stream_core::{Cause, Fault, FaultKind};
+
+use crate::{
+    Phase, State, Stats,
+    admission::{Admission, Word},
+    farewell::message,
+    schedule::Schedule,
+    settings::Settings,
+};
+
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) admission: Admission,
+    /// `None` until the drain is started. A second start may bring its deadline forward.
+    schedule: watch::Sender<Option<Schedule>>,
+    /// The count fell to 0, a server ended, or the drain is dead.
+    ended: Notify,
+    /// Accept loops that still have connections.
+    servers: AtomicUsize,
+    /// A task listens for SIGTERM and SIGINT.
+    #[cfg(feature = "serve")]
+    pub(crate) signals: std::sync::atomic::AtomicBool,
+    figures: Figures,
+}
+
+#[derive(Default)]
+struct Figures {
+    served: AtomicU64,
+    refused: AtomicU64,
+    /// Farewells that streams have taken, those that are still in flight among them.
+    farewells: AtomicU64,
+    ended_early: AtomicU64,
+    aborted: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            admission: Admission::new(),
+            schedule: watch::Sender::new(None),
+            ended: Notify::new(),
+            servers: AtomicUsize::new(0),
+            #[cfg(feature = "serve")]
+            signals: std::sync::atomic::AtomicBool::new(false),
+            figures: Figures::default(),
+        }
+    }
+
+    /// Starts the drain, to be over in `limit` from now at the latest, or brings its deadline forward.
+    pub(crate) fn start(&self, limit: Option<Duration>) {
+        let now = Instant::now();
+        let limits = [limit, self.settings.deadline];
+        let limit = limits.into_iter().flatten().min();
+        let deadline = limit.and_then(|limit| now.checked_add(limit));
+        let mut before = None;
+        self.schedule.send_if_modified(|schedule| {
+            let started = match schedule {
+                None => now,
+                Some(known) => {
+                    let sooner = known.deadline.is_none_or(|at| deadline < Some(at));
+                    if deadline.is_none() || !sooner {
+                        return false;
+                    }
+                    known.started
+                }
+            };
+            let in_flight = self.admission.load().count();
+            let new = Schedule::new(&self.settings, started, deadline, now, in_flight);
+            *schedule = Some(new);
+            // Before the streams are woken, so that each sees that the drain was started. A stream that sees it
+            // earlier waits for the lock of the schedule.
+            before = Some(self.admission.advance(State::Draining(Phase::Advertise)));
+            true
+        });
+        if let Some(before) = before {
+            self.log(before, State::Draining(Phase::Advertise));
+        }
+    }
+
+    /// `None` before the start.
+    pub(crate) fn schedule(&self) -> Option<Schedule> {
+        *self.schedule.borrow()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Schedule>> {
+        self.schedule.subscribe()
+    }
+
+    #[inline]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.admission.load().state().is_draining()
+    }
+
+    /// Where the drain stands by the clock.
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        match self.admission.load().state() {
+            State::Draining(_) => self.catch_up(),
+            state => state,
+        }
+    }
+
+    /// Goes on to the state that the clock has brought. Whoever looks first does it.
+    #[cold]
+    fn catch_up(&self) -> State {
+        let Some(schedule) = self.schedule() else {
+            // the schedule is there before the state is
+            return State::Draining(Phase::Advertise);
+        };
+        let now = Instant::now();
+        if now < schedule.close {
+            return State::Draining(Phase::Advertise);
+        }
+        let word = self.advance(State::Draining(Phase::Close));
+        let finished = word.count() == 0 && self.servers.load(Ordering::Acquire) == 0;
+        let deadline = schedule.deadline;
+        let latest = deadline.and_then(|deadline| deadline.checked_add(self.settings.settle));
+        if finished || latest.is_some_and(|latest| latest <= now) {
+            self.advance(State::Dead);
+            return State::Dead;
+        }
+        word.state().max(State::Draining(Phase::Close))
+    }
+
+    /// Goes on to `state`; the word before.
+    fn advance(&self, state: State) -> Word {
+        let before = self.admission.advance(state);
+        if before.state() < state && state == State::Dead {
+            self.figures
+                .aborted
+                .store(before.count(), Ordering::Relaxed);
+            self.ended.notify_waiters();
+        }
+        self.log(before, state);
+        before
+    }
+
+    fn log(&self, before: Word, state: State) {
+        if before.state() < state {
+            tracing::info!(%state, in_flight = before.count(), "drain");
+        }
+    }
+
+    /// Admits and counts a request, or refuses it; see [`Admission::enter`].
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<(), Option<Word>> {
+        self.state();
+        self.admission.enter().map(drop)
+    }
+
+    /// Counts one less: a request, or a token. The word after it.
+    #[inline]
+    pub(crate) fn leave(&self) -> Word {
+        // before it is counted down: whoever leaves a drain that is dead by the clock is counted as aborted
+        self.state();
+        let word = self.admission.leave();
+        self.left(word);
+        word
+    }
+
+    /// A request is over, and in one figure: those that were in flight when the drain died are counted as aborted already.
+    #[inline]
+    pub(crate) fn leave_request(&self, fault: Option<&Fault>) {
+        self.state();
+        let word = self.admission.leave();
+        if word.state() != State::Dead {
+            let cause = fault.and_then(Fault::cause);
+            let figure = match cause.is_some_and(|cause| cause.kind() == FaultKind::Drain) {
+                true => &self.figures.ended_early,
+                false => &self.figures.served,
+            };
+            figure.fetch_add(1, Ordering::Relaxed);
+        }
+        self.left(word);
+    }
+
+    #[inline]
+    pub(crate) fn left(&self, word: Word) {
+        if word.is_awaited_end() {
+            self.ended.notify_waiters();
+        }
+    }
+
+    #[cold]
+    pub(crate) fn refuse(&self, word: Option<Word>) {
+        self.figures.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(word) = word {
+            self.left(word);
+        }
+    }
+
+    /// Whether a request that comes too late is served all the same, if it is one that could not know: for 2 s after
+    /// the close, a quarter of what is left until the deadline at most. A busy machine may need that long to read it.
+    pub(crate) fn is_lenient(&self) -> bool {
+        let Some(schedule) = self.schedule() else {
+            return true;
+        };
+        let at_most = Duration::from_secs(2);
+        let quarter = |deadline: Instant| (deadline - schedule.close) / 4;
+        let window = schedule
+            .deadline
+            .map_or(at_most, |at| quarter(at).min(at_most));
+        self.state() != State::Dead && schedule.close.elapsed() < window
+    }
+
+    /// A stream takes its farewell: the cause to fail with, when the format has none. Recorded before anything is
+    /// dropped; a cause that is known already wins, and then the stream is not one that the drain ended.
+    #[cold]
+    pub(crate) fn farewell(&self, fault: &Fault, retry: Duration) -> Cause {
+        let cause = Cause::new(FaultKind::Drain, message::MESSAGE).with_retry_after(retry);
+        if fault.record(cause.clone()) {
+            self.figures.farewells.fetch_add(1, Ordering::Relaxed);
+        }
+        cause
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let state = self.state();
+        let figure = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        Stats {
+            state,
+            in_flight: self.admission.load().count(),
+            served: figure(&self.figures.served),
+            refused: figure(&self.figures.refused),
+            ended_early: figure(&self.figures.ended_early),
+            aborted: figure(&self.figures.aborted),
+        }
+    }
+
+    /// An accept loop begins; the drain is not dead before it has ended.
+    #[cfg(feature = "serve")]
+    pub(crate) fn server_begins(&self) {
+        self.servers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[cfg(feature = "serve")]
+    pub(crate) fn server_ends(&self) {
+        self.servers.fetch_sub(1, Ordering::AcqRel);
+        self.ended.notify_waiters();
+    }
+
+    /// Whether a [`serve`](crate::Drain::serve) of this drain runs.
+    pub(crate) fn has_server(&self) -> bool {
+        self.servers.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits for a moment of the schedule, which a second start may bring forward.
+    pub(crate) async fn until(&self, moment: impl Fn(&Schedule) -> Option<Instant>) {
+        let mut schedule = self.schedule.subscribe();
+        loop {
+            let at = schedule.borrow_and_update().as_ref().and_then(&moment);
+            if at.is_some_and(|at| at <= Instant::now()) {
+                return;
+            }
+            let reached = async {
+                match at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = reached => return,
+                // fails when the sender is dropped, which is in `self`
+                _ = schedule.changed() => {}
+            }
+        }
+    }
+
+    pub(crate) async fn started(&self) {
+        self.until(|schedule| Some(schedule.started)).await;
+    }
+
+    /// Waits until the drain is dead, and lets it die when its time has come: no task runs for the drain itself.
+    pub(crate) async fn dead(&self) {
+        self.until(|schedule| Some(schedule.close)).await;
+        let settled = async {
+            self.until(|schedule| schedule.deadline).await;
+            self.settle().await;
+        };
+        tokio::select! {
+            biased;
+            () = self.when(|| self.state() == State::Dead) => {}
+            () = settled => drop(self.advance(State::Dead)),
+        }
+    }
+
+    /// Waits until nothing is in flight.
+    pub(crate) async fn idle(&self) {
+        self.when(|| self.admission.load().count() == 0).await;
+    }
+
+    /// Waits until this holds. It is looked at whenever something ends.
+    async fn when(&self, holds: impl Fn() -> bool) {
+        self.admission.watch();
+        let mut ended = pin!(self.ended.notified());
+        loop {
+            // listening begins before the look, so an end in between is not missed
+            ended.as_mut().enable();
+            if holds() {
+                return;
+            }
+            ended.as_mut().await;
+            ended.set(self.ended.notified());
+        }
+    }
+
+    /// Waits for the farewells to leave: until nothing has ended for a while, and each stream that took one is dropped. An
+    /// error writer outside may keep a stream for a moment, so that what it gave is flushed before it fails.
+    ///
+    /// The while is counted in ticks of this task and not by the clock. A farewell leaves within one poll of its
+    /// connection; a process that gets no processor for 50 ms is not quiet, it is late, and so are its ticks.
+    async fn settle(&self) {
+        const QUIET_TICKS: u32 = 5;
+        const TICK: Duration = Duration::from_millis(5);
+        let mut at_most = pin!(sleep(self.settings.settle));
+        let mut seen = self.figures.progress();
+        let mut quiet = 0;
+        while quiet < QUIET_TICKS || self.figures.has_open_farewells() {
+            tokio::select! {
+                biased;
+                () = at_most.as_mut() => return,
+                () = sleep(TICK) => {}
+            }
+            let now = self.figures.progress();
+            quiet = if now == seen { quiet + 1 } else { 0 };
+            seen = now;
+        }
+    }
+}
+
+impl Figures {
+    /// How much has happened: it grows with each farewell, end and refusal.
+    fn progress(&self) -> u64 {
+        let figures = [
+            &self.farewells,
+            &self.ended_early,
+            &self.served,
+            &self.refused,
+        ];
+        let figures = figures.map(|figure| figure.load(Ordering::Relaxed));
+        figures.iter().sum()
+    }
+
+    /// Whether a stream has taken its farewell, and its body is still held.
+    fn has_open_farewells(&self) -> bool {
+        self.farewells.load(Ordering::Relaxed) > self.ended_early.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,7 +1,7 @@
 //! What of a body will be sent.
 
 use http::{HeaderMap, Method, StatusCode, header};
-use http_body::Body;
+use http_body::{Body, SizeHint};
 
 /// What of a response body will really be sent, as method, status and framing decide it (RFC 9110 section 6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,22 @@ impl Delivery {
         Self {
             bodiless: false,
             declared,
+        }
+    }
+
+    /// The same for a body that is known by its size alone, as a [`Stage`](crate::wrapper::Stage) knows it.
+    #[must_use]
+    pub fn of_size(
+        method: &Method,
+        status: StatusCode,
+        headers: &HeaderMap,
+        size: &SizeHint,
+    ) -> Self {
+        let bodiless = never_sent(method, status);
+        let declared = || declared_length(headers).or_else(|| size.exact());
+        Self {
+            bodiless,
+            declared: if bodiless { None } else { declared() },
         }
     }
 

@@ -243,9 +243,18 @@ where
         *running = true;
         let mut cx = StageContext { task, exchange };
         let polled = this.chain.poll_head(&mut root, head, &mut cx);
+        let HeadRoot {
+            mut future,
+            error,
+            body,
+            ..
+        } = root;
+        if polled.is_ready() {
+            // a panic in this drop says nothing of the head, which is there
+            let _ = this.chain.around(At::Drop, || future.set(None));
+        }
         drop(entered);
         *running = false;
-        let HeadRoot { error, body, .. } = root;
         let Poll::Ready(polled) = polled else {
             return Poll::Pending;
         };
@@ -633,7 +642,6 @@ where
         let Poll::Ready(answer) = future.poll(cx.task) else {
             return Poll::Pending;
         };
-        self.future.set(None);
         match answer {
             Ok(response) => {
                 let (mut parts, body) = response.into_parts();

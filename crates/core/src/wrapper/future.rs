@@ -20,7 +20,7 @@ use crate::BoxError;
 pin_project! {
     /// The future of a [`Wrapped`](super::Wrapped).
     ///
-    /// The future inside is dropped as soon as it is ready, and always inside of every stage.
+    /// The future inside is dropped when the head leaves, and always inside of every stage.
     pub struct ResponseFuture<F, B, L: Layers> {
         // `None` once it is done
         #[pin]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, response::Parts};
 use tower_stream_core::{
-    Cause, Fault, FaultKind, RequestId, StreamError, StreamKind, answer_method, grpc,
-    head_replaced, retry_after,
+    Cause, Exchange, FaultKind, StreamError, StreamKind, answer_method, grpc, head_replaced,
+    retry_after,
 };
 
 use crate::{
@@ -17,31 +17,27 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Case {
+pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
-    pub(crate) fault: Fault,
     pub(crate) request: RequestInfo,
-    request_id: Option<RequestId>,
+    exchange: Exchange,
 }
 
-impl Case {
-    pub(crate) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
+impl Context {
+    pub(crate) fn new<B>(config: &Arc<Config>, request: &Request<B>, exchange: &Exchange) -> Self {
         Self {
-            config,
-            fault: Fault::of(request.extensions_mut()),
-            request_id: RequestId::of(request.extensions()).cloned(),
+            config: Arc::clone(config),
             request: RequestInfo::of(request),
+            exchange: exchange.clone(),
         }
     }
 
-    /// The head is there: follow what the layers inside say on it.
-    pub(crate) fn join(&mut self, parts: &mut Parts) {
-        self.fault.join(&mut parts.extensions);
-        if self.request_id.is_none() {
-            self.request_id = RequestId::of(&parts.extensions).cloned();
-        }
+    /// The head is there: follows the attempt that it is of.
+    pub(crate) fn follow(&mut self, exchange: &Exchange) {
+        self.exchange = exchange.clone();
     }
 
+    /// Records a panic and logs it.
     #[cold]
     pub(crate) fn panicked(&self, payload: Payload) {
         let Panicked {
@@ -50,9 +46,9 @@ impl Case {
             backtrace,
         } = payload.read();
         let backtrace = backtrace.map(|backtrace| backtrace.to_string());
-        self.fault
-            .record(Cause::new(FaultKind::Panic, message.as_str()));
-        let logged = self.fault.cause_to_log();
+        let cause = Cause::new(FaultKind::Panic, message.as_str());
+        self.exchange.record(cause);
+        let logged = self.exchange.cause_to_log();
         if let Some(cause) = logged.filter(|cause| cause.kind() == FaultKind::Panic) {
             tracing::error!(
                 outcome = cause.kind().outcome().as_str(),
@@ -75,18 +71,17 @@ impl Case {
         );
     }
 
-    /// Records, then logs. Who recorded a cause before knows better, so that one is told.
+    /// Logs the recorded cause, unless another layer has.
     #[cold]
-    pub(crate) fn failed(&self, cause: Cause) {
-        self.fault.record(cause);
-        if let Some(cause) = self.fault.cause_to_log() {
+    pub(crate) fn log(&self) {
+        if let Some(cause) = self.exchange.cause_to_log() {
             log(cause);
         }
     }
 
     fn cause(&self) -> Cause {
         let unknown = || Cause::new(FaultKind::Other, "the response failed");
-        self.fault.cause().cloned().unwrap_or_else(unknown)
+        self.exchange.cause().cloned().unwrap_or_else(unknown)
     }
 
     fn failure<'a>(&'a self, cause: &'a Cause, stream: StreamKind) -> Failure<'a> {
@@ -94,18 +89,16 @@ impl Case {
             cause,
             stream,
             request: &self.request,
-            request_id: self.request_id.as_ref(),
+            request_id: self.exchange.request_id(),
             expose: self.config.expose_messages,
         }
     }
 
     /// The response in place of one that failed before its head was sent.
     #[cold]
-    pub(crate) fn head(&self, replaced: Option<Parts>) -> Response<Bytes> {
+    pub(crate) fn head(&self, replaced: Option<&Parts>) -> Response<Bytes> {
         let cause = self.cause();
-        let stream = replaced
-            .as_ref()
-            .map_or(StreamKind::Other, |parts| StreamKind::of(&parts.headers));
+        let stream = replaced.map_or(StreamKind::Other, |parts| StreamKind::of(&parts.headers));
         let failure = self.failure(&cause, stream);
         let mut response = match catch(|| self.config.writer.head(&failure)) {
             Ok(response) => response,
@@ -126,7 +119,7 @@ impl Case {
         }
         answer_method(&self.request.method, &mut response);
         // for outer layers that did not see the request that this layer saw
-        response.extensions_mut().insert(self.fault.clone());
+        response.extensions_mut().insert(self.exchange.clone());
         response
     }
 
@@ -156,15 +149,14 @@ impl Case {
     }
 }
 
-impl Drop for Case {
+impl Drop for Context {
     /// Layers further in or out end responses too, and what they wrote in place may have looked well from here.
     fn drop(&mut self) {
-        if self.fault.cause().is_some() {
-            let logged = catch(|| self.fault.cause_to_log().map(log));
+        if self.exchange.cause().is_some()
             // a subscriber may panic
-            if let Err(payload) = logged {
-                payload.read();
-            }
+            && let Err(payload) = catch(|| self.log())
+        {
+            payload.read();
         }
     }
 }
@@ -189,6 +181,7 @@ fn log(cause: &Cause) {
     }
 }
 
+#[cold]
 fn writer_panicked(payload: Payload) {
     let Panicked {
         message, location, ..

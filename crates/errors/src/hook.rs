@@ -22,10 +22,13 @@ pub(crate) struct Seen {
     pub(crate) backtrace: Option<Backtrace>,
 }
 
-/// How often the hook has run on this thread.
+/// How often the hook has run on this thread; 0 without a hook, so that a frame then reads no thread-local.
 #[inline]
 pub(crate) fn runs() -> u32 {
-    RUNS.get()
+    match INSTALLED.load(Ordering::Relaxed) {
+        true => RUNS.get(),
+        false => 0,
+    }
 }
 
 /// The last panic of this thread, if the hook has run since [`runs`] gave `before`.

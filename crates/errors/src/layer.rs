@@ -6,12 +6,19 @@ use std::{
     time::Duration,
 };
 
+use http::Request;
 use tower_layer::Layer;
-use tower_stream_core::RecordHold;
+use tower_stream_core::{
+    Exchange, RecordHold,
+    wrapper::{Begin, Hook, Wrapped},
+};
 
-use crate::{DefaultWriter, ErrorWriter, WriteError};
+use crate::{DefaultWriter, ErrorWriterStage, WriteError, context::Context};
 
 /// Ends every failed response well: see the [crate documentation](crate).
+///
+/// `poll_ready` is passed through: a panic there has no request that it could be told to. So is an `Err` of the inner
+/// service, which is no response yet: turn it into one inside (axum's `HandleErrorLayer`).
 ///
 /// Clones share their settings. [`ErrorWriterLayer::off`] gives a layer of the same type that does nothing.
 #[derive(Clone, Debug)]
@@ -137,7 +144,7 @@ impl ErrorWriterLayer {
 }
 
 impl<S> Layer<S> for ErrorWriterLayer {
-    type Service = ErrorWriter<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
         static WARNED: Once = Once::new();
@@ -148,6 +155,29 @@ impl<S> Layer<S> for ErrorWriterLayer {
                 );
             });
         }
-        ErrorWriter::new(inner, self.config.clone())
+        Wrapped::new(inner, self.clone())
+    }
+}
+
+impl Hook for ErrorWriterLayer {
+    type Stage = ErrorWriterStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.config.is_none()
+    }
+
+    fn on_request<B: 'static>(
+        &self,
+        request: &mut Request<B>,
+        exchange: &Exchange,
+    ) -> Begin<ErrorWriterStage> {
+        let Some(config) = &self.config else {
+            return Begin::Pass;
+        };
+        #[cfg(feature = "axum")]
+        tower_stream_core::mark_upload(request.body_mut());
+        let context = Context::new(config, request, exchange);
+        Begin::Follow(ErrorWriterStage::new(context))
     }
 }

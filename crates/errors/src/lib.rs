@@ -14,7 +14,7 @@
 //! * Half an event is never sent, so that the error is never glued to one: a partial record is held (64 KiB at most)
 //!   until it ends, and dropped on failure. A chunk that ends with a record passes as it is.
 //! * A body with a declared `Content-Length` never gains a byte, nor does a range or an encoded body.
-//! * The [`Fault`](tower_stream_core::Fault) of the request is set first, so that observers outside *and* inside report
+//! * The cause is recorded in the [`Exchange`](tower_stream_core::Exchange) of the request first, so that observers outside *and* inside report
 //!   the same outcome.
 //!
 //! ```
@@ -84,31 +84,26 @@
 //! written into a stream that is already compressed.
 #![doc = include_str!("matrix.md")]
 
-mod body;
-mod case;
 mod channel;
+mod context;
 mod default_writer;
-mod future;
 mod hook;
 mod idle;
 mod layer;
 mod openai;
 mod panic;
 mod request;
-mod service;
-mod watch;
+mod stage;
 mod write;
 
 pub use self::{
-    body::ResponseBody,
     channel::{ChannelBody, Closed, Sender, channel},
     default_writer::DefaultWriter,
-    future::ResponseFuture,
     hook::PanicHook,
-    idle::{IdleTimeout, IdleTimeoutBody, IdleTimeoutFuture, IdleTimeoutLayer},
+    idle::{IdleTimeoutLayer, IdleTimeoutStage},
     layer::{AfterTail, ErrorWriterLayer},
     openai::OpenAiWriter,
-    service::ErrorWriter,
+    stage::ErrorWriterStage,
     write::{Failure, Tail, WriteError},
 };
 

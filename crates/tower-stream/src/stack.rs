@@ -9,7 +9,7 @@ use tower_stream_digest::{DigestLayer, DigestService, VerifyDigestLayer, VerifyD
 #[cfg(feature = "drain")]
 use tower_stream_drain::{Drain, DrainLayer, DrainService, Farewell, FarewellLayer};
 #[cfg(feature = "errors")]
-use tower_stream_errors::{ErrorWriter, ErrorWriterLayer};
+use tower_stream_errors::ErrorWriterLayer;
 #[cfg(feature = "ids")]
 use tower_stream_ids::{RequestIdLayer, RequestIdService, SequenceLayer, SequenceService};
 #[cfg(feature = "metrics")]
@@ -94,7 +94,7 @@ wrapped! {
     "metrics" Measured<S> = StreamMetrics<S>;
     "drain" Drained<S> = DrainService<S>;
     "digest" Digested<S> = DigestService<S>;
-    "errors" Written<S> = ErrorWriter<S>;
+    "errors" Written<S> = tower_stream_core::wrapper::Wrapped<S, ErrorWriterLayer>;
     "drain" Farewelled<S> = Farewell<S>;
     "trace" Chunked<S> = ChunkSpan<S>;
     "ids" Sequenced<S> = SequenceService<S>;

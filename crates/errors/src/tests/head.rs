@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tower_stream_core::{
     Cause, Exchange, FaultKind, RequestId, StreamError,
     mock::{self, PanicIn},
+    wrapper::ResponseBody,
 };
 
 use super::*;
@@ -117,7 +118,8 @@ async fn a_stashed_first_frame_counts_in_size_and_end() {
         .await
         .unwrap()
         .into_body();
-    let sizes = |body: &crate::ResponseBody<_>| (body.size_hint().exact(), body.is_end_stream());
+    let sizes =
+        |body: &ResponseBody<_, ErrorWriterLayer>| (body.size_hint().exact(), body.is_end_stream());
     assert_eq!(sizes(&body), (Some(5), false));
     body.frame().await;
     assert_eq!(sizes(&body), (Some(2), false));

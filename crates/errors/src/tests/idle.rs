@@ -1,14 +1,17 @@
 //! The idle timeout.
 
 use tokio::time::{Duration, Instant};
-use tower_stream_core::{Cause, FaultKind, StreamEnd, mock};
+use tower_stream_core::{Cause, FaultKind, StreamEnd, mock, wrapper::ResponseBody};
 
 use super::*;
-use crate::{IdleTimeoutBody, IdleTimeoutLayer};
+use crate::IdleTimeoutLayer;
 
 const LIMIT: Duration = Duration::from_secs(8);
 
-async fn limited(layer: IdleTimeoutLayer, body: MockBody) -> IdleTimeoutBody<MockBody> {
+async fn limited(
+    layer: IdleTimeoutLayer,
+    body: MockBody,
+) -> ResponseBody<MockBody, IdleTimeoutLayer> {
     let mut body = Some(body);
     let service = service_fn(move |_: Request<()>| {
         let response = Response::new(body.take().unwrap());

@@ -1,0 +1,436 @@
+//! One response, from the call to its last frame: what of it may be given out, and what ends it when it fails.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Version, response::Parts};
+use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
+use tower_stream_core::{
+    BoxError, Cause, Delivery, PlainProblem, Records, StreamKind, allows_insertion, chosen_reset,
+    wrapper::{AfterHead, At, Hints, Piece, Polled, Source, Stage, StageContext},
+};
+
+use crate::{
+    AfterTail, Tail,
+    context::Context,
+    layer::SETTLE,
+    panic::{Payload, catch, log_dropped},
+};
+
+/// What [`ErrorWriterLayer`](crate::ErrorWriterLayer) keeps of one request.
+///
+/// It gives the pieces of the body inside, then, if that fails or panics, what the writer says. Whole records only are
+/// given of a stream whose records are known; a partial one is held until it ends. After its end, or after the failure,
+/// the body inside is not polled again; a failed one is dropped before the tail is given.
+///
+/// # Panics
+///
+/// A body that is aborted waits a moment first, which needs tokio's timer to be enabled.
+pub struct ErrorWriterStage {
+    context: Context,
+    state: State,
+    /// Waits to be given out, before anything that `state` says.
+    stash: Option<Piece>,
+    /// Waits behind `stash`.
+    trailers: Option<Box<Frame<Bytes>>>,
+    stream: StreamKind,
+    records: Records,
+    /// The head leaves room for bytes that the body inside did not give.
+    writable: bool,
+    /// Nothing is due, so nothing is missing when there is none. Over HTTP/2 hyper polls the body of an answer to HEAD.
+    bodiless: bool,
+    /// The length that the body said of itself after its first poll, which the server declares; or [`UNDECLARED`].
+    learnt: u64,
+    given: u64,
+    /// `size_hint` panicked: the body is not to be touched again.
+    poisoned: AtomicBool,
+}
+
+/// No length is declared: more bytes than a body can have.
+const UNDECLARED: u64 = u64::MAX;
+
+enum State {
+    /// There is no head yet.
+    Headless,
+    /// The body inside goes on, and nothing waits to be given out.
+    Open,
+    /// The stash is given out, then the body inside goes on.
+    Stashed,
+    /// The stash is given out, then nothing more comes.
+    Ended,
+    /// The stash is given out. When it has had time to be flushed, the body fails with this error, or with ours.
+    Settling(Pin<Box<Sleep>>, Option<BoxError>),
+    /// The next poll gives this error.
+    Failing(BoxError),
+}
+
+/// What a poll of the body inside came to.
+enum Inner {
+    Piece(Piece),
+    Pending,
+    Ended,
+    /// Its cause is recorded. With an error, that is what the body fails with: see [`chosen_reset`].
+    Failed(Option<BoxError>),
+}
+
+impl ErrorWriterStage {
+    pub(crate) fn new(context: Context) -> Self {
+        Self {
+            context,
+            state: State::Headless,
+            stash: None,
+            trailers: None,
+            stream: StreamKind::Other,
+            records: Records::Opaque,
+            writable: false,
+            bodiless: false,
+            learnt: UNDECLARED,
+            given: 0,
+            poisoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Answers in place of the response, which has failed before its head was sent.
+    #[cold]
+    fn answer(
+        &mut self,
+        replaced: Option<&Parts>,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Parts {
+        self.around(At::Drop, || up.discard(cx));
+        let (parts, data) = self.context.head(replaced).into_parts();
+        self.stash = (!data.is_empty()).then_some(Piece::Data { data, last: true });
+        self.trailers = None;
+        self.records = Records::Opaque;
+        self.state = State::Ended;
+        parts
+    }
+
+    fn begin(&mut self, head: &Parts, delivery: Delivery) {
+        let undeclared = !delivery.is_bodiless() && delivery.declared_length().is_none();
+        self.stream = StreamKind::of(&head.headers);
+        self.bodiless = delivery.is_bodiless();
+        self.writable = undeclared && allows_insertion(head.status, &head.headers);
+        if self.writable {
+            self.records = Records::of(self.stream, self.context.config.hold_cap);
+        }
+        self.state = State::Open;
+    }
+
+    /// The poll before the head. False: the response has failed, and no reset was chosen for it.
+    fn poll_first(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> bool {
+        let piece = match self.poll_inner(up, cx) {
+            Ok(Poll::Ready(Some(piece))) => piece,
+            Ok(_) => return true,
+            Err(None) => return false,
+            Err(chosen) => {
+                self.fail(chosen, up, cx);
+                return true;
+            }
+        };
+        self.stash = Some(piece);
+        if matches!(self.state, State::Open) {
+            self.state = State::Stashed;
+            // now that it has begun, it may know its size; the server will declare it
+            let Some(size) = self.around(At::Body, || up.size_hint()) else {
+                return false;
+            };
+            if let (true, Some(left)) = (self.writable, size.exact()) {
+                self.learnt = self.given + left;
+                self.writable = false;
+            }
+        }
+        true
+    }
+
+    /// Polls the body inside until it gives something that may be sent. `Err`: it has failed.
+    #[inline]
+    fn poll_inner(
+        &mut self,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Result<Poll<Option<Piece>>, Option<BoxError>> {
+        loop {
+            if *self.poisoned.get_mut() {
+                return Err(None);
+            }
+            let resets = self.context.request.version >= Version::HTTP_2 && !self.bodiless;
+            // everything of the body, and of an error's own code, runs in here
+            let inner = self.around(At::Body, || match up.poll(cx) {
+                Poll::Ready(Some(Ok(piece))) => Inner::Piece(piece),
+                Poll::Pending => Inner::Pending,
+                Poll::Ready(None) => Inner::Ended,
+                Poll::Ready(Some(Err(error))) => failed(error, resets, cx),
+            });
+            match inner {
+                Some(Inner::Piece(Piece::Data { data, last })) => {
+                    self.given += data.len() as u64;
+                    let last = last && !self.is_short();
+                    if self.records.passes(&data) {
+                        return Ok(Poll::Ready(Some(Piece::Data { data, last })));
+                    }
+                    if let Some(data) = self.records.push(data) {
+                        let last = last && self.records.held() == 0;
+                        return Ok(Poll::Ready(Some(Piece::Data { data, last })));
+                    }
+                }
+                Some(Inner::Piece(Piece::Other(frame))) => {
+                    return Ok(Poll::Ready(Some(self.other(frame))));
+                }
+                Some(Inner::Pending) => return Ok(Poll::Pending),
+                Some(Inner::Ended) if self.is_short() => {
+                    let cause = Cause::short_body(self.given, self.learnt);
+                    cx.exchange.record(cause);
+                    self.context.log();
+                    return Err(None);
+                }
+                Some(Inner::Ended) => {
+                    self.state = State::Ended;
+                    let rest = self.records.finish();
+                    return Ok(Poll::Ready(
+                        rest.map(|data| Piece::Data { data, last: true }),
+                    ));
+                }
+                Some(Inner::Failed(chosen)) => {
+                    self.context.log();
+                    return Err(chosen);
+                }
+                None => return Err(None),
+            }
+        }
+    }
+
+    /// Less was given than was declared.
+    #[inline]
+    fn is_short(&self) -> bool {
+        self.learnt != UNDECLARED && self.given < self.learnt
+    }
+
+    /// Trailers, or a frame of a kind not known here. No record goes on behind trailers, so one that is held goes first.
+    #[cold]
+    fn other(&mut self, frame: Box<Frame<Bytes>>) -> Piece {
+        match self.records.finish() {
+            Some(record) => {
+                self.trailers = Some(frame);
+                self.state = State::Stashed;
+                Piece::open(record)
+            }
+            None => Piece::Other(frame),
+        }
+    }
+
+    /// The body inside has failed: drops it, now that the cause is recorded, and chooses what comes in its place.
+    #[cold]
+    fn fail(
+        &mut self,
+        chosen: Option<BoxError>,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        self.around(At::Drop, || up.discard(cx));
+        // what is still held of a record is never given
+        self.records.discard();
+        if self.bodiless {
+            self.state = State::Ended;
+            return;
+        }
+        let settling = |settle, error| State::Settling(Box::pin(tokio::time::sleep(settle)), error);
+        if let Some(error) = chosen {
+            self.state = match self.given {
+                0 => State::Failing(error),
+                _ => settling(SETTLE, Some(error)),
+            };
+            return;
+        }
+        let tail = if self.writable && self.records.is_clean() {
+            self.context.tail(self.stream)
+        } else {
+            Tail::Abort
+        };
+        let (after, settle) = match self.context.config.after_tail {
+            AfterTail::Abort { settle } => (true, settle),
+            AfterTail::End => (false, SETTLE),
+        };
+        self.state = match tail {
+            Tail::Data(data) if !data.is_empty() => {
+                self.stash = Some(Piece::Data { data, last: !after });
+                match after {
+                    true => settling(settle, None),
+                    false => State::Ended,
+                }
+            }
+            Tail::Trailers(trailers) if !trailers.is_empty() => {
+                self.stash = Some(Piece::trailers(trailers));
+                State::Ended
+            }
+            // a tail of nothing: the end would be clean, and a silent success
+            Tail::Abort | Tail::Data(_) | Tail::Trailers(_) => settling(settle, None),
+        };
+    }
+
+    /// Gives what waits, and what comes after it. `None`: the body inside goes on.
+    fn poll_stash(&mut self, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        let next = self.stash.take();
+        if let Some(piece) = next.or_else(|| self.trailers.take().map(Piece::Other)) {
+            if matches!(self.state, State::Stashed) && self.trailers.is_none() {
+                self.state = State::Open;
+            }
+            return Some(Poll::Ready(Some(Ok(piece))));
+        }
+        if matches!(self.state, State::Stashed | State::Open | State::Headless) {
+            self.state = State::Open;
+            return None;
+        }
+        Some(self.poll_end(cx))
+    }
+
+    fn poll_end(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        if let State::Settling(sleep, _) = &mut self.state {
+            ready!(sleep.as_mut().poll(cx.task));
+        }
+        Poll::Ready(match std::mem::replace(&mut self.state, State::Ended) {
+            State::Settling(_, Some(error)) | State::Failing(error) => Some(Err(error)),
+            State::Settling(_, None) => Some(Err(self.context.error().into())),
+            _ => None,
+        })
+    }
+
+    /// A panic of what is inside.
+    #[cold]
+    fn caught(&self, at: At, payload: Payload) {
+        match (at, &self.state) {
+            (At::Drop, State::Headless) => log_dropped("a handler future", payload),
+            (At::Drop, _) => log_dropped("a response body", payload),
+            (At::Call | At::Future | At::Body, _) => self.context.panicked(payload),
+        }
+    }
+}
+
+/// The body has given an error, whose text and drop are foreign code.
+#[cold]
+fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Inner {
+    if cx.exchange.cause().is_none() {
+        cx.exchange.record(Cause::of(&*error));
+    }
+    Inner::Failed((resets && chosen_reset(&*error).is_some()).then_some(error))
+}
+
+impl Stage for ErrorWriterStage {
+    #[inline]
+    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
+        match catch(run) {
+            Ok(value) => Some(value),
+            Err(payload) => {
+                self.caught(at, payload);
+                None
+            }
+        }
+    }
+
+    fn on_caught(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Parts> {
+        Some(self.answer(None, up, cx))
+    }
+
+    fn on_head(
+        &mut self,
+        head: &mut Parts,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        self.context.follow(cx.exchange);
+        if head.extensions.remove::<PlainProblem>().is_some() && cx.exchange.cause().is_some() {
+            *head = self.answer(Some(head), up, cx);
+            return Poll::Ready(AfterHead::Stay);
+        }
+        let Some((size, ended)) = self.around(At::Body, || (up.size_hint(), up.is_end_stream()))
+        else {
+            *head = self.answer(Some(head), up, cx);
+            return Poll::Ready(AfterHead::Stay);
+        };
+        let method = &self.context.request.method;
+        let delivery = Delivery::of_size(method, head.status, &head.headers, &size);
+        self.begin(head, delivery);
+        let first_poll = self.context.config.first_poll && !self.bodiless && !ended;
+        if first_poll && !self.poll_first(up, cx) {
+            *head = self.answer(Some(head), up, cx);
+        }
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline]
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        if !matches!(self.state, State::Open)
+            && let Some(polled) = self.poll_stash(cx)
+        {
+            return polled;
+        }
+        match self.poll_inner(up, cx) {
+            Ok(Poll::Ready(piece)) => Poll::Ready(piece.map(Ok)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(chosen) => {
+                self.fail(chosen, up, cx);
+                self.poll_stash(cx).unwrap_or(Poll::Ready(None))
+            }
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        match self.state {
+            State::Open => self.records.held() > 0 || self.poisoned.load(Ordering::Relaxed),
+            State::Headless | State::Ended => self.stash.is_some() || self.trailers.is_some(),
+            State::Stashed | State::Settling(..) | State::Failing(_) => true,
+        }
+    }
+
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let stashed = self.stash.as_ref().and_then(Piece::data);
+        let ours = stashed.map_or(0, Bytes::len) + self.records.held();
+        if matches!(self.state, State::Ended) {
+            return SizeHint::with_exact(ours as u64);
+        }
+        let inside = matches!(self.state, State::Open | State::Stashed | State::Headless);
+        if !inside || self.poisoned.load(Ordering::Relaxed) {
+            return SizeHint::default();
+        }
+        let size = match catch(|| up.size_hint()) {
+            Ok(size) => size,
+            Err(payload) => {
+                // the next poll ends it
+                self.poisoned.store(true, Ordering::Relaxed);
+                self.context.panicked(payload);
+                return SizeHint::default();
+            }
+        };
+        let mut with_ours = SizeHint::new();
+        if let (Some(upper), false) = (size.upper(), self.writable) {
+            with_ours.set_upper(upper.saturating_add(ours as u64));
+        }
+        with_ours.set_lower(size.lower().saturating_add(ours as u64));
+        with_ours
+    }
+}
+
+impl fmt::Debug for ErrorWriterStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Headless => "headless",
+            State::Open | State::Stashed => "open",
+            State::Ended => "ended",
+            State::Settling(..) | State::Failing(_) => "failing",
+        };
+        f.debug_struct("ErrorWriterStage")
+            .field("state", &state)
+            .field("stream", &self.stream)
+            .field("given", &self.given)
+            .finish_non_exhaustive()
+    }
+}

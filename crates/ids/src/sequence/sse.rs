@@ -3,43 +3,39 @@
 use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use memchr::{memchr, memchr2};
-use tower_stream_core::RequestId;
+use memchr::memchr;
+use tower_stream_core::{
+    RecordFormat, RequestId,
+    boundary::{Line, Scanner},
+};
 
 /// Writes an `id:` line into each event that has none.
 ///
-/// It looks at the start of each line, in the one pass that it takes anyway: the blank line that ends an event is
-/// where the stamp goes, so no byte has to wait for what follows it.
+/// The line goes before the blank line that ends the event, so no byte has to wait for what follows it.
 #[derive(Debug)]
 pub(super) struct SseStamper {
     request_id: Option<RequestId>,
-    /// the number of the last event that has ended
+    /// The number of the last event that has ended.
     events: u64,
-    /// the open block has a `data` line: it will be an event
+    /// The open block has a `data` line: it will be an event.
     has_data: bool,
-    /// .. an `id` line
+    /// The open block has an `id` line.
     has_id: bool,
-    line: CutLine,
-    /// the last byte was a CR: a LF now still belongs to that line end
-    after_cr: bool,
-    /// no line has ended yet: the first may begin with a byte order mark
-    first_line: bool,
+    scanner: Scanner,
+    open: OpenLine,
 }
 
 /// The start of a line that began in an earlier chunk, as much of it as tells its field.
 #[derive(Debug, Default)]
-struct CutLine {
-    start: [u8; CutLine::LEN],
+struct OpenLine {
+    start: [u8; OpenLine::LEN],
     len: usize,
-    /// it has a NUL somewhere
+    /// It has a NUL somewhere.
     nul: bool,
 }
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
-
-impl CutLine {
-    /// A byte order mark, `data` and a colon.
-    const LEN: usize = 8;
+impl OpenLine {
+    const LEN: usize = b"data:".len();
 
     fn push(&mut self, piece: &[u8]) {
         let taken = piece.len().min(Self::LEN - self.len);
@@ -57,92 +53,66 @@ impl SseStamper {
             events: before,
             has_data: false,
             has_id: false,
-            line: CutLine::default(),
-            after_cr: false,
-            first_line: true,
+            scanner: Scanner::new(RecordFormat::Sse),
+            open: OpenLine::default(),
         }
     }
 
     /// The next chunk with its stamps; the same `Bytes` where there are none.
     pub(super) fn stamp(&mut self, chunk: Bytes) -> Bytes {
-        let bytes = &chunk[..];
         let mut out = BytesMut::new();
         let mut copied = 0;
-        let mut line_start = 0;
-        if self.after_cr && !bytes.is_empty() {
-            self.after_cr = false;
-            line_start = usize::from(bytes[0] == b'\n');
-        }
-        while let Some(length) = memchr2(b'\n', b'\r', &bytes[line_start..]) {
-            let line_end = line_start + length;
-            if self.end_line(&bytes[line_start..line_end]) {
-                // an event's blank line cannot have begun in an earlier chunk, or it would not be blank
+        let mut scanner = self.scanner;
+        let mut lines = scanner.lines(&chunk);
+        for line in lines.by_ref() {
+            if self.end_line(&line) {
                 if out.is_empty() {
-                    out.reserve(bytes.len() + bytes.len() / 8 + 64);
+                    out.reserve(chunk.len() + chunk.len() / 8 + 64);
                 }
-                out.put_slice(&bytes[copied..line_start]);
-                copied = line_start;
+                // a blank line is whole in one chunk, so it starts in this one
+                out.put_slice(&chunk[copied..line.start]);
+                copied = line.start;
                 self.write_id(&mut out);
             }
-            line_start = line_end + 1;
-            if bytes[line_end] == b'\r' {
-                match bytes.get(line_start) {
-                    Some(b'\n') => line_start += 1,
-                    Some(_) => {}
-                    None => self.after_cr = true,
-                }
-            }
         }
-        if line_start < bytes.len() {
-            self.line.push(&bytes[line_start..]);
-        }
+        self.open.push(lines.rest());
+        self.scanner = scanner;
         if out.is_empty() {
             return chunk;
         }
-        out.put_slice(&bytes[copied..]);
+        out.put_slice(&chunk[copied..]);
         out.freeze()
     }
 
-    /// Takes note of a line, of which `rest` stands in this chunk. True when it ends an event that needs a stamp.
-    fn end_line(&mut self, rest: &[u8]) -> bool {
-        let cut = self.line.len > 0;
-        if cut {
-            self.line.push(rest);
+    /// Takes note of a line. True when it ends an event that needs a stamp.
+    #[inline]
+    fn end_line(&mut self, line: &Line<'_>) -> bool {
+        if line.ends_record {
+            let stamp = self.has_data && !self.has_id;
+            self.events = self.events.saturating_add(u64::from(self.has_data));
+            self.has_data = false;
+            self.has_id = false;
+            return stamp;
         }
-        let line = if cut {
-            &self.line.start[..self.line.len]
+        if line.continues {
+            let mut open = std::mem::take(&mut self.open);
+            open.push(line.text);
+            self.field(&open.start[..open.len], open.nul);
         } else {
-            rest
-        };
-        let line = match line.strip_prefix(BOM) {
-            Some(line) if self.first_line => line,
-            _ => line,
-        };
-        self.first_line = false;
-        let mut stamp = false;
+            self.field(line.text, false);
+        }
+        false
+    }
+
+    /// Takes note of the field of a line, which has a NUL behind this text if `nul`.
+    #[inline]
+    fn field(&mut self, line: &[u8], nul: bool) {
         match line {
-            [] => {
-                stamp = self.has_data && !self.has_id;
-                self.events = self.events.saturating_add(u64::from(self.has_data));
-                self.has_data = false;
-                self.has_id = false;
-            }
             b"data" | [b'd', b'a', b't', b'a', b':', ..] => self.has_data = true,
-            b"id" | [b'i', b'd', b':', ..] => {
-                // an id with a NUL in it is ignored by clients
-                let nul = if cut {
-                    self.line.nul
-                } else {
-                    memchr(0, line).is_some()
-                };
-                self.has_id |= !nul;
-            }
+            // an id with a NUL in it is ignored by clients
+            b"id" | [b'i', b'd', b':', ..] => self.has_id |= !nul && memchr(0, line).is_none(),
             _ => {}
         }
-        if cut {
-            self.line = CutLine::default();
-        }
-        stamp
     }
 
     fn write_id(&self, out: &mut BytesMut) {

@@ -190,6 +190,15 @@ impl Exchange {
         Self::default()
     }
 
+    /// An exchange that is in no extensions, of a request with this id that draws from these numbers.
+    #[must_use]
+    pub fn with_ids(request_id: RequestId, sequence: Sequence) -> Self {
+        Self {
+            cell: Arc::new(Cell::of_ids(Some(request_id), Some(sequence.0))),
+            depth: 1,
+        }
+    }
+
     /// The exchange of this request, made if there is none yet, or if an earlier attempt at the request has it.
     ///
     /// Each call stands for one more layer further in.

@@ -10,8 +10,9 @@ use std::{
 
 use http::{HeaderName, request::Parts};
 use tower_layer::Layer;
+use tower_stream_core::wrapper::Wrapped;
 
-use crate::{MakeRequestId, MakeUuidV4, service::RequestIdService};
+use crate::MakeRequestId;
 
 /// The header that an id travels in unless another is named.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,7 +51,7 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// ```
 #[derive(Clone)]
 pub struct RequestIdLayer {
-    config: Arc<Config>,
+    pub(crate) config: Arc<Config>,
 }
 
 #[derive(Clone)]
@@ -58,7 +59,8 @@ pub(crate) struct Config {
     pub(crate) enabled: bool,
     pub(crate) header: HeaderName,
     pub(crate) trust: Trust,
-    pub(crate) make: Arc<dyn MakeRequestId>,
+    /// `None` is [`MakeUuidV4`](crate::MakeUuidV4), which does not look at the request.
+    pub(crate) make: Option<Arc<dyn MakeRequestId>>,
     pub(crate) replaced: Arc<AtomicU64>,
 }
 
@@ -92,14 +94,6 @@ impl Trust {
     pub fn when(trusted: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Self::When(Arc::new(trusted))
     }
-
-    pub(crate) fn trusts(&self, head: &Parts) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::When(trusted) => trusted(head),
-        }
-    }
 }
 
 impl fmt::Debug for Trust {
@@ -121,7 +115,7 @@ impl RequestIdLayer {
                 enabled: true,
                 header: X_REQUEST_ID,
                 trust: Trust::Always,
-                make: Arc::new(MakeUuidV4),
+                make: None,
                 replaced: Arc::default(),
             }),
         }
@@ -157,7 +151,7 @@ impl RequestIdLayer {
     /// Where new ids come from.
     #[must_use]
     pub fn make(mut self, make: impl MakeRequestId) -> Self {
-        self.config_mut().make = Arc::new(make);
+        self.config_mut().make = Some(Arc::new(make));
         self
     }
 
@@ -181,10 +175,10 @@ impl Default for RequestIdLayer {
 }
 
 impl<S> Layer<S> for RequestIdLayer {
-    type Service = RequestIdService<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequestIdService::new(inner, Arc::clone(&self.config))
+        Wrapped::new(inner, self.clone())
     }
 }
 

@@ -53,7 +53,7 @@ mod make;
 mod observe;
 mod scope;
 mod sequence;
-mod service;
+mod stage;
 
 pub use tower_stream_core::{InvalidRequestId, RequestId, Sequence};
 #[cfg(feature = "axum")]
@@ -66,8 +66,8 @@ pub use self::{
     layer::{RequestIdLayer, Trust},
     make::{MakeRequestId, MakeUuidV4, MakeUuidV7},
     scope::{Entered, RequestScope, in_request},
-    sequence::{EventId, FirstEvent, SequenceBody, SequenceFuture, SequenceLayer, SequenceService},
-    service::{RequestIdService, ResponseBody, ResponseFuture},
+    sequence::{EventId, FirstEvent, SequenceLayer, SequenceStage},
+    stage::RequestIdStage,
 };
 
 #[cfg(test)]

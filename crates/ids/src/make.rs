@@ -42,6 +42,12 @@ pub struct MakeUuidV4;
 
 impl MakeRequestId for MakeUuidV4 {
     fn make_request_id(&self, _: &Parts) -> RequestId {
+        Self::make()
+    }
+}
+
+impl MakeUuidV4 {
+    pub(crate) fn make() -> RequestId {
         request_id(Uuid::new_v4())
     }
 }

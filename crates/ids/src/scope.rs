@@ -1,8 +1,8 @@
 //! The request that runs on this thread.
 
-use std::{cell::RefCell, fmt, marker::PhantomData, mem, sync::Arc};
+use std::{cell::RefCell, fmt, marker::PhantomData, mem};
 
-use tower_stream_core::{RequestId, Scope, Sequence};
+use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 
 /// The request that some code runs for: its id and its numbers, or none outside of any request.
 ///
@@ -26,12 +26,7 @@ use tower_stream_core::{RequestId, Scope, Sequence};
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct RequestScope(Option<Arc<Ids>>);
-
-struct Ids {
-    request_id: RequestId,
-    sequence: Sequence,
-}
+pub struct RequestScope(Option<Exchange>);
 
 thread_local! {
     static CURRENT: RefCell<RequestScope> = const { RefCell::new(RequestScope(None)) };
@@ -41,10 +36,11 @@ impl RequestScope {
     /// The scope of a request with these ids.
     #[must_use]
     pub fn new(request_id: RequestId, sequence: Sequence) -> Self {
-        Self(Some(Arc::new(Ids {
-            request_id,
-            sequence,
-        })))
+        Self(Some(Exchange::with_ids(request_id, sequence)))
+    }
+
+    pub(crate) fn of(exchange: &Exchange) -> Self {
+        Self(Some(exchange.clone()))
     }
 
     /// The scope of the request that runs here now; an empty one outside of any request.
@@ -59,13 +55,13 @@ impl RequestScope {
     /// The id of the request.
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
-        self.0.as_ref().map(|ids| &ids.request_id)
+        self.0.as_ref()?.request_id()
     }
 
     /// The numbers of the request.
     #[must_use]
-    pub fn sequence(&self) -> Option<&Sequence> {
-        self.0.as_ref().map(|ids| &ids.sequence)
+    pub fn sequence(&self) -> Option<Sequence> {
+        self.0.as_ref().map(Exchange::sequence)
     }
 
     /// Runs `f` in this scope. An empty scope changes nothing.

@@ -11,7 +11,7 @@ use tower_stream_drain::{Drain, DrainLayer, DrainService, Farewell, FarewellLaye
 #[cfg(feature = "errors")]
 use tower_stream_errors::ErrorWriterLayer;
 #[cfg(feature = "ids")]
-use tower_stream_ids::{RequestIdLayer, RequestIdService, SequenceLayer, SequenceService};
+use tower_stream_ids::{RequestIdLayer, SequenceLayer};
 #[cfg(feature = "metrics")]
 use tower_stream_metrics::{StreamMetrics, StreamMetricsLayer};
 #[cfg(feature = "trace")]
@@ -89,7 +89,7 @@ macro_rules! wrapped {
 }
 
 wrapped! {
-    "ids" Identified<S> = RequestIdService<S>;
+    "ids" Identified<S> = tower_stream_core::wrapper::Wrapped<S, RequestIdLayer>;
     "trace" Spanned<S> = RequestSpan<S>;
     "metrics" Measured<S> = StreamMetrics<S>;
     "drain" Drained<S> = DrainService<S>;
@@ -97,7 +97,7 @@ wrapped! {
     "errors" Written<S> = tower_stream_core::wrapper::Wrapped<S, ErrorWriterLayer>;
     "drain" Farewelled<S> = Farewell<S>;
     "trace" Chunked<S> = ChunkSpan<S>;
-    "ids" Sequenced<S> = SequenceService<S>;
+    "ids" Sequenced<S> = tower_stream_core::wrapper::Wrapped<S, SequenceLayer>;
     "digest" Verified<S> = VerifyDigestService<S>;
 }
 

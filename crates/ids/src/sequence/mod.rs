@@ -1,31 +1,13 @@
 //! Numbers on the chunks and records of a stream.
 
-mod body;
 mod json;
 mod sse;
+mod stage;
 
-use std::{
-    fmt,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
-use tower_service::Service;
-use tower_stream_core::{
-    BoxError, Claim, Delivery, Exchange, RequestId, Sequence, StreamKind, bytes_changed,
-};
+use tower_stream_core::wrapper::Wrapped;
 
-pub use self::body::SequenceBody;
-use self::{
-    body::{Length, Stamp},
-    json::JsonStamper,
-    sse::SseStamper,
-};
+pub use self::stage::SequenceStage;
 
 /// What the `id:` line of a server-sent event says. A client that reconnects sends the last one back as `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,161 +160,10 @@ impl Default for SequenceLayer {
 }
 
 impl<S> Layer<S> for SequenceLayer {
-    type Service = SequenceService<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SequenceService {
-            inner,
-            config: self.config,
-        }
-    }
-}
-
-/// Numbers chunks and records; see [`SequenceLayer`].
-#[derive(Clone, Debug)]
-pub struct SequenceService<S> {
-    inner: S,
-    config: Config,
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for SequenceService<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
-{
-    type Response = Response<SequenceBody<ResBody>>;
-    type Error = S::Error;
-    type Future = SequenceFuture<S::Future>;
-
-    #[inline]
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let work = self.config.enabled.then(|| {
-            let last = (self.config.continues).then(|| last_event_id(request.headers()));
-            let exchange = Exchange::of(request.extensions_mut());
-            Box::new(Work {
-                config: self.config,
-                last: last.flatten().unwrap_or(0),
-                sequence: exchange.sequence(),
-                request_id: exchange.request_id().cloned(),
-                exchange,
-                method: request.method().clone(),
-                stamp: Stamp::Nothing,
-                draws: false,
-                length: Length::default(),
-            })
-        });
-        SequenceFuture {
-            inner: self.inner.call(request),
-            work,
-        }
-    }
-}
-
-/// A `Last-Event-ID` (WHATWG HTML section 9.2.3) that is a number.
-fn last_event_id(headers: &HeaderMap) -> Option<u64> {
-    let id = headers.get("last-event-id")?.to_str().ok()?;
-    let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| id.parse().ok())?
-        .filter(|last| *last < 1 << 63)
-}
-
-/// One response that is numbered. Boxed in the call, for the future and the body: where the layer is off, both are as
-/// small as if it were not there.
-#[derive(Debug)]
-struct Work {
-    config: Config,
-    /// the number of the last event that the client has
-    last: u64,
-    exchange: Exchange,
-    sequence: Sequence,
-    request_id: Option<RequestId>,
-    method: Method,
-    stamp: Stamp,
-    /// this layer numbers the chunks; otherwise one inside has done it
-    draws: bool,
-    length: Length,
-}
-
-impl Work {
-    fn begin<B: Body<Data = Bytes>>(&mut self, response: &mut Response<B>) {
-        self.stamp = self.stamp(response);
-        if !matches!(self.stamp, Stamp::Nothing) {
-            let (status, headers) = (response.status(), response.headers());
-            let delivery = Delivery::new(&self.method, status, headers, response.body());
-            self.length = Length::declared(delivery.declared_length().unwrap_or_default());
-            bytes_changed(response.headers_mut());
-        }
-        self.exchange.join(response.extensions_mut());
-        self.draws = self.exchange.claim(Claim::ChunkNumbers);
-    }
-
-    fn stamp<B: Body>(&self, response: &Response<B>) -> Stamp {
-        // the answer to HEAD has the headers of the one to GET, though its body may be gone already
-        let ended = response.body().is_end_stream() && self.method != Method::HEAD;
-        if ended || response.status() == StatusCode::PARTIAL_CONTENT {
-            return Stamp::Nothing;
-        }
-        match (StreamKind::of(response.headers()), self.config.event_id) {
-            (StreamKind::Sse, Some(event_id)) => {
-                let name = match event_id {
-                    EventId::Number => None,
-                    EventId::RequestAndNumber => self.request_id.clone(),
-                };
-                let first = response.extensions().get::<FirstEvent>();
-                let before = first.map_or(self.last, |FirstEvent(first)| first.saturating_sub(1));
-                Stamp::Sse(SseStamper::new(name, before))
-            }
-            (StreamKind::JsonLines, _) if self.config.json_lines => {
-                Stamp::Json(JsonStamper::lines())
-            }
-            (StreamKind::JsonSeq, _) if self.config.json_lines => {
-                Stamp::Json(JsonStamper::text_sequence())
-            }
-            _ => Stamp::Nothing,
-        }
-    }
-}
-
-pin_project! {
-    /// The response of a [`SequenceService`].
-    pub struct SequenceFuture<F> {
-        #[pin]
-        inner: F,
-        work: Option<Box<Work>>,
-    }
-}
-
-impl<F, ResBody, E> Future for SequenceFuture<F>
-where
-    F: Future<Output = Result<Response<ResBody>, E>>,
-    ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
-{
-    type Output = Result<Response<SequenceBody<ResBody>>, E>;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
-        let mut work = this.work.take();
-        if let Some(work) = &mut work {
-            work.begin(&mut response);
-        }
-        Poll::Ready(Ok(response.map(|body| SequenceBody::new(body, work))))
-    }
-}
-
-impl<F> fmt::Debug for SequenceFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SequenceFuture")
-            .field("work", &self.work)
-            .finish_non_exhaustive()
+        Wrapped::new(inner, *self)
     }
 }
 

@@ -16,7 +16,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
 use parking_lot::Mutex;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_stream_core::mock::{self, MockBody};
+use tower_stream_core::{
+    mock::{self, MockBody},
+    wrapper::ResponseBody,
+};
 
 use super::*;
 
@@ -84,5 +87,5 @@ fn layers_and_futures_can_be_shared() {
     shared::<SequenceLayer>();
     shared::<ForwardRequestIdLayer>();
     shared::<RequestScope>();
-    sync::<ResponseBody<SequenceBody<Full<Bytes>>>>();
+    sync::<ResponseBody<ResponseBody<Full<Bytes>, SequenceLayer>, RequestIdLayer>>();
 }

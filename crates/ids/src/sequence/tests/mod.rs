@@ -1,13 +1,16 @@
 //! The layer around scripted bodies.
 
-use super::*;
-use http::header;
+use super::{json::JsonStamper, sse::SseStamper, *};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_stream_core::{
-    BoxError,
+    BoxError, Exchange, Sequence,
     mock::{self, MockBody},
+    wrapper::ResponseBody,
 };
 
 mod events;
@@ -33,7 +36,7 @@ async fn through<B>(
     layer: SequenceLayer,
     request: Request<()>,
     response: Response<B>,
-) -> Response<SequenceBody<B>>
+) -> Response<ResponseBody<B, SequenceLayer>>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,

@@ -1,0 +1,194 @@
+//! One response under a [`SequenceLayer`].
+
+use std::task::{Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, response};
+use http_body::{Frame, SizeHint};
+use tower_stream_core::{
+    Claim, Exchange, RequestId, Sequence, StreamKind, allows_insertion, bytes_changed,
+    wrapper::{AfterHead, Begin, Hints, Hook, Piece, Polled, Source, Stage, StageContext},
+};
+
+use super::{Config, EventId, FirstEvent, SequenceLayer, json::JsonStamper, sse::SseStamper};
+
+/// What a [`SequenceLayer`] keeps of one response.
+#[derive(Debug)]
+pub struct SequenceStage {
+    config: Config,
+    /// The number of the last event that the client has.
+    last: u64,
+    sequence: Sequence,
+    is_head: bool,
+    stamp: Stamp,
+    /// This layer numbers the chunks; otherwise one inside has done it.
+    draws: bool,
+}
+
+/// What is written into a body.
+#[derive(Debug)]
+enum Stamp {
+    Nothing,
+    Sse(Box<SseStamper>),
+    Json(JsonStamper),
+}
+
+impl Hook for SequenceLayer {
+    type Stage = SequenceStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        !self.config.enabled
+    }
+
+    #[inline]
+    fn on_request<B: 'static>(
+        &self,
+        request: &mut Request<B>,
+        exchange: &Exchange,
+    ) -> Begin<SequenceStage> {
+        let config = self.config;
+        if !config.enabled {
+            return Begin::Pass;
+        }
+        let last = config.continues.then(|| last_event_id(request.headers()));
+        Begin::Follow(SequenceStage {
+            config,
+            last: last.flatten().unwrap_or(0),
+            sequence: exchange.sequence(),
+            is_head: request.method() == Method::HEAD,
+            stamp: Stamp::Nothing,
+            draws: false,
+        })
+    }
+}
+
+/// A `Last-Event-ID` (WHATWG HTML section 9.2.3) that is a number.
+fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    let id = headers.get("last-event-id")?.to_str().ok()?;
+    let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| id.parse().ok())?
+        .filter(|last| *last < 1 << 63)
+}
+
+impl Stage for SequenceStage {
+    fn on_head(
+        &mut self,
+        head: &mut response::Parts,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        self.stamp = self.stamp(head, up, cx.exchange.request_id());
+        let stamps = !matches!(self.stamp, Stamp::Nothing);
+        if stamps {
+            bytes_changed(&mut head.headers);
+        }
+        self.draws = cx.exchange.claim(Claim::ChunkNumbers);
+        Poll::Ready(match stamps || self.draws {
+            true => AfterHead::Stay,
+            false => AfterHead::Leave,
+        })
+    }
+
+    #[inline]
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        Poll::Ready(match ready!(up.poll(cx)) {
+            Some(Ok(Piece::Data { data, last })) => {
+                let data = self.stamped(data);
+                Some(Ok(Piece::Data { data, last }))
+            }
+            Some(Ok(Piece::Other(frame))) => self.trailers(frame).map(Ok),
+            end => end,
+        })
+    }
+
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let mut size = up.size_hint();
+        if !matches!(self.stamp, Stamp::Nothing) {
+            let lower = size.lower();
+            size = SizeHint::new();
+            size.set_lower(lower);
+        }
+        size
+    }
+}
+
+impl SequenceStage {
+    fn stamp(
+        &self,
+        head: &response::Parts,
+        up: &impl Hints,
+        request_id: Option<&RequestId>,
+    ) -> Stamp {
+        // the answer to HEAD has the headers of the one to GET, though its body may be gone already
+        let ended = up.is_end_stream() && !self.is_head;
+        if ended || !allows_insertion(head.status, &head.headers) {
+            return Stamp::Nothing;
+        }
+        match (StreamKind::of(&head.headers), self.config.event_id) {
+            (StreamKind::Sse, Some(event_id)) => {
+                let name = match event_id {
+                    EventId::Number => None,
+                    EventId::RequestAndNumber => request_id.cloned(),
+                };
+                let first = head.extensions.get::<FirstEvent>();
+                let before = first.map_or(self.last, |FirstEvent(first)| first.saturating_sub(1));
+                Stamp::Sse(Box::new(SseStamper::new(name, before)))
+            }
+            (StreamKind::JsonLines, _) if self.config.json_lines => {
+                Stamp::Json(JsonStamper::lines())
+            }
+            (StreamKind::JsonSeq, _) if self.config.json_lines => {
+                Stamp::Json(JsonStamper::text_sequence())
+            }
+            _ => Stamp::Nothing,
+        }
+    }
+
+    /// The next chunk, numbered, with what belongs into it.
+    #[inline]
+    fn stamped(&mut self, data: Bytes) -> Bytes {
+        let (sequence, draws) = (&self.sequence, self.draws);
+        let draw = || match draws {
+            true => sequence.next(),
+            false => sequence.last(),
+        };
+        match &mut self.stamp {
+            Stamp::Nothing => {
+                draw();
+                data
+            }
+            Stamp::Sse(stamper) => {
+                draw();
+                stamper.stamp(data)
+            }
+            Stamp::Json(stamper) => {
+                let mut drawn = false;
+                let stamped = stamper.stamp(data, || {
+                    drawn = true;
+                    draw()
+                });
+                if !drawn {
+                    draw();
+                }
+                stamped
+            }
+        }
+    }
+
+    /// A digest in the trailers is of the bytes without stamps, as one in the head was.
+    #[cold]
+    fn trailers(&self, frame: Box<Frame<Bytes>>) -> Option<Piece> {
+        if matches!(self.stamp, Stamp::Nothing) {
+            return Some(Piece::Other(frame));
+        }
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                bytes_changed(&mut trailers);
+                (!trailers.is_empty()).then(|| Piece::trailers(trailers))
+            }
+            Err(other) => Some(Piece::Other(Box::new(other))),
+        }
+    }
+}

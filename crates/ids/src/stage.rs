@@ -1,0 +1,154 @@
+//! One request under a [`RequestIdLayer`].
+
+use std::{mem, sync::atomic::Ordering, task::Poll};
+
+use http::{HeaderName, Request, request, response};
+use tower_stream_core::{
+    Exchange, InvalidRequestId, RequestId, Scope,
+    wrapper::{AfterHead, At, Begin, Hook, Source, Stage, StageContext},
+};
+
+use crate::{
+    MakeUuidV4, RequestIdLayer, RequestScope,
+    layer::{Config, Trust},
+};
+
+/// What a [`RequestIdLayer`] keeps of one request.
+#[derive(Debug)]
+pub struct RequestIdStage {
+    scope: RequestScope,
+    /// `None` once the response has the id.
+    header: Option<HeaderName>,
+}
+
+impl Hook for RequestIdLayer {
+    type Stage = RequestIdStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        !self.config.enabled
+    }
+
+    fn on_request<B: 'static>(
+        &self,
+        request: &mut Request<B>,
+        exchange: &Exchange,
+    ) -> Begin<RequestIdStage> {
+        if !self.config.enabled {
+            return Begin::Pass;
+        }
+        let refused = self.config.assign(request, exchange);
+        let scope = RequestScope::of(exchange);
+        if let Some(refused) = refused {
+            scope.run(|| log_replaced(refused));
+        }
+        Begin::Follow(RequestIdStage {
+            scope,
+            header: Some(self.config.header.clone()),
+        })
+    }
+}
+
+#[cold]
+fn log_replaced(refused: InvalidRequestId) {
+    tracing::debug!(
+        target: "tower_stream_ids",
+        reason = %refused,
+        "replaced the request id that a client sent"
+    );
+}
+
+impl Stage for RequestIdStage {
+    #[inline]
+    fn around<T>(&mut self, _: At, run: impl FnOnce() -> T) -> Option<T> {
+        let _entered = self.scope.enter();
+        Some(run())
+    }
+
+    #[inline]
+    fn on_head(
+        &mut self,
+        head: &mut response::Parts,
+        _: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        if let (Some(name), Some(id)) = (self.header.take(), self.scope.request_id()) {
+            head.headers.insert(name, id.as_header_value().clone());
+        }
+        Poll::Ready(AfterHead::Stay)
+    }
+}
+
+impl Config {
+    /// Gives the request its id, which is the only one in the header afterwards. Also: why an inbound id was replaced.
+    fn assign<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Option<InvalidRequestId> {
+        if let Some(known) = exchange.request_id() {
+            let known = known.as_header_value().clone();
+            request.headers_mut().insert(&self.header, known);
+            return None;
+        }
+        let mut refused = None;
+        let mut taken = None;
+        if self.trusts(request) {
+            let mut inbound = request.headers().get_all(&self.header).iter();
+            for value in inbound.by_ref() {
+                match RequestId::try_from(value.clone()) {
+                    Ok(id) => {
+                        let alone = refused.is_none() && inbound.next().is_none();
+                        taken = Some((id, alone));
+                        break;
+                    }
+                    Err(error) => refused = refused.or(Some(error)),
+                }
+            }
+        }
+        let (id, alone) = match taken {
+            Some(taken) => {
+                refused = None;
+                taken
+            }
+            None => (self.make(request), false),
+        };
+        if refused.is_some() {
+            self.replaced.fetch_add(1, Ordering::Relaxed);
+        }
+        if !alone {
+            let id = id.as_header_value().clone();
+            request.headers_mut().insert(&self.header, id);
+        }
+        exchange.set_request_id(id);
+        refused
+    }
+
+    fn trusts<B>(&self, request: &mut Request<B>) -> bool {
+        match &self.trust {
+            Trust::Always => true,
+            Trust::Never => false,
+            Trust::When(trusted) => with_head(request, |head| trusted(head)),
+        }
+    }
+
+    fn make<B>(&self, request: &mut Request<B>) -> RequestId {
+        match &self.make {
+            None => MakeUuidV4::make(),
+            Some(make) => with_head(request, |head| make.make_request_id(head)),
+        }
+    }
+}
+
+/// Shows the head of a request. `Parts` cannot borrow from a request, so the head is moved out of it and back.
+fn with_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&request::Parts) -> T) -> T {
+    let (mut head, ()) = Request::new(()).into_parts();
+    swap_head(request, &mut head);
+    let seen = look(&head);
+    swap_head(request, &mut head);
+    seen
+}
+
+fn swap_head<B>(request: &mut Request<B>, head: &mut request::Parts) {
+    mem::swap(request.method_mut(), &mut head.method);
+    mem::swap(request.uri_mut(), &mut head.uri);
+    mem::swap(request.version_mut(), &mut head.version);
+    mem::swap(request.headers_mut(), &mut head.headers);
+    mem::swap(request.extensions_mut(), &mut head.extensions);
+}

@@ -152,6 +152,47 @@ async fn a_signal_before_the_first_request_ends_it() -> Outcome {
     Ok(())
 }
 
+/// As long as a test would have to wait if Ctrl-C took the time that is meant for load balancers.
+const SLOW: [&str; 4] = ["--advertise", "10m", "--deadline", "20m"];
+
+#[tokio::test]
+async fn ctrl_c_with_nothing_in_flight_ends_it_at_once() -> Outcome {
+    let mut demo = DemoProcess::start(&SLOW).await?;
+    let events = Request::get("/events?count=1");
+    let answered = Protocol::Http11.send(demo.public_addr(), &events).await?;
+    assert_eq!(answered.status(), 200);
+    let status = Request::get("/status");
+    loop {
+        let status = Protocol::Http11.send(demo.admin_addr(), &status).await?;
+        if status.text().contains("\"in_flight\":0") {
+            break;
+        }
+    }
+    demo.signal(Signal::INT)?;
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn ctrl_c_with_a_stream_in_flight_says_what_a_second_one_does() -> Outcome {
+    let mut demo = DemoProcess::start(&SLOW).await?;
+    let mut connection = h1::Connection::open(demo.public_addr()).await?;
+    connection
+        .send(&Request::get("/events?count=0&interval_ms=20"))
+        .await?;
+    let mut reply = connection.reply().await?;
+    assert!(reply.chunk().await.is_some());
+    demo.signal(Signal::INT)?;
+    while !demo.log().text().contains("press Ctrl-C again") {
+        assert!(reply.chunk().await.is_some());
+    }
+    demo.signal(Signal::INT)?;
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    let response = reply.finish().await;
+    assert_eq!(response.text().matches("event: drain\n").count(), 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_signal_is_a_goaway_to_h2() -> Outcome {
     let mut demo = DemoProcess::start(&QUICK).await?;

@@ -39,6 +39,7 @@ mod state;
 #[cfg(test)]
 mod testing;
 mod text;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
 mod traces;
 
 pub use admin::admin;

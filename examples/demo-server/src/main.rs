@@ -34,6 +34,8 @@ async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
     let server = Server::start_with(state).await?;
     // Before the addresses are printed: whoever reads them may signal at once.
     server.drain().listen_for_signals()?;
+    #[cfg(unix)]
+    interrupt::listen(server.drain())?;
     announce(&server)?;
     let report = server.stopped().await?;
     tokio::task::spawn_blocking(move || traces.shutdown()).await?;
@@ -42,6 +44,35 @@ async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Ctrl-C in a terminal.
+#[cfg(unix)]
+mod interrupt {
+    use std::{io, time::Duration};
+
+    use tokio::signal::unix::{SignalKind, signal};
+    use tower_stream_drain::Drain;
+
+    /// Ends the server at once when nothing is in flight, and otherwise says what it waits for.
+    ///
+    /// A server that is told to stop by SIGTERM serves on for a while, so that load balancers see it go. SIGINT comes from a
+    /// person, who has no load balancer. The drain listens for both signals itself.
+    pub(super) fn listen(drain: &Drain) -> io::Result<()> {
+        let mut interrupts = signal(SignalKind::interrupt())?;
+        let drain = drain.clone();
+        tokio::spawn(async move {
+            interrupts.recv().await;
+            match drain.in_flight() {
+                0 => drain.start_within(Duration::ZERO),
+                in_flight => tracing::info!(
+                    in_flight,
+                    "waiting for what is in flight; press Ctrl-C again to end it now"
+                ),
+            }
+        });
+        Ok(())
+    }
 }
 
 /// One line on stdout that a program can read.

@@ -1,6 +1,6 @@
 use std::{env, io, net::SocketAddr, path::PathBuf, process::ExitStatus, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -131,11 +131,7 @@ impl DemoProcess {
     /// # Errors
     /// As `kill(2)`.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        Ok(kill_process(
-            pid.expect("a process id is a positive i32"),
-            signal,
-        )?)
+        crate::signal(self.pid(), signal)
     }
 
     /// Waits for its end; [`log`](Self::log) is then complete.

@@ -49,7 +49,24 @@ pub use serve::{TestServer, serve};
 
 pub use rustix::process::Signal;
 
-use std::time::Duration;
+use std::{io, time::Duration};
+
+use rustix::process::{Pid, kill_process};
 
 /// How long a client waits for the next byte before it calls the exchange [`End::Stalled`], unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends a signal to a process.
+///
+/// # Errors
+/// As `kill(2)`.
+///
+/// # Panics
+/// If `process` is no process id.
+pub fn signal(process: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    Ok(kill_process(
+        pid.expect("a process id is a positive i32"),
+        signal,
+    )?)
+}

@@ -6,6 +6,8 @@
 //! curl -iN http://127.0.0.1:3000/broken                     # a promise that does not hold: never a whole answer
 //! ```
 
+#![allow(clippy::print_stdout)] // an example says where it listens
+
 use std::{convert::Infallible, time::Duration};
 
 use axum::{Router, body::Body, routing::get};
@@ -36,5 +38,7 @@ async fn main() -> std::io::Result<()> {
         .route("/broken", get(broken))
         .layer(VerifyDigestLayer::md5())
         .layer(DigestLayer::md5());
-    axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).await
 }

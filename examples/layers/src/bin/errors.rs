@@ -4,6 +4,8 @@
 //! curl -N http://127.0.0.1:3000/
 //! ```
 
+#![allow(clippy::print_stdout)] // an example says where it listens
+
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
@@ -28,5 +30,7 @@ async fn main() -> std::io::Result<()> {
         .route("/", get(events))
         .layer(IdleTimeoutLayer::new(Duration::from_secs(10)))
         .layer(ErrorWriterLayer::new());
-    axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).await
 }

@@ -4,6 +4,8 @@
 //! curl -Ni http://127.0.0.1:3000/ -H 'x-request-id: order-17'
 //! ```
 
+#![allow(clippy::print_stdout)] // an example says where it listens
+
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
@@ -38,5 +40,7 @@ async fn main() -> std::io::Result<()> {
         .route("/", get(events))
         .layer(SequenceLayer::new())
         .layer(RequestIdLayer::new());
-    axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).await
 }

@@ -4,6 +4,8 @@
 //! curl -N http://127.0.0.1:3000/ & curl -N --max-time 1 http://127.0.0.1:3000/
 //! ```
 
+#![allow(clippy::print_stdout)] // an example says where it listens
+
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
@@ -32,5 +34,7 @@ async fn main() -> std::io::Result<()> {
     let app = Router::new()
         .route("/", get(events))
         .layer(StreamMetricsLayer::new(&provider.meter("streams")));
-    axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).await
 }

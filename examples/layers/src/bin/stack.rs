@@ -4,7 +4,7 @@
 //! curl -Ni http://127.0.0.1:3000/
 //! ```
 
-#![allow(clippy::print_stdout)] // it is an example
+#![allow(clippy::print_stdout)] // an example says where it listens
 
 use std::{convert::Infallible, time::Duration};
 
@@ -35,6 +35,8 @@ async fn main() -> std::io::Result<()> {
             .sequence(SequenceLayer::new()),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-    println!("{}", drain.serve(listener, app).await?);
+    println!("listening on http://{}", listener.local_addr()?);
+    let report = drain.serve(listener, app).await?;
+    println!("{report}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use e2e::{DemoProcess, End, Protocol, Request, Signal, h1, h2};
+use tokio::time::timeout;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -183,9 +184,12 @@ async fn ctrl_c_with_a_stream_in_flight_says_what_a_second_one_does() -> Outcome
     let mut reply = connection.reply().await?;
     assert!(reply.chunk().await.is_some());
     demo.signal(Signal::INT)?;
-    while !demo.log().text().contains("press Ctrl-C again") {
-        assert!(reply.chunk().await.is_some());
-    }
+    timeout(SOON, async {
+        while !demo.log().text().contains("press Ctrl-C again") {
+            assert!(reply.chunk().await.is_some());
+        }
+    })
+    .await?;
     demo.signal(Signal::INT)?;
     assert_eq!(demo.exit(SOON).await?.code(), Some(0));
     let response = reply.finish().await;

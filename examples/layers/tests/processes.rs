@@ -6,7 +6,7 @@ use axum::{Router, routing::get};
 use e2e::{End, PATIENCE, Protocol, Request, Response, Signal, h1, serve};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 use tower_http::cors::{Any, CorsLayer};
@@ -16,6 +16,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 struct Example {
     process: Child,
+    /// kept open: an example that cannot print its last line panics
+    _stdout: BufReader<ChildStdout>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -36,7 +38,11 @@ impl Example {
             .filter_map(|word| word.strip_prefix("http://")?.parse().ok())
             .collect();
         assert_eq!(addresses.len(), listeners, "{line}");
-        Ok(Self { process, addresses })
+        Ok(Self {
+            process,
+            _stdout: stdout,
+            addresses,
+        })
     }
 
     fn signal(&self, signal: Signal) -> Outcome {

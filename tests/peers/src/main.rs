@@ -2,6 +2,7 @@
 //! of ours around it.
 
 mod events;
+mod nothing;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -58,6 +59,8 @@ enum Layers {
     Off,
     /// A layer that does nothing, for what `Router::layer` itself costs
     RouterLayer,
+    /// A layer on the wrapper of `tower-stream-core` that does nothing
+    Nothing,
     RequestId,
     RequestSpan,
     Metrics,
@@ -104,6 +107,7 @@ async fn main() -> std::io::Result<()> {
         Layers::Ours => app.layer(StreamStack::new().drain(&drain).chunk_span(chunks)),
         Layers::Off => app.layer(StreamStack::off()),
         Layers::RouterLayer => app.layer(MapRequestLayer::new(|request: Request| request)),
+        Layers::Nothing => app.layer(nothing::NothingLayer),
         Layers::RequestId => app.layer(RequestIdLayer::new()),
         Layers::RequestSpan => app.layer(RequestSpanLayer::new()),
         Layers::Metrics => app.layer(StreamMetricsLayer::new(&global::meter("peer-servers"))),

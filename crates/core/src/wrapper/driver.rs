@@ -149,12 +149,12 @@ impl<C: Chain, B> Driver<C, B> {
     /// Shows a request to the stages and then calls the service inside. A panic that no stage catches leaves this driver
     /// to be dropped, which tells the stages of it.
     #[inline]
-    pub(super) fn call<L, R, F>(
+    pub(super) fn call<L, R>(
         &mut self,
         layers: &L,
         request: Request<R>,
-        service: impl FnOnce(Request<R>) -> F,
-    ) -> Called<F>
+        service: impl FnOnce(Request<R>),
+    ) -> Called
     where
         L: Layers<Chain = C>,
         R: 'static,
@@ -163,15 +163,13 @@ impl<C: Chain, B> Driver<C, B> {
         let exchange = &self.state.exchange;
         let entered = exchange.enter();
         let mut request = Some(request);
-        let called = layers.call(
-            &mut self.chain,
-            &mut request,
-            exchange,
-            |request| match request.take() {
-                Some(request) => Called::Future(service(request)),
+        let called = layers.call(&mut self.chain, &mut request, exchange, |request| {
+            match request.take() {
+                Some(request) => service(request),
                 None => unreachable!("each layer calls the next one once"),
-            },
-        );
+            }
+            Called::Future
+        });
         drop(entered);
         self.state.running = false;
         called

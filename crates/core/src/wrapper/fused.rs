@@ -27,21 +27,21 @@ pub trait Layers: Clone + Send + Sync + 'static {
     /// Shows a request to each of them, from the outside in, and then to `next`. The stages are put into `chain` one by one,
     /// so that those that are there hear of a panic further in.
     #[doc(hidden)]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         chain: &mut Self::Chain,
         request: &mut Option<Request<R>>,
         exchange: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F>;
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called;
 }
 
 /// What a call of the service inside came to.
 #[doc(hidden)]
 #[derive(Debug)]
-pub enum Called<F> {
-    /// It returned its future.
-    Future(F),
+pub enum Called {
+    /// It returned its future, which is where the innermost closure has put it.
+    Future,
     /// It panicked, and a stage caught that.
     Caught,
     /// A stage answered in its place.
@@ -57,13 +57,13 @@ impl<H: Hook> Layers for H {
     }
 
     #[inline]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         chain: &mut Self::Chain,
         request: &mut Option<Request<R>>,
         exchange: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F> {
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called {
         let Some(shown) = request else {
             return next(request);
         };
@@ -91,13 +91,13 @@ impl<L: Layers> Layers for Option<L> {
     }
 
     #[inline]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         chain: &mut Self::Chain,
         request: &mut Option<Request<R>>,
         exchange: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F> {
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called {
         match self {
             Some(layers) => layers.call(chain, request, exchange, next),
             None => next(request),
@@ -114,13 +114,13 @@ impl Layers for () {
     }
 
     #[inline]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         (): &mut (),
         request: &mut Option<Request<R>>,
         _: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F> {
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called {
         next(request)
     }
 }
@@ -134,13 +134,13 @@ impl<A: Layers, B: Layers> Layers for (A, B) {
     }
 
     #[inline]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         chain: &mut Self::Chain,
         request: &mut Option<Request<R>>,
         exchange: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F> {
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called {
         let Pair { outer, inner } = chain;
         self.0.call(outer, request, exchange, |request| {
             self.1.call(inner, request, exchange, next)
@@ -208,13 +208,13 @@ impl<L: Layers> Layers for Fused<L> {
     }
 
     #[inline]
-    fn call<R: 'static, F>(
+    fn call<R: 'static>(
         &self,
         chain: &mut Self::Chain,
         request: &mut Option<Request<R>>,
         exchange: &Exchange,
-        next: impl FnOnce(&mut Option<Request<R>>) -> Called<F>,
-    ) -> Called<F> {
+        next: impl FnOnce(&mut Option<Request<R>>) -> Called,
+    ) -> Called {
         self.layers.call(chain, request, exchange, next)
     }
 }

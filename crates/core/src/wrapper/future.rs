@@ -41,9 +41,9 @@ pin_project! {
 
 impl<F, B, L: Layers> ResponseFuture<F, B, L> {
     #[inline]
-    pub(super) fn off(inner: F) -> Self {
+    pub(super) fn off(inner: Option<F>) -> Self {
         Self {
-            inner: Some(inner),
+            inner,
             driver: None,
         }
     }

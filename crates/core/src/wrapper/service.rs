@@ -50,15 +50,18 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         if self.layers.are_off() {
-            return ResponseFuture::off(self.inner.call(request));
+            return ResponseFuture::off(Some(self.inner.call(request)));
         }
         let exchange = Exchange::of(request.extensions_mut());
         let mut driver = Driver::new(exchange, request.method().clone());
         let inner = &mut self.inner;
-        let called = driver.call(&self.layers, request, |request| inner.call(request));
+        let mut future = None;
+        let called = driver.call(&self.layers, request, |request| {
+            future = Some(inner.call(request));
+        });
         match called {
-            Called::Future(future) if driver.is_idle() => ResponseFuture::off(future),
-            Called::Future(future) => ResponseFuture::on(Some(future), driver),
+            Called::Future if driver.is_idle() => ResponseFuture::off(future),
+            Called::Future => ResponseFuture::on(future, driver),
             Called::Caught => ResponseFuture::on(None, driver),
             Called::Refused(response) => {
                 driver.refuse(*response);

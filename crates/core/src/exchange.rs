@@ -81,10 +81,12 @@ pub enum Claim {
     Metrics,
     /// Drawing a number of the [`Sequence`] for each chunk. Claimed when the head is there, so by the innermost layer.
     ChunkNumbers,
+    /// Making the request span OpenTelemetry's current one, wherever it is entered.
+    ActivatedSpan,
 }
 
 impl Claim {
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
 }
 
 /// How a body that has reported ended, in [`Cell::settled`].
@@ -363,6 +365,13 @@ impl Exchange {
             .is_ok()
     }
 
+    /// Whether a layer has made this claim.
+    #[inline]
+    #[must_use]
+    pub fn is_claimed(&self, claim: Claim) -> bool {
+        self.cell().claims[claim as usize].load(Ordering::Relaxed) != 0
+    }
+
     /// Numbers a body that is observed; each next one is outside of those before it.
     #[inline]
     pub(crate) fn number_body(&self) -> u32 {
@@ -425,6 +434,17 @@ mod tests {
         assert!(fault.record(cause("first")));
         assert!(!fault.record(cause("second")));
         assert_eq!(fault.cause().unwrap().message(), "first");
+    }
+
+    #[test]
+    fn a_claim_is_made_once_and_seen_by_all() {
+        let mut request = Extensions::new();
+        let (outer, inner) = (Exchange::of(&mut request), Exchange::of(&mut request));
+        assert!(!inner.is_claimed(Claim::ActivatedSpan));
+        assert!(outer.claim(Claim::ActivatedSpan));
+        assert!(inner.is_claimed(Claim::ActivatedSpan));
+        assert!(!inner.claim(Claim::ActivatedSpan));
+        assert!(!inner.is_claimed(Claim::RequestSpan));
     }
 
     #[test]

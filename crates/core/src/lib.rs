@@ -99,7 +99,10 @@ pub use self::{
     problem::{PlainProblem, Problem, answer_method, retry_after},
     records::Records,
     relay::relay,
-    request::{OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address},
+    request::{
+        OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address, protocol_version,
+        url_scheme,
+    },
     scope::{Scope, Scoped},
     switched::Switched,
     upload::UploadBody,

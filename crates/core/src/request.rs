@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http::{Extensions, Method};
+use http::{Extensions, Method, Uri, Version};
 
 /// The name that the OpenTelemetry convention gives a method that it does not list, see [`method_name`].
 pub const OTHER_METHOD: &str = "_OTHER";
@@ -35,6 +35,30 @@ pub fn method_name(method: &Method) -> Option<&'static str> {
         Method::TRACE => "TRACE",
         _ => return None,
     })
+}
+
+/// `url.scheme` of the OpenTelemetry convention: what the request says when that is `http` or `https`, as HTTP/2 requests do,
+/// else `unsaid`. A client can write any other scheme into a request, and must not choose how many values there are.
+#[must_use]
+pub fn url_scheme(uri: &Uri, unsaid: &'static str) -> &'static str {
+    match uri.scheme_str() {
+        Some("http") => "http",
+        Some("https") => "https",
+        _ => unsaid,
+    }
+}
+
+/// `network.protocol.version` of the OpenTelemetry convention.
+#[must_use]
+pub fn protocol_version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_09 => Some("0.9"),
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_3 => Some("3"),
+        _ => None,
+    }
 }
 
 /// The template of the route that axum's router matched, from the request extensions.
@@ -91,6 +115,18 @@ mod tests {
         for name in ["get", "Query", "BREW", "PROPFIND"] {
             let method = Method::from_bytes(name.as_bytes()).unwrap();
             assert_eq!(method_name(&method), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_is_one_of_two_whatever_a_client_says() {
+        for (uri, scheme) in [
+            ("/", "https"),
+            ("http://a/", "http"),
+            ("HTTPS://a/", "https"),
+            ("gopher://a/", "https"),
+        ] {
+            assert_eq!(url_scheme(&uri.parse().unwrap(), "https"), scheme, "{uri}");
         }
     }
 

@@ -18,6 +18,10 @@ const BETWEEN_CHUNKS: [f64; 16] = [
 const STREAM: [f64; 16] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
 ];
+/// Those that OpenTelemetry's convention advises for `http.server.request.duration`.
+const REQUEST: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 /// Powers of eight from 64 bytes to 1 GiB.
 const BYTES: [f64; 10] = [
     0.0,
@@ -42,6 +46,8 @@ pub(crate) struct Instruments {
     pub(crate) stream_active: UpDownCounter<i64>,
     pub(crate) stream_count: Counter<u64>,
     pub(crate) body_size: Histogram<u64>,
+    pub(crate) request_duration: Histogram<f64>,
+    pub(crate) active_requests: UpDownCounter<i64>,
 }
 
 impl Instruments {
@@ -95,6 +101,16 @@ impl Instruments {
                 .with_unit("By")
                 .with_description("Data given out of a response body.")
                 .with_boundaries(BYTES.to_vec())
+                .build(),
+            request_duration: seconds(
+                names::REQUEST_DURATION,
+                "Duration of HTTP server requests.",
+                &REQUEST,
+            ),
+            active_requests: meter
+                .i64_up_down_counter(names::ACTIVE_REQUESTS)
+                .with_unit("{request}")
+                .with_description("Number of active HTTP server requests.")
                 .build(),
         }
     }

@@ -1,14 +1,17 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use http::{Extensions, Uri};
+use http::{Extensions, Request, Uri};
 use opentelemetry::metrics::Meter;
 use tower_layer::Layer;
-use tower_stream_core::matched_route;
+use tower_stream_core::{
+    Claim, Exchange, matched_route,
+    wrapper::{Begin, Hook, Wrapped},
+};
 
 use crate::{
-    StreamMetrics,
     instruments::Instruments,
     route::{PerFrame, Route, Routes},
+    stream::Stream,
 };
 
 /// Measures every response until its body has really ended. See the [crate] for what is recorded.
@@ -17,7 +20,7 @@ use crate::{
 /// measured once, by the outer one.
 #[derive(Clone, Debug)]
 pub struct StreamMetricsLayer {
-    pub(crate) shared: Option<Arc<Shared>>,
+    shared: Option<Arc<Shared>>,
 }
 
 #[derive(Clone)]
@@ -33,13 +36,14 @@ impl fmt::Debug for NameRoute {
 
 /// What all clones of a layer have in common.
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     routes: Routes,
     name_route: Option<NameRoute>,
+    scheme: &'static str,
 }
 
 impl Shared {
-    pub(crate) fn route(&self, uri: &Uri, extensions: &Extensions) -> Arc<Route> {
+    fn route(&self, uri: &Uri, extensions: &Extensions) -> Arc<Route> {
         match &self.name_route {
             Some(NameRoute(name)) => self.routes.get(name(uri, extensions).as_deref()),
             None => self.routes.get(matched_route(extensions)),
@@ -53,7 +57,7 @@ impl StreamMetricsLayer {
     /// Of the measurements that are taken each frame only the gap is on.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
-        Self::build(Instruments::new(meter), PerFrame::default(), None)
+        Self::build(Instruments::new(meter), PerFrame::default(), None, "http")
     }
 
     /// A layer that measures nothing, of the same type: for a stack that is put together at run time.
@@ -123,6 +127,21 @@ impl StreamMetricsLayer {
             shared.routes.instruments().clone(),
             shared.routes.per_frame(),
             Some(NameRoute(Arc::new(name))),
+            shared.scheme,
+        )
+    }
+
+    /// `url.scheme` of a request that does not say it, as HTTP/1 requests do not. Default: `http`.
+    #[must_use]
+    pub fn scheme(self, scheme: &'static str) -> Self {
+        let Some(shared) = self.shared else {
+            return self;
+        };
+        Self::build(
+            shared.routes.instruments().clone(),
+            shared.routes.per_frame(),
+            shared.name_route.clone(),
+            scheme,
         )
     }
 
@@ -136,26 +155,49 @@ impl StreamMetricsLayer {
             shared.routes.instruments().clone(),
             per,
             shared.name_route.clone(),
+            shared.scheme,
         )
     }
 
-    fn build(instruments: Instruments, per: PerFrame, name_route: Option<NameRoute>) -> Self {
+    fn build(
+        instruments: Instruments,
+        per: PerFrame,
+        name_route: Option<NameRoute>,
+        scheme: &'static str,
+    ) -> Self {
         Self {
             shared: Some(Arc::new(Shared {
                 routes: Routes::new(instruments, per),
                 name_route,
+                scheme,
             })),
         }
     }
 }
 
 impl<S> Layer<S> for StreamMetricsLayer {
-    type Service = StreamMetrics<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        StreamMetrics {
-            inner,
-            shared: self.shared.clone(),
+        Wrapped::new(inner, self.clone())
+    }
+}
+
+impl Hook for StreamMetricsLayer {
+    type Stage = Stream;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
+    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<Stream> {
+        match &self.shared {
+            Some(shared) if exchange.claim(Claim::Metrics) => {
+                let route = shared.route(request.uri(), request.extensions());
+                Begin::Follow(Stream::begin(route, request, shared.scheme))
+            }
+            _ => Begin::Pass,
         }
     }
 }

@@ -46,11 +46,15 @@
 //! | `http.server.response.chunk.consumer_hold` | histogram, s | each chunk, [opt-in](StreamMetricsLayer::consumer_hold) | route |
 //! | `http.server.response.stream.duration` | histogram, s | end | method, route, status, `outcome` |
 //! | `http.server.response.stream.active` | up-down counter | call and end | route |
-//! | `http.server.response.stream.count` | counter | end | route, `outcome`, `error.type` |
-//! | `http.server.response.body.size` | histogram, By | end, if there was a head | route |
+//! | `http.server.response.stream.count` | counter | end | route, `outcome`, `error.type`, `rpc.response.status_code` of gRPC |
+//! | `http.server.response.body.size` | histogram, By | end, if there was a head | those of the convention |
+//! | `http.server.request.duration` | histogram, s | end | those of the convention |
+//! | `http.server.active_requests` | up-down counter | call and end | method, `url.scheme` |
 //!
 //! Method, route and status are `http.request.method`, `http.route` and `http.response.status_code` of the OpenTelemetry
-//! HTTP convention. All names are in [`names`].
+//! HTTP convention. The last three instruments are those that the convention itself names, for dashboards that exist: their
+//! attributes are method, route, status, `url.scheme`, `network.protocol.version` and `error.type`, which is the status for
+//! a 5xx that was sent whole. All names are in [`names`].
 //!
 //! Handles of other layers register what they count on the same meter: `Drain::observe`, `RequestIdLayer::observe`,
 //! `DigestLayer::observe`, `VerifyDigestLayer::observe` (feature `metrics` of their crates) and `Loss::observe`. With the
@@ -79,21 +83,15 @@
 //! allocation and no lock of ours. `benches/frames.rs` prints what that is on your machine, and what it is with
 //! `StreamMetricsLayer::bound` (feature `bound-instruments`).
 
-mod body;
-mod future;
 mod instruments;
 mod layer;
 pub mod names;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 mod route;
-mod service;
 mod stream;
 
-pub use self::{
-    body::ResponseBody, future::ResponseFuture, layer::StreamMetricsLayer, service::StreamMetrics,
-};
-
+pub use self::layer::StreamMetricsLayer;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::Prometheus;
 

@@ -18,6 +18,10 @@ pub const STREAM_ACTIVE: &str = "http.server.response.stream.active";
 pub const STREAM_COUNT: &str = "http.server.response.stream.count";
 /// Histogram, bytes: data of one body.
 pub const BODY_SIZE: &str = "http.server.response.body.size";
+/// Histogram, seconds: from the call to the end of the body, as OpenTelemetry's HTTP convention names it.
+pub const REQUEST_DURATION: &str = "http.server.request.duration";
+/// Up-down counter: requests between call and end of body, as OpenTelemetry's HTTP convention names it.
+pub const ACTIVE_REQUESTS: &str = "http.server.active_requests";
 
 /// The request's method, `_OTHER` for one that is not in the OpenTelemetry convention.
 pub const METHOD: &str = "http.request.method";
@@ -25,6 +29,12 @@ pub const METHOD: &str = "http.request.method";
 pub const ROUTE: &str = "http.route";
 /// The status, absent when there was no response.
 pub const STATUS: &str = "http.response.status_code";
+/// `http` or `https`, see [`StreamMetricsLayer::scheme`](crate::StreamMetricsLayer::scheme).
+pub const SCHEME: &str = "url.scheme";
+/// The version of HTTP: `1.0`, `1.1`, `2` or `3`.
+pub const PROTOCOL_VERSION: &str = "network.protocol.version";
+/// The name of the gRPC status, `OK` included; absent when the response has none.
+pub const RPC_STATUS: &str = "rpc.response.status_code";
 /// `complete`, `aborted`, `error` or `panic`.
 pub const OUTCOME: &str = "outcome";
 /// Why a stream did not complete.

@@ -1,15 +1,17 @@
 //! One response, measured.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
-use http_body::Frame;
-use opentelemetry::KeyValue;
+use http::{Request, StatusCode, response};
+use opentelemetry::{KeyValue, StringValue};
 use tokio::time::Instant;
-use tower_stream_core::{OTHER_METHOD, Observe, StreamEnd, method_name};
+use tower_stream_core::{
+    OTHER_METHOD, StreamEnd, grpc, method_name, protocol_version, url_scheme,
+    wrapper::{AfterHead, Piece, Source, Stage, StageContext},
+};
 
-use crate::{names, route::Route};
+use crate::{instruments::Instruments, names, route::Route};
 
 /// Measures one response from the call to the end of its body.
 ///
@@ -18,7 +20,10 @@ use crate::{names, route::Route};
 pub struct Stream {
     route: Arc<Route>,
     method: &'static str,
+    scheme: &'static str,
+    version: Option<&'static str>,
     status: Option<StatusCode>,
+    grpc_status: Option<u8>,
     began: Instant,
     /// The first poll for the chunk that is awaited.
     asked: Option<Instant>,
@@ -32,15 +37,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn begin(route: Arc<Route>, method: &Method) -> Self {
-        route
-            .instruments
-            .stream_active
-            .add(1, std::slice::from_ref(&route.route));
-        Self {
+    pub(crate) fn begin<B>(route: Arc<Route>, request: &Request<B>, scheme: &'static str) -> Self {
+        let stream = Self {
             route,
-            method: method_name(method).unwrap_or(OTHER_METHOD),
+            method: method_name(request.method()).unwrap_or(OTHER_METHOD),
+            scheme: url_scheme(request.uri(), scheme),
+            version: protocol_version(request.version()),
             status: None,
+            grpc_status: None,
             began: Instant::now(),
             asked: None,
             ready: None,
@@ -48,11 +52,44 @@ impl Stream {
             ended: None,
             chunks: 0,
             bytes: 0,
-        }
+        };
+        stream.active(1);
+        stream
     }
 
-    pub(crate) fn head(&mut self, status: StatusCode) {
-        self.status = Some(status);
+    fn active(&self, change: i64) {
+        let Instruments {
+            stream_active,
+            active_requests,
+            ..
+        } = &self.route.instruments;
+        stream_active.add(change, std::slice::from_ref(&self.route.route));
+        active_requests.add(change, &[self.method(), self.scheme()]);
+    }
+
+    fn method(&self) -> KeyValue {
+        KeyValue::new(names::METHOD, self.method)
+    }
+
+    fn scheme(&self) -> KeyValue {
+        KeyValue::new(names::SCHEME, self.scheme)
+    }
+
+    /// The attributes that OpenTelemetry's convention has for the instruments that it names.
+    fn conventional(&self, end: &StreamEnd) -> Vec<KeyValue> {
+        let mut attributes = Vec::with_capacity(6);
+        attributes.extend([self.method(), self.scheme(), self.route.route.clone()]);
+        attributes.extend(self.status.map(status));
+        let version = |version| KeyValue::new(names::PROTOCOL_VERSION, version);
+        attributes.extend(self.version.map(version));
+        let of_end = end.error_type().map(StringValue::from);
+        let of_status = || {
+            let failed = self.status.filter(StatusCode::is_server_error);
+            failed.map(|status| status.as_str().to_owned().into())
+        };
+        let error_type = |value| KeyValue::new(names::ERROR_TYPE, value);
+        attributes.extend(of_end.or_else(of_status).map(error_type));
+        attributes
     }
 
     #[cold]
@@ -60,7 +97,7 @@ impl Stream {
         self.route.instruments.time_to_first_chunk.record(
             (now - self.began).as_secs_f64(),
             &[
-                KeyValue::new(names::METHOD, self.method),
+                self.method(),
                 self.route.route.clone(),
                 status(self.status.unwrap_or_default()),
             ],
@@ -74,9 +111,20 @@ impl Stream {
     }
 }
 
-impl Observe for Box<Stream> {
+impl Stage for Stream {
     #[inline]
-    fn poll(&mut self) {
+    fn on_head(
+        &mut self,
+        head: &mut response::Parts,
+        _: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        self.status = Some(head.status);
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline]
+    fn on_poll(&mut self) {
         self.now = None;
         if self.route.times_polls() && self.asked.is_none() && self.ended.is_none() {
             let now = Instant::now();
@@ -86,8 +134,8 @@ impl Observe for Box<Stream> {
     }
 
     #[inline]
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        let length = frame.data_ref().map_or(0, Bytes::len);
+    fn on_piece(&mut self, piece: &Piece) {
+        let length = piece.data().map_or(0, Bytes::len);
         // what comes after the end is sent to nobody
         if length == 0 || self.ended.is_some() {
             return;
@@ -115,31 +163,32 @@ impl Observe for Box<Stream> {
         }
     }
 
-    fn ended(&mut self) {
+    fn on_grpc_status(&mut self, code: u8) {
+        self.grpc_status = Some(code);
+    }
+
+    fn on_latched(&mut self) {
         self.ended = Some(self.now.unwrap_or_else(Instant::now));
     }
 
-    fn end(&mut self, end: &StreamEnd) {
+    fn on_end(&mut self, end: &StreamEnd) {
+        self.active(-1);
         let instruments = &self.route.instruments;
         let route = &self.route.route;
-        instruments
-            .stream_active
-            .add(-1, std::slice::from_ref(route));
 
         let outcome = KeyValue::new(names::OUTCOME, end.outcome().as_str());
-        match end.error_type() {
-            None => instruments.stream_count.add(1, &self.route.complete),
-            Some(error_type) => {
-                let error_type = KeyValue::new(names::ERROR_TYPE, error_type);
-                let counted = [route.clone(), outcome.clone(), error_type];
+        match (end.error_type(), self.grpc_status) {
+            (None, None) => instruments.stream_count.add(1, &self.route.complete),
+            (error_type, grpc_status) => {
+                let error_type = error_type.map(|value| KeyValue::new(names::ERROR_TYPE, value));
+                let name = |code| KeyValue::new(names::RPC_STATUS, grpc::status_name(code));
+                let counted: Vec<_> = [route.clone(), outcome.clone()]
+                    .into_iter()
+                    .chain(error_type)
+                    .chain(grpc_status.map(name))
+                    .collect();
                 instruments.stream_count.add(1, &counted);
             }
-        }
-
-        if self.status.is_some() {
-            instruments
-                .body_size
-                .record(self.bytes, std::slice::from_ref(route));
         }
 
         let ended = self.ended.unwrap_or_else(|| {
@@ -151,7 +200,12 @@ impl Observe for Box<Stream> {
             now
         });
         let time = (ended - self.began).as_secs_f64();
-        let method = KeyValue::new(names::METHOD, self.method);
+        let conventional = self.conventional(end);
+        instruments.request_duration.record(time, &conventional);
+        if self.status.is_some() {
+            instruments.body_size.record(self.bytes, &conventional);
+        }
+        let method = self.method();
         match self.status {
             Some(code) => {
                 let timed = [route.clone(), outcome, method, status(code)];

@@ -3,7 +3,7 @@
 use axum::{Router, body::Body, routing::get};
 use http::Method;
 use http_body_util::BodyExt;
-use tower_stream_core::mock::data;
+use tower_stream_core::mock::{data, trailer};
 
 use super::*;
 use crate::names;
@@ -127,11 +127,13 @@ async fn a_long_stream_has_twelve_gap_series() {
 async fn the_attributes_are_these_and_no_others() {
     let recorded = Recorded::new();
     let layer = recorded.layer().producer_wait(true).consumer_hold(true);
+    let layer = layer.scheme("https");
     play(&mut body(&layer, mock([data("a"), data("b")])).await)
         .await
         .unwrap();
     let all = "http.request.method=GET http.response.status_code=200 http.route=_unmatched";
     let route = "http.route=_unmatched";
+    let conventional = format!("{all} network.protocol.version=1.1 url.scheme=https");
     for (name, attributes) in [
         (names::TIME_TO_FIRST_CHUNK, all.to_owned()),
         (names::CHUNK_GAP, format!("chunk.index_bucket=1 {route}")),
@@ -140,9 +142,65 @@ async fn the_attributes_are_these_and_no_others() {
         (names::STREAM_DURATION, format!("{all} outcome=complete")),
         (names::STREAM_ACTIVE, route.to_owned()),
         (names::STREAM_COUNT, format!("{route} outcome=complete")),
-        (names::BODY_SIZE, route.to_owned()),
+        (names::BODY_SIZE, conventional.clone()),
+        (names::REQUEST_DURATION, conventional),
+        (
+            names::ACTIVE_REQUESTS,
+            "http.request.method=GET url.scheme=https".to_owned(),
+        ),
     ] {
         assert_eq!(recorded.only(name).0, attributes, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_scheme_is_one_of_two() {
+    let recorded = Recorded::new();
+    for scheme in ["https", "gopher"] {
+        let request = Request::builder().uri(format!("{scheme}://a/"));
+        let response = Response::new(mock([data("a")]));
+        let mut body = answer(&recorded.layer(), request.body(()).unwrap(), response).await;
+        play(&mut body).await.unwrap();
+    }
+    let active: Vec<_> = recorded
+        .series(names::ACTIVE_REQUESTS)
+        .into_iter()
+        .collect();
+    let zero = Point { sum: 0.0, count: 0 };
+    let expected = ["http", "https"]
+        .map(|scheme| (format!("http.request.method=GET url.scheme={scheme}"), zero));
+    assert_eq!(active, expected);
+}
+
+#[tokio::test]
+async fn a_5xx_that_is_sent_whole_has_its_status_for_an_error_type_where_the_convention_says_so() {
+    let recorded = Recorded::new();
+    let mut response = Response::new(mock([data("a")]));
+    *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+    let mut body = answer(&recorded.layer(), Request::new(()), response).await;
+    play(&mut body).await.unwrap();
+    drop(body);
+    let attributes = recorded.only(names::REQUEST_DURATION).0;
+    assert!(attributes.starts_with("error.type=502 "), "{attributes}");
+    assert_eq!(recorded.the_end(), "http.route=_unmatched outcome=complete");
+}
+
+#[tokio::test]
+async fn a_grpc_status_is_a_label_also_when_it_is_ok() {
+    let recorded = Recorded::new();
+    for (code, name) in [("0", "OK"), ("5", "NOT_FOUND")] {
+        let mut response = Response::new(mock([data("a"), trailer("grpc-status", code)]));
+        let content_type = "application/grpc".parse().unwrap();
+        response.headers_mut().insert("content-type", content_type);
+        let mut body = answer(&recorded.layer(), Request::new(()), response).await;
+        play(&mut body).await.unwrap();
+        drop(body);
+        let counted = recorded.counts(names::STREAM_COUNT);
+        let label = format!("rpc.response.status_code={name}");
+        let labelled = counted
+            .iter()
+            .filter(|(attributes, _)| attributes.contains(&label));
+        assert_eq!(labelled.count(), 1, "{counted:?}");
     }
 }
 

@@ -23,9 +23,10 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_stream_core::{
     BoxError,
     mock::{MockBody, Step},
+    wrapper::ResponseBody,
 };
 
-use crate::{ResponseBody, StreamMetricsLayer};
+use crate::StreamMetricsLayer;
 
 /// A meter, and what was recorded with it.
 struct Recorded {
@@ -145,10 +146,11 @@ fn points<T: Copy>(data: &MetricData<T>, number: impl Fn(T) -> f64) -> Vec<(Stri
     }
 }
 
+type Measured = Pin<Box<ResponseBody<MockBody, StreamMetricsLayer>>>;
 type Answer = Ready<Result<Response<MockBody>, Infallible>>;
 
 /// Calls a service that answers with this body, and gives the body that comes out of the layer.
-async fn body(layer: &StreamMetricsLayer, body: MockBody) -> Pin<Box<ResponseBody<MockBody>>> {
+async fn body(layer: &StreamMetricsLayer, body: MockBody) -> Measured {
     answer(layer, Request::new(()), Response::new(body)).await
 }
 
@@ -156,7 +158,7 @@ async fn answer(
     layer: &StreamMetricsLayer,
     request: Request<()>,
     response: Response<MockBody>,
-) -> Pin<Box<ResponseBody<MockBody>>> {
+) -> Measured {
     let mut response = Some(response);
     let inner = service_fn(move |_: Request<()>| -> Answer { ready(Ok(response.take().unwrap())) });
     let response = layer.layer(inner).oneshot(request).await.unwrap();
@@ -168,7 +170,7 @@ fn mock(steps: impl IntoIterator<Item = Step>) -> MockBody {
 }
 
 /// Polls until `None` or an error, as a server that does not know better.
-async fn play(body: &mut Pin<Box<ResponseBody<MockBody>>>) -> Result<(), BoxError> {
+async fn play(body: &mut Measured) -> Result<(), BoxError> {
     while let Some(frame) = http_body_util::BodyExt::frame(body).await {
         frame?;
     }
@@ -176,7 +178,7 @@ async fn play(body: &mut Pin<Box<ResponseBody<MockBody>>>) -> Result<(), BoxErro
 }
 
 /// Polls until the body says it has ended, as an h1 server does.
-async fn play_h1(body: &mut Pin<Box<ResponseBody<MockBody>>>) -> Result<(), BoxError> {
+async fn play_h1(body: &mut Measured) -> Result<(), BoxError> {
     while !body.is_end_stream() {
         match http_body_util::BodyExt::frame(body).await {
             Some(frame) => frame?,

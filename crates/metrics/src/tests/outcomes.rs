@@ -47,11 +47,14 @@ async fn a_body_that_ends_is_complete() {
 async fn a_grpc_status_is_the_error_type() {
     for (code, name) in [("5", "NOT_FOUND"), ("13", "INTERNAL"), ("99", "UNKNOWN")] {
         let recorded = Recorded::new();
-        let steps = vec![data("a"), trailer("grpc-status", code)];
-        let mut body = body(&recorded.layer(), mock(steps)).await;
+        let mut response = Response::new(mock([data("a"), trailer("grpc-status", code)]));
+        let content_type = "application/grpc".parse().unwrap();
+        response.headers_mut().insert("content-type", content_type);
+        let mut body = answer(&recorded.layer(), Request::new(()), response).await;
         play(&mut body).await.unwrap();
         drop(body);
-        assert_eq!(recorded.the_end(), failed("error", name));
+        let label = format!(" rpc.response.status_code={name}");
+        assert_eq!(recorded.the_end(), failed("error", name) + &label);
     }
 }
 
@@ -157,7 +160,8 @@ async fn a_body_shorter_than_its_length_is_an_error() {
     let mut response = Response::new(mock([data("ab")]));
     response.headers_mut().insert("content-length", 3.into());
     let mut body = answer(&recorded.layer(), Request::new(()), response).await;
-    play(&mut body).await.unwrap();
+    let error = play(&mut body).await.unwrap_err();
+    assert!(error.is::<tower_stream_core::StreamError>(), "{error}");
     drop(body);
     assert_eq!(recorded.the_end(), failed("error", "short_body"));
 }

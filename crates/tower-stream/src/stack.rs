@@ -1,6 +1,13 @@
 //! All layers, in the order that works.
 
 use tower_layer::{Identity, Layer};
+#[cfg(any(
+    feature = "errors",
+    feature = "ids",
+    feature = "metrics",
+    feature = "trace"
+))]
+use tower_stream_core::wrapper::Wrapped;
 
 use crate::CompressionSlot;
 
@@ -13,9 +20,9 @@ use tower_stream_errors::ErrorWriterLayer;
 #[cfg(feature = "ids")]
 use tower_stream_ids::{RequestIdLayer, SequenceLayer};
 #[cfg(feature = "metrics")]
-use tower_stream_metrics::{StreamMetrics, StreamMetricsLayer};
+use tower_stream_metrics::StreamMetricsLayer;
 #[cfg(feature = "trace")]
-use tower_stream_trace::{ChunkSpan, ChunkSpanLayer, RequestSpan, RequestSpanLayer};
+use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
 /// The recommended stack of layers, as one layer of one concrete type.
 ///
@@ -89,15 +96,15 @@ macro_rules! wrapped {
 }
 
 wrapped! {
-    "ids" Identified<S> = tower_stream_core::wrapper::Wrapped<S, RequestIdLayer>;
-    "trace" Spanned<S> = RequestSpan<S>;
-    "metrics" Measured<S> = StreamMetrics<S>;
+    "ids" Identified<S> = Wrapped<S, RequestIdLayer>;
+    "trace" Spanned<S> = Wrapped<S, RequestSpanLayer>;
+    "metrics" Measured<S> = Wrapped<S, StreamMetricsLayer>;
     "drain" Drained<S> = DrainService<S>;
     "digest" Digested<S> = DigestService<S>;
-    "errors" Written<S> = tower_stream_core::wrapper::Wrapped<S, ErrorWriterLayer>;
+    "errors" Written<S> = Wrapped<S, ErrorWriterLayer>;
     "drain" Farewelled<S> = Farewell<S>;
-    "trace" Chunked<S> = ChunkSpan<S>;
-    "ids" Sequenced<S> = tower_stream_core::wrapper::Wrapped<S, SequenceLayer>;
+    "trace" Chunked<S> = Wrapped<S, ChunkSpanLayer>;
+    "ids" Sequenced<S> = Wrapped<S, SequenceLayer>;
     "digest" Verified<S> = VerifyDigestService<S>;
 }
 

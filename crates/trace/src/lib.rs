@@ -68,14 +68,6 @@ mod request;
 mod testing;
 
 pub use self::{
-    chunk::{ChunkAttributes, ChunkSelection, ChunkSpan, ChunkSpanLayer},
-    request::{RemoteParent, RequestSpan, RequestSpanLayer},
+    chunk::{ChunkAttributes, ChunkSelection, ChunkSpanLayer},
+    request::{ClientAddress, RemoteParent, RequestSpanLayer},
 };
-
-/// Futures and bodies of the services, for those who must name them.
-pub mod response {
-    pub use crate::{
-        chunk::{ResponseBody as ChunkSpanBody, ResponseFuture as ChunkSpanFuture},
-        request::{ResponseBody as RequestSpanBody, ResponseFuture as RequestSpanFuture},
-    };
-}

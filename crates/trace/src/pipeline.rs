@@ -25,12 +25,14 @@
 use std::{fmt, time::Duration};
 
 use http::Uri;
-use opentelemetry::{KeyValue, global, trace::TracerProvider};
+use opentelemetry::{
+    KeyValue, global, propagation::TextMapCompositePropagator, trace::TracerProvider,
+};
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkError,
-    propagation::TraceContextPropagator,
+    propagation::{BaggagePropagator, TraceContextPropagator},
     trace::{Sampler, SdkTracer, SdkTracerProvider, ShouldSample},
 };
 use tracing::Subscriber;
@@ -167,7 +169,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// Builds it with an OTLP/HTTP exporter, and sets the global propagator to W3C trace context.
+    /// Builds it with an OTLP/HTTP exporter, and sets the global propagator to W3C trace context and
+    /// baggage.
     ///
     /// # Errors
     ///
@@ -206,7 +209,10 @@ impl PipelineBuilder {
             .with_sampler(self.sampler)
             .with_span_processor(processor)
             .build();
-        global::set_text_map_propagator(TraceContextPropagator::new());
+        global::set_text_map_propagator(TextMapCompositePropagator::new(vec![
+            Box::new(TraceContextPropagator::new()),
+            Box::new(BaggagePropagator::new()),
+        ]));
         Pipeline { provider, loss }
     }
 }

@@ -67,7 +67,10 @@ async fn a_handler_without_an_answer_is_answered_for_in_the_format_of_the_client
         assert!(answers[3].body().is_empty(), "HEAD");
         assert_eq!(answers[1].json()["status"], 503);
         let stats = serving.await??.stats;
-        assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, count, 0));
+        assert_eq!(
+            (stats.served, stats.ended_early, stats.aborted),
+            (0, count, 0)
+        );
     }
     Ok(())
 }
@@ -155,7 +158,11 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_the_server() -> Outcome 
     busy.abort();
     drop(release);
     let report = report???;
-    assert_eq!((report.stats.aborted, report.stats.served), (1, 0), "{report}");
+    assert_eq!(
+        (report.stats.aborted, report.stats.served),
+        (1, 0),
+        "{report}"
+    );
     Ok(())
 }
 

@@ -76,7 +76,11 @@ async fn while_it_advertises_every_h1_answer_closes_its_connection() -> Outcome 
 
     rig.drain.start_within(Duration::ZERO);
     let report = rig.report().await?;
-    assert_eq!((report.stats.served, report.stats.aborted), (9, 0), "{report}");
+    assert_eq!(
+        (report.stats.served, report.stats.aborted),
+        (9, 0),
+        "{report}"
+    );
     Ok(())
 }
 
@@ -154,7 +158,11 @@ async fn a_hundred_h2_streams_get_a_goaway_and_their_end() -> Outcome {
     assert_eq!(connection.closed().await, End::Closed);
     let report = rig.report().await?;
     assert_eq!(
-        (report.stats.served, report.stats.refused, report.stats.aborted),
+        (
+            report.stats.served,
+            report.stats.refused,
+            report.stats.aborted
+        ),
         (100, 0, 0)
     );
     Ok(())

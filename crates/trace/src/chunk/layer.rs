@@ -1,14 +1,21 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::SystemTime};
 
-use http::request;
+use http::{Request, request};
 use opentelemetry::{
     Context, KeyValue, StringValue, Value,
     trace::{Span as _, SpanBuilder, Tracer},
 };
 use tower_layer::Layer;
+use tower_stream_core::{
+    Exchange,
+    wrapper::{Begin, Hook, Wrapped},
+};
 
-use super::{ChunkSelection, ChunkSpan};
-use crate::attribute;
+use super::{
+    ChunkSelection,
+    stage::{Call, ChunkSpans},
+};
+use crate::{attribute, parent::Parent};
 
 /// Adds an OpenTelemetry span for each selected chunk (data frame) of a response body.
 ///
@@ -124,13 +131,51 @@ impl ChunkSpanLayer {
 }
 
 impl<S> Layer<S> for ChunkSpanLayer {
-    type Service = ChunkSpan<S>;
+    type Service = Wrapped<S, Self>;
 
-    fn layer(&self, inner: S) -> ChunkSpan<S> {
-        let config = self.config.clone();
-        let config = config.filter(|config| config.selection.max_per_stream > 0);
-        ChunkSpan::new(inner, config)
+    fn layer(&self, inner: S) -> Self::Service {
+        Wrapped::new(inner, self.clone())
     }
+}
+
+impl Hook for ChunkSpanLayer {
+    type Stage = ChunkSpans;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        let selects = |config: &Config| config.selection.max_per_stream > 0;
+        !self.config.as_deref().is_some_and(selects)
+    }
+
+    #[inline]
+    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<ChunkSpans> {
+        let config = self.config.as_ref().filter(|_| !self.is_off());
+        match (config, config.and_then(|_| Parent::of_call(exchange))) {
+            (Some(config), Some(parent)) => {
+                let attributes = config.attributes.as_deref();
+                let attributes = attributes.map(|of| with_parts(request, of));
+                let attributes = attributes.unwrap_or_default();
+                Begin::Follow(Call::begin(Arc::clone(config), parent, attributes).into())
+            }
+            _ => Begin::Pass,
+        }
+    }
+}
+
+/// Shows the head of a request to a function that takes it apart from the body.
+fn with_parts<B, T>(request: &mut Request<B>, show: impl FnOnce(&request::Parts) -> T) -> T {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let mut swap = |parts: &mut request::Parts| {
+        std::mem::swap(&mut parts.method, request.method_mut());
+        std::mem::swap(&mut parts.uri, request.uri_mut());
+        std::mem::swap(&mut parts.version, request.version_mut());
+        std::mem::swap(&mut parts.headers, request.headers_mut());
+        std::mem::swap(&mut parts.extensions, request.extensions_mut());
+    };
+    swap(&mut parts);
+    let shown = show(&parts);
+    swap(&mut parts);
+    shown
 }
 
 impl fmt::Debug for Config {

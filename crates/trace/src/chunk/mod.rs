@@ -1,16 +1,12 @@
 //! A span for each chunk of a response body.
 
-mod body;
 mod layer;
-mod observer;
 mod selection;
-mod service;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    body::ResponseBody,
     layer::{ChunkAttributes, ChunkSpanLayer},
     selection::ChunkSelection,
-    service::{ChunkSpan, ResponseFuture},
 };

@@ -1,8 +1,13 @@
 use std::sync::Arc;
 
+use http::Request;
 use tower_layer::Layer;
+use tower_stream_core::{
+    Claim, Exchange,
+    wrapper::{Begin, Hook, Wrapped},
+};
 
-use super::RequestSpan;
+use super::{ClientAddress, span, stage::RequestSpan};
 
 /// Opens a tracing span for the request that lives **to the end of its body**.
 ///
@@ -13,7 +18,7 @@ use super::RequestSpan;
 ///
 /// | when | fields |
 /// |---|---|
-/// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
+/// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `network.peer.address`, `network.peer.port`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
 /// | at the head | `http.response.status_code` |
 /// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code`; of gRPC `rpc.grpc.status_code` (the number) and `rpc.response.status_code` (its name) |
 ///
@@ -48,6 +53,7 @@ pub(super) struct Config {
     pub(super) remote: RemoteParent,
     pub(super) scheme: &'static str,
     pub(super) query: bool,
+    pub(super) client: ClientAddress,
     /// In characters.
     pub(super) value_limit: usize,
 }
@@ -56,7 +62,8 @@ pub(super) struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RemoteParent {
     /// It becomes the parent of the request span: the client's trace goes on. With a parent-based sampler the client
-    /// decides whether the request is sampled.
+    /// decides whether the request is sampled. Baggage of the request (W3C `baggage`) is taken too, with or without a
+    /// trace context: `tracing::Span::current().context()` has it.
     #[default]
     Trust,
     /// The request span begins a trace of its own and links to the client's: for a server at the edge.
@@ -80,6 +87,7 @@ impl RequestSpanLayer {
                 remote: RemoteParent::default(),
                 scheme: "http",
                 query: false,
+                client: ClientAddress::default(),
                 value_limit: value_limit(|name| std::env::var(name).ok()),
             })),
         }
@@ -107,9 +115,19 @@ impl RequestSpanLayer {
     }
 
     /// Whether `url.query` is recorded. Default: false, for queries hold secrets.
+    ///
+    /// The values of parameters that are known for it are recorded as `REDACTED`: signatures and keys of signed URLs (AWS,
+    /// Google, Azure), tokens, keys, passwords, and OAuth's `code`.
     #[must_use]
     pub fn record_query(self, record: bool) -> Self {
         self.with(|config| config.query = record)
+    }
+
+    /// Where `client.address` is taken from. Default: [`ClientAddress::Peer`], the other end of the connection, which is also
+    /// `network.peer.address`.
+    #[must_use]
+    pub fn client_address(self, from: ClientAddress) -> Self {
+        self.with(|config| config.client = from)
     }
 
     /// How many characters of an attribute value are recorded at most; longer ones are cut. It holds for what a client
@@ -144,10 +162,32 @@ fn value_limit(variable: impl Fn(&str) -> Option<String>) -> usize {
 }
 
 impl<S> Layer<S> for RequestSpanLayer {
-    type Service = RequestSpan<S>;
+    type Service = Wrapped<S, Self>;
 
-    fn layer(&self, inner: S) -> RequestSpan<S> {
-        RequestSpan::new(inner, self.config.clone())
+    fn layer(&self, inner: S) -> Self::Service {
+        Wrapped::new(inner, self.clone())
+    }
+}
+
+impl Hook for RequestSpanLayer {
+    type Stage = RequestSpan;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.config.is_none()
+    }
+
+    #[inline]
+    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<RequestSpan> {
+        match &self.config {
+            Some(config) if exchange.claim(Claim::RequestSpan) => {
+                match span::open(config, request) {
+                    Some(span) => Begin::Follow(RequestSpan::new(span, exchange.clone())),
+                    None => Begin::Pass,
+                }
+            }
+            _ => Begin::Pass,
+        }
     }
 }
 

@@ -1,15 +1,15 @@
 //! A tracing span that lives to the end of the response body.
 
-mod body;
+mod client;
 mod layer;
-mod observer;
-mod service;
+mod redact;
+mod remote;
 mod span;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    body::ResponseBody,
+    client::ClientAddress,
     layer::{RemoteParent, RequestSpanLayer},
-    service::{RequestSpan, ResponseFuture},
 };

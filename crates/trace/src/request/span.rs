@@ -1,15 +1,14 @@
 //! The request span and what is known of it at the call.
 
-use std::{borrow::Cow, cell::LazyCell, sync::Arc};
+use std::{borrow::Cow, cell::LazyCell};
 
-use http::{HeaderMap, Method, Request, Version, header};
-use opentelemetry::{Context, global, propagation::Extractor, trace::TraceContextExt};
-use tower_stream_core::{OTHER_METHOD, RequestId, Scope, matched_route, method_name, peer_address};
+use http::{HeaderMap, Method, Request, header};
+use tower_stream_core::{
+    OTHER_METHOD, RequestId, matched_route, method_name, peer_address, protocol_version, url_scheme,
+};
 use tracing::{Span, field, info_span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::layer::{Config, RemoteParent};
-use crate::parent;
+use super::{layer::Config, redact::redacted, remote};
 
 /// Opens the span; `None` when no subscriber wants it.
 pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
@@ -17,20 +16,7 @@ pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
     if span.is_disabled() {
         return None;
     }
-    match config.remote {
-        RemoteParent::Trust => {
-            if let Some(remote) = remote(request.headers()).filter(is_news) {
-                // a subscriber without OpenTelemetry has no parent to set
-                let _ = span.set_parent(remote);
-            }
-        }
-        RemoteParent::Link => {
-            if let Some(remote) = remote(request.headers()) {
-                span.add_link(remote.span().span_context().clone());
-            }
-        }
-        RemoteParent::Ignore => {}
-    }
+    remote::adopt(&span, config.remote, request.headers());
     Some(span)
 }
 
@@ -41,6 +27,11 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
     let cut = |value| cut(value, config.value_limit);
     let route = LazyCell::new(|| matched_route(request.extensions()));
     let method = LazyCell::new(|| method_name(request.method()));
+    let query = LazyCell::new(|| {
+        let query = request.uri().query().filter(|_| config.query);
+        query.map(redacted)
+    });
+    let peer = LazyCell::new(|| peer_address(request.extensions()));
     info_span!(
         target: "tower_stream_trace",
         "request",
@@ -61,12 +52,14 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         http.request.method_original = method.is_none().then(|| cut(request.method().as_str())),
         http.route = route.map(cut),
         url.path = cut(request.uri().path()),
-        url.scheme = request.uri().scheme_str().unwrap_or(config.scheme),
-        url.query = request.uri().query().filter(|_| config.query).map(cut),
-        network.protocol.version = version(request.version()),
+        url.scheme = url_scheme(request.uri(), config.scheme),
+        url.query = query.as_deref().map(cut),
+        network.protocol.version = protocol_version(request.version()),
+        network.peer.address = peer.map(|peer| field::display(peer.ip())),
+        network.peer.port = peer.map(|peer| i64::from(peer.port())),
         server.address = authority.map(|(host, _)| cut(host)),
         server.port = authority.and_then(|(_, port)| port).map(i64::from),
-        client.address = peer_address(request.extensions()).map(|peer| field::display(peer.ip())),
+        client.address = config.client.of(request.headers(), *peer).map(field::display),
         user_agent.original = text(request.headers(), header::USER_AGENT).map(cut),
         request_id = RequestId::of(request.extensions()).map(RequestId::as_str),
     )
@@ -91,17 +84,6 @@ fn name(method: &Method, route: Option<&str>) -> Cow<'static, str> {
     }
 }
 
-fn version(version: Version) -> Option<&'static str> {
-    match version {
-        Version::HTTP_09 => Some("0.9"),
-        Version::HTTP_10 => Some("1.0"),
-        Version::HTTP_11 => Some("1.1"),
-        Version::HTTP_2 => Some("2"),
-        Version::HTTP_3 => Some("3"),
-        _ => None,
-    }
-}
-
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -123,44 +105,4 @@ fn authority<B>(request: &Request<B>) -> Option<(&str, Option<u16>)> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     Some((bare.unwrap_or(host), port))
-}
-
-/// The trace context that the request brings, if the global propagator finds a valid one.
-fn remote(headers: &HeaderMap) -> Option<Context> {
-    let headers = Headers(headers);
-    let found = global::get_text_map_propagator(|propagator| {
-        propagator.extract_with_context(&Context::new(), &headers)
-    });
-    parent::has_span(&found).then_some(found)
-}
-
-/// A current span of the same trace is nearer than the client's.
-fn is_news(remote: &Context) -> bool {
-    let trace = |context: &Context| context.span().span_context().trace_id();
-    trace(&parent::current()) != trace(remote)
-}
-
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(header::HeaderName::as_str).collect()
-    }
-}
-
-/// The span as something to run in.
-#[derive(Debug)]
-pub struct InSpan(pub(super) Arc<Span>);
-
-impl Scope for InSpan {
-    type Entered<'a> = tracing::span::Entered<'a>;
-
-    #[inline]
-    fn enter(&mut self) -> Self::Entered<'_> {
-        self.0.enter()
-    }
 }

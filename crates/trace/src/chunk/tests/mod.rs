@@ -5,11 +5,10 @@ mod spans;
 
 use http::Response;
 use tower::Layer;
-use tower_stream_core::mock::MockBody;
+use tower_stream_core::{mock::MockBody, wrapper::ResponseBody};
 
 use crate::{
     ChunkSpanLayer, RequestSpanLayer,
-    response::{ChunkSpanBody, RequestSpanBody},
     testing::{Traces, get, respond},
 };
 
@@ -18,7 +17,7 @@ async fn traced(
     traces: &Traces,
     layer: impl FnOnce(ChunkSpanLayer) -> ChunkSpanLayer,
     body: MockBody,
-) -> RequestSpanBody<ChunkSpanBody<MockBody>> {
+) -> ResponseBody<ResponseBody<MockBody, ChunkSpanLayer>, RequestSpanLayer> {
     let layer = layer(ChunkSpanLayer::new(traces.tracer()));
     let service = RequestSpanLayer::new().layer(layer.layer(respond(Response::new(body))));
     get(service).await.into_body()

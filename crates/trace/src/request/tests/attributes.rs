@@ -5,12 +5,12 @@ use http_body_util::BodyExt;
 use opentelemetry::trace::{SpanKind, Status};
 use tower::{Layer, ServiceExt};
 use tower_stream_core::{
-    PeerAddr, RequestId,
+    Exchange, PeerAddr,
     mock::{self, MockBody},
 };
 
 use crate::{
-    RequestSpanLayer,
+    ClientAddress, RequestSpanLayer,
     testing::{Traces, attr, float, int, read, respond, text},
 };
 
@@ -18,14 +18,14 @@ use crate::{
 async fn the_conventions_are_kept() {
     let traces = Traces::lean();
     let body = MockBody::new([mock::data("hello "), mock::data("world")]);
-    let request = Request::builder()
+    let mut request = Request::builder()
         .uri("/greet?password=1")
         .version(Version::HTTP_2)
         .header("host", "example.org:8443")
         .header("user-agent", "curl/8")
-        .extension("r-1".parse::<RequestId>().unwrap())
         .body(())
         .unwrap();
+    Exchange::of(request.extensions_mut()).set_request_id("r-1".parse().unwrap());
     let layer = RequestSpanLayer::new().scheme("https");
     let service = layer.layer(respond(Response::new(body)));
     let response = service.oneshot(request).await.unwrap();
@@ -71,7 +71,7 @@ async fn the_query_is_recorded_only_when_asked_for() {
     let traces = Traces::lean();
     let layer = RequestSpanLayer::new().record_query(true);
     let request = Request::builder()
-        .uri("http://[::1]:80/?a=1")
+        .uri("http://[::1]:80/?a=1&Sig=x")
         .body(())
         .unwrap();
     let service = layer.layer(respond(Response::new(MockBody::new([]))));
@@ -79,7 +79,7 @@ async fn the_query_is_recorded_only_when_asked_for() {
         .await
         .unwrap();
     let span = traces.request();
-    assert_eq!(text(&span, "url.query").unwrap(), "a=1");
+    assert_eq!(text(&span, "url.query").unwrap(), "a=1&Sig=REDACTED");
     assert_eq!(text(&span, "server.address").unwrap(), "::1");
 }
 
@@ -115,6 +115,26 @@ async fn a_query_is_a_known_method_and_the_peer_of_any_server_is_the_client() {
     assert_eq!(text(&span, "http.request.method").unwrap(), "QUERY");
     assert!(attr(&span, "http.request.method_original").is_none());
     assert_eq!(text(&span, "client.address").unwrap(), "10.1.2.3");
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_peer_is_the_proxy_and_the_client_is_whom_it_names() {
+    let traces = Traces::lean();
+    let peer: std::net::SocketAddr = "10.1.2.3:999".parse().unwrap();
+    let request = Request::builder()
+        .header("x-forwarded-for", "6.6.6.6, 192.0.2.60")
+        .extension(PeerAddr(peer))
+        .body(())
+        .unwrap();
+    let layer = RequestSpanLayer::new().client_address(ClientAddress::XForwardedFor(1));
+    let service = layer.layer(respond(Response::new(MockBody::new([]))));
+    read(service.oneshot(request).await.unwrap().into_body())
+        .await
+        .unwrap();
+    let span = traces.request();
+    assert_eq!(text(&span, "client.address").unwrap(), "192.0.2.60");
+    assert_eq!(text(&span, "network.peer.address").unwrap(), "10.1.2.3");
+    assert_eq!(int(&span, "network.peer.port"), 999);
 }
 
 #[cfg(feature = "axum")]

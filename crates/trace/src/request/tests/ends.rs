@@ -182,7 +182,12 @@ fn ends() -> Vec<End> {
 async fn every_end_has_one_outcome() {
     for (name, body, expected, error, failed) in ends() {
         let traces = Traces::lean();
-        let service = RequestSpanLayer::new().layer(respond(Response::new(body)));
+        let mut response = Response::new(body);
+        if name.starts_with("gRPC") {
+            let content_type = "application/grpc".parse().unwrap();
+            response.headers_mut().insert("content-type", content_type);
+        }
+        let service = RequestSpanLayer::new().layer(respond(response));
         let task = tokio::spawn(read(get(service).await.into_body()));
         for _ in 0..10 {
             tokio::task::yield_now().await;

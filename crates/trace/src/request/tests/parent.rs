@@ -4,10 +4,12 @@ use std::sync::Once;
 
 use http::{Request, Response};
 use opentelemetry::{
+    baggage::BaggageExt,
     global,
-    trace::{SpanId, TraceId},
+    propagation::TextMapCompositePropagator,
+    trace::{SpanId, TraceContextExt, TraceId},
 };
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use tower::{Layer, ServiceExt};
 use tower_stream_core::mock::{self, MockBody};
 
@@ -20,12 +22,20 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 
 /// A request with a `traceparent`, answered in full.
 async fn from_remote(layer: RequestSpanLayer) {
+    let traceparent = Request::builder().header("traceparent", TRACEPARENT);
+    answered(layer, traceparent).await;
+}
+
+/// A request, answered in full.
+async fn answered(layer: RequestSpanLayer, request: http::request::Builder) {
     static PROPAGATOR: Once = Once::new();
-    PROPAGATOR.call_once(|| global::set_text_map_propagator(TraceContextPropagator::new()));
-    let request = Request::builder()
-        .header("traceparent", TRACEPARENT)
-        .body(())
-        .unwrap();
+    PROPAGATOR.call_once(|| {
+        global::set_text_map_propagator(TextMapCompositePropagator::new(vec![
+            Box::new(TraceContextPropagator::new()),
+            Box::new(BaggagePropagator::new()),
+        ]));
+    });
+    let request = request.body(()).unwrap();
     let service = layer.layer(respond(Response::new(MockBody::new([]))));
     read(service.oneshot(request).await.unwrap().into_body())
         .await
@@ -87,6 +97,84 @@ async fn a_local_span_of_the_same_trace_stays_the_parent() {
     let span = traces.request();
     assert_eq!(span.span_context.trace_id(), trace);
     assert_ne!(span.parent_span_id, remote);
+}
+
+#[tokio::test]
+async fn all_lines_of_tracestate_are_one_list() {
+    let traces = Traces::lean();
+    let request = Request::builder()
+        .header("traceparent", TRACEPARENT)
+        .header("tracestate", "first=1,second=2")
+        .header("tracestate", "third=3");
+    answered(RequestSpanLayer::new(), request).await;
+    let state = traces.request().span_context.trace_state().header();
+    assert_eq!(state, "first=1,second=2,third=3");
+}
+
+/// The baggage that the handler of this request sees, in order of the names.
+async fn baggage_seen(layer: RequestSpanLayer, request: http::request::Builder) -> Vec<String> {
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+    let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let see = std::sync::Arc::clone(&seen);
+    let handler = tower::service_fn(move |_: Request<()>| {
+        let context = tracing::Span::current().context();
+        let baggage = context.baggage().iter();
+        let pairs = baggage.map(|(name, (value, _))| format!("{name}={value}"));
+        see.lock().extend(pairs);
+        std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(
+            MockBody::new([]),
+        )))
+    });
+    let request = request.body(()).unwrap();
+    let response = layer.layer(handler).oneshot(request).await.unwrap();
+    read(response.into_body()).await.unwrap();
+    let mut seen = seen.lock().clone();
+    seen.sort_unstable();
+    seen
+}
+
+#[tokio::test]
+async fn baggage_comes_with_and_without_a_trace_context_of_a_client_that_is_trusted() {
+    // the propagator
+    answered(RequestSpanLayer::new(), Request::builder()).await;
+    for traces in [Traces::lean as fn() -> Traces, Traces::default] {
+        for traceparent in [None, Some(TRACEPARENT)] {
+            let traces = traces();
+            let mut request = Request::builder()
+                .header("baggage", "tenant=a")
+                .header("baggage", "user=7;p=1");
+            if let Some(traceparent) = traceparent {
+                request = request.header("traceparent", traceparent);
+            }
+            let seen = baggage_seen(RequestSpanLayer::new(), request).await;
+            assert_eq!(seen, ["tenant=a", "user=7"], "{traceparent:?}");
+            assert_eq!(
+                traces.request().parent_span_is_remote,
+                traceparent.is_some()
+            );
+        }
+        for remote in [RemoteParent::Link, RemoteParent::Ignore] {
+            let _traces = traces();
+            let layer = RequestSpanLayer::new().remote_parent(remote);
+            let request = Request::builder().header("baggage", "tenant=a");
+            assert!(baggage_seen(layer, request).await.is_empty(), "{remote:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn baggage_without_a_trace_context_leaves_the_local_parent() {
+    use tracing::Instrument;
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+    let traces = Traces::lean();
+    let gateway = tracing::info_span!("gateway");
+    let gateway_id = gateway.context().span().span_context().span_id();
+    let request = Request::builder().header("baggage", "tenant=a");
+    answered(RequestSpanLayer::new(), request)
+        .instrument(gateway.clone())
+        .await;
+    drop(gateway);
+    assert_eq!(traces.request().parent_span_id, gateway_id);
 }
 
 #[tokio::test]

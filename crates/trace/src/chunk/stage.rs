@@ -2,27 +2,150 @@
 
 use std::{
     sync::Arc,
+    task::Poll,
     time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use http_body::Frame;
+use http::{Extensions, response};
 use opentelemetry::{
-    Context, KeyValue,
+    Context, KeyValue, StringValue,
     trace::{Event, SpanBuilder, SpanKind, TraceContextExt},
 };
 use tokio::time::Instant;
-use tower_stream_core::{Observe, Sequence, StreamEnd};
+use tower_stream_core::{
+    Claim, Exchange, Sequence, StreamEnd,
+    wrapper::{AfterHead, Piece, Source, Stage, StageContext},
+};
 
 use super::{
-    layer::Config,
+    ChunkAttributes,
+    layer::{Config, shared},
     selection::{Chunk, Picker},
 };
-use crate::{attribute, clock::Clock};
+use crate::{
+    attribute,
+    clock::Clock,
+    parent::{self, Parent},
+};
+
+/// The chunk spans of one request that may be sampled.
+#[derive(Debug)]
+pub struct ChunkSpans(State);
+
+#[derive(Debug)]
+enum State {
+    Called(Call),
+    // Boxed: every request has the room for a stage, and most are not sampled.
+    Following(Box<Chunks>),
+    /// The head is being looked at, or the layer has left.
+    Gone,
+}
+
+impl From<Call> for ChunkSpans {
+    fn from(call: Call) -> Self {
+        Self(State::Called(call))
+    }
+}
+
+impl Stage for ChunkSpans {
+    fn on_head(
+        &mut self,
+        head: &mut response::Parts,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        let State::Called(call) = std::mem::replace(&mut self.0, State::Gone) else {
+            return Poll::Ready(AfterHead::Leave);
+        };
+        Poll::Ready(match call.follow(&head.extensions, cx.exchange) {
+            Some(chunks) => {
+                self.0 = State::Following(Box::new(chunks));
+                AfterHead::Stay
+            }
+            None => AfterHead::Leave,
+        })
+    }
+
+    #[inline]
+    fn on_poll(&mut self) {
+        if let State::Following(chunks) = &mut self.0 {
+            chunks.polled();
+        }
+    }
+
+    #[inline]
+    fn on_piece(&mut self, piece: &Piece) {
+        if let State::Following(chunks) = &mut self.0
+            && let Some(data) = piece.data()
+        {
+            chunks.given(data);
+        }
+    }
+
+    fn on_end(&mut self, _: &StreamEnd) {
+        if let State::Following(chunks) = &mut self.0 {
+            chunks.finish();
+        }
+    }
+}
+
+/// What of a request that may be sampled is needed when its head is there.
+#[derive(Debug)]
+pub(super) struct Call {
+    config: Arc<Config>,
+    parent: Parent,
+    called: Option<Instant>,
+    attributes: Vec<KeyValue>,
+}
+
+impl Call {
+    pub(super) fn begin(config: Arc<Config>, parent: Parent, attributes: Vec<KeyValue>) -> Self {
+        Self {
+            called: config.genai.then(Instant::now),
+            config,
+            parent,
+            attributes,
+        }
+    }
+
+    /// `None` when the request is not sampled, or a layer further in makes its chunk spans.
+    fn follow(self, response: &Extensions, exchange: &Exchange) -> Option<Chunks> {
+        let parent = match self.parent {
+            Parent::Sampled(parent) => parent,
+            Parent::Unknown => parent::current()?,
+        };
+        if !parent::is_sampled(&parent) || !exchange.claim(Claim::ChunkSpans) {
+            return None;
+        }
+        let id = exchange.request_id();
+        let numbers = id.map(|_| Numbers {
+            draws: exchange.claim(Claim::ChunkNumbers),
+            sequence: exchange.sequence(),
+        });
+        let stream_id = match id {
+            Some(id) => StringValue::from(id.as_str().to_owned()),
+            None => parent.span().span_context().trace_id().to_string().into(),
+        };
+        let from_handler = response.get::<ChunkAttributes>().cloned();
+        let common = std::iter::once(KeyValue::new(attribute::STREAM_ID, stream_id))
+            .chain(self.attributes)
+            .chain(from_handler.into_iter().flat_map(|attributes| attributes.0))
+            .map(shared)
+            .collect();
+        Some(Chunks::new(
+            self.config,
+            parent,
+            self.called,
+            common,
+            numbers,
+        ))
+    }
+}
 
 /// Follows the chunks of one sampled stream.
 #[derive(Debug)]
-pub struct ChunkObserver {
+struct Chunks {
     config: Arc<Config>,
     parent: Context,
     clock: Clock,
@@ -40,13 +163,13 @@ pub struct ChunkObserver {
 
 /// The sequence of the request, and whether it is this layer that numbers its chunks.
 #[derive(Debug)]
-pub(super) struct Numbers {
-    pub(super) sequence: Sequence,
-    pub(super) draws: bool,
+struct Numbers {
+    sequence: Sequence,
+    draws: bool,
 }
 
-impl ChunkObserver {
-    pub(super) fn new(
+impl Chunks {
+    fn new(
         config: Arc<Config>,
         parent: Context,
         called: Option<Instant>,
@@ -128,10 +251,9 @@ impl ChunkObserver {
             self.parent.span().set_attribute(skipped);
         }
     }
-}
 
-impl Observe for ChunkObserver {
-    fn poll(&mut self) {
+    #[inline]
+    fn polled(&mut self) {
         if self.held.is_some() || self.asked.is_none() {
             let now = Instant::now();
             self.release(now);
@@ -139,10 +261,7 @@ impl Observe for ChunkObserver {
         }
     }
 
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        let Some(data) = frame.data_ref() else {
-            return;
-        };
+    fn given(&mut self, data: &Bytes) {
         let ready = Instant::now();
         let previous = self.previous.unwrap_or(ready);
         let gap = ready.saturating_duration_since(previous);
@@ -161,10 +280,6 @@ impl Observe for ChunkObserver {
         }
         self.chunks += 1;
         self.previous = Some(ready);
-    }
-
-    fn end(&mut self, _: &StreamEnd) {
-        self.finish();
     }
 }
 

@@ -1,18 +1,22 @@
-//! What the request span learns from the head to the end.
+//! One request in its span, from the call to the end of the body.
 
-use std::{sync::Arc, time::Duration};
+use std::{task::Poll, time::Duration};
 
-use bytes::Bytes;
-use http::StatusCode;
-use http_body::Frame;
+use http::{StatusCode, response};
 use tokio::time::Instant;
-use tower_stream_core::{Observe, StreamEnd, grpc};
+use tower_stream_core::{
+    Claim, Exchange, StreamEnd, grpc,
+    wrapper::{AfterHead, At, Piece, Source, Stage, StageContext},
+};
 use tracing::Span;
 
-/// Follows one request to the end of its body.
+use crate::parent;
+
+/// Enters the span of one request around everything inside, and records what becomes of the response.
 #[derive(Debug)]
-pub struct RequestObserver {
-    span: Arc<Span>,
+pub struct RequestSpan {
+    span: Span,
+    exchange: Exchange,
     called: Instant,
     status: Option<StatusCode>,
     chunks: i64,
@@ -21,10 +25,11 @@ pub struct RequestObserver {
     grpc_status: Option<u8>,
 }
 
-impl RequestObserver {
-    pub(super) fn new(span: Arc<Span>) -> Self {
+impl RequestSpan {
+    pub(super) fn new(span: Span, exchange: Exchange) -> Self {
         Self {
             span,
+            exchange,
             called: Instant::now(),
             status: None,
             chunks: 0,
@@ -33,18 +38,39 @@ impl RequestObserver {
             grpc_status: None,
         }
     }
-
-    pub(super) fn head(&mut self, status: StatusCode) {
-        self.status = Some(status);
-        // now, for whoever reads a log line of a stream that goes on for minutes
-        let code = i64::from(status.as_u16());
-        self.span.record("http.response.status_code", code);
-    }
 }
 
-impl Observe for Box<RequestObserver> {
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        let Some(data) = frame.data_ref() else {
+impl Stage for RequestSpan {
+    #[inline]
+    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
+        if at != At::Call {
+            let _entered = self.span.enter();
+            return Some(run());
+        }
+        let outside = parent::activated();
+        let _entered = self.span.enter();
+        if parent::activated() != outside {
+            self.exchange.claim(Claim::ActivatedSpan);
+        }
+        Some(run())
+    }
+
+    fn on_head(
+        &mut self,
+        head: &mut response::Parts,
+        _: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        self.status = Some(head.status);
+        // Recorded now, for the log lines of a stream that goes on for minutes.
+        let code = i64::from(head.status.as_u16());
+        self.span.record("http.response.status_code", code);
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline]
+    fn on_piece(&mut self, piece: &Piece) {
+        let Some(data) = piece.data() else {
             return;
         };
         if self.to_first.is_none() {
@@ -54,11 +80,11 @@ impl Observe for Box<RequestObserver> {
         self.bytes += data.len() as u64;
     }
 
-    fn grpc_status(&mut self, code: u8) {
+    fn on_grpc_status(&mut self, code: u8) {
         self.grpc_status = Some(code);
     }
 
-    fn end(&mut self, end: &StreamEnd) {
+    fn on_end(&mut self, end: &StreamEnd) {
         let outcome = end.outcome();
         let bad_status = self.status.filter(StatusCode::is_server_error);
         let error_type = end

@@ -24,15 +24,17 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// * the id is the first valid one in the header (`x-request-id`) of the request, or a new one. Valid is what
 ///   [`RequestId`](crate::RequestId) accepts: 1 to 128 of `[A-Za-z0-9._+/=@-]`. By default the layer takes a valid id
 ///   from every client; [`trust`](Self::trust) restricts that;
-/// * it stands in the request header, exactly once, so that a proxy inside forwards it; it and a fresh
-///   [`Sequence`](crate::Sequence) stand in the request extensions, where the extractors and the other layers find
-///   them. A second `RequestIdLayer` inside keeps those of the first;
+/// * the request header has the id exactly once, so that a proxy inside forwards it. The extractors
+///   [`RequestId`](crate::RequestId) and [`Sequence`](crate::Sequence) and the other layers find both in the
+///   [`Exchange`](tower_stream_core::Exchange) of the request. A second `RequestIdLayer` inside keeps those of the
+///   first;
 /// * a [`RequestScope`](crate::RequestScope) is entered for the call, and for every poll and the drop of the future
 ///   and of the body.
 ///
-/// The response carries the header exactly once: what the handler or an upstream set is replaced, so that the client
-/// always has the id of the log lines. That holds for whatever is answered inside of this layer, so put it outermost,
-/// outside of what turns errors into responses. An `Err` of the inner service passes; there is no head to write to.
+/// The response carries the header exactly once: a value that the handler or an upstream set is replaced, so that the
+/// client always has the id of the log lines. That holds for every response that is made inside of this layer, so put
+/// it outermost, outside of layers that turn errors into responses. When the inner service returns an `Err`, there is
+/// no head to write to.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::get};
@@ -66,9 +68,9 @@ pub(crate) struct Config {
 
 /// The requests whose inbound id the [`RequestIdLayer`] takes, if it is valid.
 ///
-/// The default is every request. A valid id can forge neither a header nor a log line, so what an untrusted client gains
-/// is the choice of the name under which its own request is logged: it can send the same id twice, or the id of another
-/// client's request if it knows that. Where that is too much, on a public edge whose ids are a key in an audit log, say,
+/// The default is every request. A valid id can forge neither a header nor a log line, so an untrusted client gains only
+/// the choice of the id under which its own request is logged: it can use the same id twice, or the id of another
+/// client's request if it knows that. Where that is too much, as on a public edge whose ids are keys of an audit log,
 /// use [`Trust::Never`], or [`Trust::When`] for requests of your own proxy.
 #[derive(Clone, Default)]
 pub enum Trust {
@@ -155,9 +157,9 @@ impl RequestIdLayer {
         self
     }
 
-    /// How many requests that [`Trust`] admits had their inbound id replaced because it was not valid. All clones of this layer
-    /// and its services count together. Each is also one `debug` event with target `tower_stream_ids`, which says
-    /// what was wrong and does not repeat the id.
+    /// How many requests that [`Trust`] admits had their inbound id replaced because it was not valid. All clones of
+    /// this layer and its services count together. Each is also one `debug` event with target `tower_stream_ids`, which
+    /// gives the reason and does not repeat the id.
     #[must_use]
     pub fn replaced(&self) -> u64 {
         self.config.replaced.load(Ordering::Relaxed)

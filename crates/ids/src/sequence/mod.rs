@@ -9,46 +9,49 @@ use tower_stream_core::wrapper::Wrapped;
 
 pub use self::stage::SequenceStage;
 
-/// What the `id:` line of a server-sent event says. A client that reconnects sends the last one back as `Last-Event-ID`.
+/// The form of the `id:` line of a server-sent event. A client that reconnects sends the last one as `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventId {
     /// The number of the event: 1, 2, 3 .., or on from a [`FirstEvent`].
     Number,
-    /// `<request_id>-<number>`, which names the stream too. Without a request id, the number alone.
+    /// `<request_id>-<number>`, which identifies the stream too. The number alone when the request has no id.
     RequestAndNumber,
 }
 
-/// Numbers the chunks of every response body, and stamps the records of those that have records.
+/// Numbers the chunks of every response body, and stamps the records of those bodies that have records.
 ///
-/// * Each data frame draws the next number of the request's [`Sequence`], unless a layer inside of this one numbers
-///   chunks already. Other layers read it with [`Sequence::last`].
-/// * **Server-sent events** get an `id:` line, each that has none, with the number of the event: 1 for the first that
-///   a client will see, then 2, 3 .. without gaps, whatever else the request numbers. A block without a `data` line
-///   (a comment, a `retry:` alone) is no event. The line goes before the blank line that ends the event.
+/// * **Chunks**: each data frame draws the next number of the request's [`Sequence`](crate::Sequence), unless a layer
+///   inside of this one numbers chunks already. Other layers read the number with
+///   [`Sequence::last`](crate::Sequence::last).
+/// * **Server-sent events**: each event without an `id:` line gets one, with the number of the event. The first event
+///   that the client will see has number 1, and the numbers have no gaps, whatever else the request numbers. A block
+///   without a `data` line (a comment, a `retry:` alone) is not an event. The line is written before the blank line
+///   that ends the event.
 /// * **JSON lines** and JSON text sequences, with [`SequenceLayer::json_lines`]: each object gets a first member
-///   `sequence_id`, a number drawn for it from the [`Sequence`]; with one record a frame it is the number of the
-///   chunk, and one order with the log lines of the request. What is no object is left alone. An object that has such
-///   a member of its own then has two, of which most parsers take the last, its own.
+///   `sequence_id`, with a number drawn for it from the [`Sequence`](crate::Sequence). With one record per frame it is
+///   the number of the chunk, so records and log lines of the request have one order. A record that is not an object
+///   is not changed. An object that has a member `sequence_id` already then has two; most parsers take the last, which
+///   is its own.
 ///
-/// Nothing is held back, split or joined: a frame goes out as soon as it came, with what belongs into it. Frames into
-/// which nothing is written pass as they are. From a response that is stamped, `Content-Length` and the digests go,
-/// those in trailers too, for they speak of other bytes; one that ends before its `Content-Length` fails, as it would
-/// have for the client ([`FaultKind::ShortBody`](tower_stream_core::FaultKind::ShortBody)). A partial response (206), an
-/// encoded one and every other content type pass.
+/// Nothing is buffered, split or joined: each frame is passed on at once, with its stamps. A frame without a stamp is
+/// passed on unchanged. A response that is stamped loses its `Content-Length` and its digests, in the trailers too,
+/// because they describe other bytes. A body that ends before its declared length fails
+/// ([`FaultKind::ShortBody`](tower_stream_core::FaultKind::ShortBody)), as it would have for the client. Partial
+/// responses (206), encoded ones, and those of every other content type are not stamped.
 ///
 /// # `Last-Event-ID`
 ///
-/// A client that reconnects sends the id of the last event that it has. What that number means is up to the handler, for
-/// only it can find its place again:
+/// A client that reconnects sends the id of the last event that it has. Only the handler can know what that number
+/// means, because only it can find its place again:
 ///
-/// * By default the events of **each response** begin at 1. The numbers tell a client's developer what is missing, but a
-///   handler must not read them as a position: one that resumes after row 20 sends row 21 with `id: 1`.
+/// * By default the events of **each response** begin at 1. The numbers show a client's developer what is missing, but
+///   a handler must not read them as a position: one that resumes after row 20 sends row 21 with `id: 1`.
 /// * A handler that resumes puts [`FirstEvent`] into the response extensions: the number of its first event.
 /// * With [`SequenceLayer::continue_last_event_id`] a numeric `Last-Event-ID` of the request is continued, for handlers
-///   whose events are numbered 1, 2, 3 .. without gaps and that skip as many as it says.
-/// * An event with an `id:` of the handler's own keeps it.
+///   whose events are numbered 1, 2, 3 .. without gaps and that skip as many events as it says.
+/// * An event with an `id:` line of the handler's own keeps it.
 ///
-/// Needs no other layer. Without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins a [`Sequence`] itself.
+/// The layer works alone: without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins the sequence itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, response::sse::{Event, Sse}, routing::get};
@@ -137,8 +140,8 @@ impl SequenceLayer {
 
     /// Whether the numbers of server-sent events go on from a numeric `Last-Event-ID` of the request. Default: false.
     ///
-    /// For handlers that skip as many events as it says, see [`SequenceLayer`]. A [`FirstEvent`] of the response goes
-    /// before it; an id that is no number below 2^63 counts as none, as that of [`EventId::RequestAndNumber`] is.
+    /// For handlers that skip as many events as it says, see [`SequenceLayer`]. A [`FirstEvent`] of the response takes
+    /// precedence. An id that is not a number below 2^63 is ignored, such as one of [`EventId::RequestAndNumber`].
     #[must_use]
     pub fn continue_last_event_id(mut self, continues: bool) -> Self {
         self.config.continues = continues;

@@ -46,15 +46,14 @@ pub struct ErrorWriterStage {
     writable: bool,
     /// Nothing is due, so nothing is missing when there is none. Over HTTP/2 hyper polls the body of an answer to HEAD.
     bodiless: bool,
-    /// The length that the body said of itself after its first poll, which the server declares; or [`UNDECLARED`].
+    /// A reset that the body chooses with its error reaches the client.
+    resets: bool,
+    /// The length that the body said of itself after its first poll, and that the server declares; 0 if it said none.
     learnt: u64,
     given: u64,
     /// `size_hint` panicked: the body is not to be touched again.
     poisoned: AtomicBool,
 }
-
-/// No length is declared: more bytes than a body can have.
-const UNDECLARED: u64 = u64::MAX;
 
 enum State {
     /// There is no head yet.
@@ -91,7 +90,8 @@ impl ErrorWriterStage {
             records: Records::Opaque,
             writable: false,
             bodiless: false,
-            learnt: UNDECLARED,
+            resets: false,
+            learnt: 0,
             given: 0,
             poisoned: AtomicBool::new(false),
         }
@@ -118,6 +118,7 @@ impl ErrorWriterStage {
         let undeclared = !delivery.is_bodiless() && delivery.declared_length().is_none();
         self.stream = StreamKind::of(&head.headers);
         self.bodiless = delivery.is_bodiless();
+        self.resets = !self.bodiless && self.context.request.version >= Version::HTTP_2;
         self.writable = undeclared && allows_insertion(head.status, &head.headers);
         if self.writable {
             self.records = Records::of(self.stream, self.context.config.hold_cap);
@@ -162,7 +163,7 @@ impl ErrorWriterStage {
             if *self.poisoned.get_mut() {
                 return Err(None);
             }
-            let resets = self.context.request.version >= Version::HTTP_2 && !self.bodiless;
+            let resets = self.resets;
             // everything of the body, and of an error's own code, runs in here
             let inner = self.around(At::Body, || match up.poll(cx) {
                 Poll::Ready(Some(Ok(piece))) => Inner::Piece(piece),
@@ -211,7 +212,7 @@ impl ErrorWriterStage {
     /// Less was given than was declared.
     #[inline]
     fn is_short(&self) -> bool {
-        self.learnt != UNDECLARED && self.given < self.learnt
+        self.given < self.learnt
     }
 
     /// Trailers, or a frame of a kind not known here. No record goes on behind trailers, so one that is held goes first.

@@ -1,6 +1,7 @@
 //! What the layers of one request know together.
 
 use std::{
+    any::Any,
     cell, fmt,
     sync::{
         Arc, OnceLock,
@@ -45,6 +46,8 @@ pub(crate) struct Cell {
     cause: OnceLock<(u32, Cause)>,
     /// likewise
     request_id: OnceLock<(u32, RequestId)>,
+    /// likewise
+    drain: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
     numbers: AtomicU64,
     /// the cell whose numbers this one draws from, if not its own
     numbers_of: Option<Arc<Cell>>,
@@ -83,10 +86,12 @@ pub enum Claim {
     ChunkNumbers,
     /// Making the request span OpenTelemetry's current one, wherever it is entered.
     ActivatedSpan,
+    /// Ending the stream when the server drains. Claimed when the head is there, so by the innermost layer.
+    Farewell,
 }
 
 impl Claim {
-    const COUNT: usize = 5;
+    const COUNT: usize = Self::Farewell as usize + 1;
 }
 
 /// How a body that has reported ended, in [`Cell::settled`].
@@ -116,6 +121,11 @@ impl Cell {
             && *by < depth
         {
             let _ = child.request_id.set((*by, id.clone()));
+        }
+        if let Some((by, drain)) = self.drain.get()
+            && *by < depth
+        {
+            let _ = child.drain.set((*by, Arc::clone(drain)));
         }
         for (theirs, ours) in child.claims.iter_mut().zip(&self.claims) {
             let by = ours.load(Ordering::Relaxed);
@@ -348,6 +358,19 @@ impl Exchange {
         self.cell().request_id.set((self.depth, id)).is_ok()
     }
 
+    /// What the layer that counts this request for a drain has left here, for the handler.
+    #[inline]
+    #[must_use]
+    pub fn drain(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.cell().drain.get().map(|(_, drain)| drain)
+    }
+
+    /// Leaves the drain that counts this request. False, and nothing changed, when a layer further out has left one.
+    #[inline]
+    pub fn set_drain(&self, drain: Arc<dyn Any + Send + Sync>) -> bool {
+        self.cell().drain.set((self.depth, drain)).is_ok()
+    }
+
     /// The numbers of the request.
     #[inline]
     #[must_use]
@@ -554,6 +577,22 @@ mod tests {
         assert!(outer.record(cause("outside")));
         assert_eq!(second.cause().unwrap().message(), "outside");
         assert_eq!(first.cause().unwrap().message(), "attempt 1");
+    }
+
+    #[test]
+    fn the_drain_of_a_layer_outside_of_the_retry_is_that_of_each_attempt() {
+        let drain = || Arc::new("a drain") as Arc<dyn Any + Send + Sync>;
+        let (outer, request) = outside();
+        assert!(outer.set_drain(drain()));
+        for _ in 0..2 {
+            let (attempt, _) = attempt(&request);
+            assert!(attempt.drain().is_some() && !attempt.set_drain(drain()));
+        }
+        let (_, request) = outside();
+        for _ in 0..2 {
+            let (attempt, _) = attempt(&request);
+            assert!(attempt.set_drain(drain()), "counted once an attempt");
+        }
     }
 
     #[test]

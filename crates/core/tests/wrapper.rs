@@ -560,3 +560,75 @@ fn a_panic_of_a_stage_at_its_end_stays_inside() {
     });
     assert!(unwound.is_err());
 }
+
+/// Answers in place of a handler that has not answered at the first poll.
+#[derive(Clone, Debug)]
+struct Impatient;
+
+impl Hook for Impatient {
+    type Stage = Answer;
+    fn on_request<B>(&self, _: &mut Request<B>, _: &Exchange) -> Begin<Answer> {
+        Begin::Follow(Answer(None))
+    }
+}
+
+/// The content that is still to be given out.
+struct Answer(Option<Bytes>);
+
+impl Stage for Answer {
+    fn on_pending(
+        &mut self,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Option<http::response::Parts> {
+        cx.exchange.record(Cause::new(FaultKind::Timeout, "late"));
+        up.discard(cx);
+        self.0 = Some(Bytes::from_static(b"late"));
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = http::StatusCode::SERVICE_UNAVAILABLE;
+        Some(head)
+    }
+    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        match self.0.take() {
+            Some(data) => Poll::Ready(Some(Ok(Piece::Data { data, last: true }))),
+            None => up.poll(cx),
+        }
+    }
+    fn has_more(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+#[test]
+fn a_stage_answers_for_a_handler_that_has_no_head_yet() {
+    let held = Arc::new(());
+    let handler = |held: Arc<()>| {
+        tower::service_fn(move |_: Request<()>| {
+            let held = Arc::clone(&held);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<_, Infallible>(Response::new(MockBody::new([])))
+            }
+        })
+    };
+    let (inner, outer) = (Seen::default(), Seen::default());
+    let layers = Fused::new()
+        .layer(outer.clone())
+        .layer(Impatient)
+        .layer(inner.clone());
+    let service = Wrapped::new(handler(Arc::clone(&held)), layers);
+    let response = ask(service, &Method::GET, &Exchange::new());
+    assert_eq!(Arc::strong_count(&held), 1, "the handler is dropped");
+    assert_eq!(response.status(), 503);
+    let mut body = Box::pin(response.into_body());
+    let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else {
+        panic!("the content of the response");
+    };
+    assert_eq!(frame.into_data().unwrap(), "late");
+    assert!(body.is_end_stream());
+    drop(body);
+    for seen in [inner, outer] {
+        assert_eq!(seen.end().error_type(), Some("timeout"));
+    }
+}

@@ -1,6 +1,6 @@
 //! `Connection: close`.
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 
 /// How the connection of a request can be told to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +25,15 @@ impl Closing {
 
     /// Closes the connection after this response, unless it becomes another protocol's.
     #[cold]
-    pub(crate) fn close<B>(self, connect: bool, response: &mut Response<B>) {
-        let status = response.status();
+    pub(crate) fn close(self, connect: bool, head: &mut response::Parts) {
+        let status = head.status;
         let tunnel = connect && status.is_success();
         if self == Self::Never || tunnel || status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
-        merge(response.headers_mut());
+        merge(&mut head.headers);
         if self == Self::HeaderAndVersion {
-            *response.version_mut() = Version::HTTP_10;
+            head.version = Version::HTTP_10;
         }
     }
 }
@@ -105,13 +105,10 @@ mod tests {
     #[test]
     fn who_is_told_and_who_is_not() {
         let closed = |version, connect, status: u16| {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::from_u16(status).unwrap();
-            Closing::of(version).close(connect, &mut response);
-            (
-                response.headers().contains_key(header::CONNECTION),
-                response.version(),
-            )
+            let (mut head, ()) = http::Response::new(()).into_parts();
+            head.status = StatusCode::from_u16(status).unwrap();
+            Closing::of(version).close(connect, &mut head);
+            (head.headers.contains_key(header::CONNECTION), head.version)
         };
         for status in [200, 204, 304, 404, 500] {
             assert_eq!(

@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
+use tower_stream_core::wrapper::Wrapped;
 
-use crate::{Drain, DrainService, shared::Shared};
+use crate::{Drain, shared::Shared};
 
 /// Admits requests, counts them to the end of their body, and closes their connections once the drain is started.
 ///
@@ -18,13 +19,13 @@ use crate::{Drain, DrainService, shared::Shared};
 /// | dead | refused, unless it is exempt | the same |
 ///
 /// It belongs outside of every layer that may replace a head or write a last record, so that those close too and count.
-/// A request that passes two layers of one drain is counted once, unless the layer of another drain lies between them.
+/// A request that passes two layers of one drain is counted once.
 ///
 /// A 101 and a 2xx to CONNECT keep their `Connection` header. HTTP/2 has no such header: its connections are closed by
 /// GOAWAY, which only a server can send, see [`Drain::serve`].
 #[derive(Clone)]
 pub struct DrainLayer {
-    shared: Option<Arc<Shared>>,
+    pub(crate) shared: Option<Arc<Shared>>,
 }
 
 impl DrainLayer {
@@ -42,10 +43,10 @@ impl DrainLayer {
 }
 
 impl<S> Layer<S> for DrainLayer {
-    type Service = DrainService<S>;
+    type Service = Wrapped<S, Self>;
 
-    fn layer(&self, inner: S) -> DrainService<S> {
-        DrainService::new(inner, self.shared.clone())
+    fn layer(&self, inner: S) -> Self::Service {
+        Wrapped::new(inner, self.clone())
     }
 }
 

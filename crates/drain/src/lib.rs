@@ -60,15 +60,11 @@ mod admission;
 mod state;
 
 #[cfg(not(loom))]
-mod body;
-#[cfg(not(loom))]
 mod close;
 #[cfg(not(loom))]
 mod drain;
 #[cfg(not(loom))]
 mod farewell;
-#[cfg(not(loom))]
-mod future;
 #[cfg(not(loom))]
 mod layer;
 #[cfg(all(feature = "metrics", not(loom)))]
@@ -82,11 +78,11 @@ mod schedule;
 #[cfg(all(feature = "serve", not(loom)))]
 mod serve;
 #[cfg(not(loom))]
-mod service;
-#[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
 mod shared;
+#[cfg(not(loom))]
+mod stage;
 #[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]
@@ -99,14 +95,12 @@ pub use self::state::{Phase, State};
 pub use self::token::MissingDrain;
 #[cfg(not(loom))]
 pub use self::{
-    body::DrainBody,
     drain::{Drain, States},
-    farewell::{Farewell, FarewellBody, FarewellFuture, FarewellLayer, Policy},
-    future::DrainFuture,
+    farewell::{FarewellLayer, FarewellStage, Policy},
     layer::DrainLayer,
     probe::{Probe, ProbeBody},
-    service::DrainService,
     settings::{BudgetExceeded, BuildError, Builder, Refusal},
+    stage::DrainStage,
     stats::{Report, Stats},
     token::{DrainToken, Draining},
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tower_stream_core::{Problem, RequestId, answer_method, retry_after};
 
 use crate::{
@@ -16,7 +16,7 @@ pub(crate) fn answer(
     settings: &Settings,
     method: &Method,
     version: Version,
-    request: &Extensions,
+    id: Option<&RequestId>,
 ) -> (Response<Bytes>, bool) {
     let status = match settings.refusal {
         Refusal::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -24,12 +24,14 @@ pub(crate) fn answer(
     };
     let mut response = Problem::new(status)
         .detail("this server is shutting down; send the request again, it was not processed")
-        .instance(RequestId::of(request))
+        .instance(id)
         .into_response();
     come_back(&mut response, settings.retry_after());
     answer_method(method, &mut response);
     let closing = Closing::of(version);
-    closing.close(false, &mut response);
+    let (mut head, text) = response.into_parts();
+    closing.close(false, &mut head);
+    let mut response = Response::from_parts(head, text);
     let reset = settings.refusal == Refusal::RefusedStream && closing == Closing::Never;
     if reset {
         response.extensions_mut().insert(RefusedStream);

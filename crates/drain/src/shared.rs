@@ -11,7 +11,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tower_stream_core::{Cause, Fault, FaultKind};
+use tower_stream_core::{Cause, Exchange, FaultKind};
 
 use crate::{
     Phase, State, Stats,
@@ -174,12 +174,11 @@ impl Shared {
 
     /// A request is over, and in one figure: those that were in flight when the drain died are counted as aborted already.
     #[inline]
-    pub(crate) fn leave_request(&self, fault: Option<&Fault>) {
+    pub(crate) fn leave_request(&self, ended_early: bool) {
         self.state();
         let word = self.admission.leave();
         if word.state() != State::Dead {
-            let cause = fault.and_then(Fault::cause);
-            let figure = match cause.is_some_and(|cause| cause.kind() == FaultKind::Drain) {
+            let figure = match ended_early {
                 true => &self.figures.ended_early,
                 false => &self.figures.served,
             };
@@ -220,9 +219,9 @@ impl Shared {
     /// A stream takes its farewell: the cause to fail with, when the format has none. Recorded before anything is
     /// dropped; a cause that is known already wins, and then the stream is not one that the drain ended.
     #[cold]
-    pub(crate) fn farewell(&self, fault: &Fault, retry: Duration) -> Cause {
+    pub(crate) fn farewell(&self, exchange: &Exchange, retry: Duration) -> Cause {
         let cause = Cause::new(FaultKind::Drain, message::MESSAGE).with_retry_after(retry);
-        if fault.record(cause.clone()) {
+        if exchange.record(cause.clone()) {
             self.figures.farewells.fetch_add(1, Ordering::Relaxed);
         }
         cause

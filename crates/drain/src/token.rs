@@ -4,20 +4,42 @@ use std::{fmt, sync::Arc};
 
 use http::Extensions;
 use tokio::time::Instant;
+use tower_stream_core::Exchange;
 
 use crate::{Drain, State, shared::Shared};
 
-/// In the extensions of a request: the drain that counts it. Extensions get cloned, so this holds nothing.
+/// In the extensions of a request: the drain of an inner layer, where an outer layer of another drain has its own in the
+/// [`Exchange`]. Extensions get cloned, so this holds nothing.
 #[derive(Clone)]
-pub(crate) struct DrainExtension(Arc<Shared>);
+struct InnerDrain(Arc<Shared>);
 
-impl DrainExtension {
-    /// Inserts it. False when a layer of this drain, next further out, has counted the request already.
-    #[inline]
-    pub(crate) fn insert(extensions: &mut Extensions, shared: &Arc<Shared>) -> bool {
-        let outer = extensions.insert(Self(Arc::clone(shared)));
-        !outer.is_some_and(|outer| Arc::ptr_eq(&outer.0, shared))
+/// Leaves the drain that counts the request for its handler. False when a layer of this drain has counted it already.
+#[inline]
+pub(crate) fn leave(
+    shared: &Arc<Shared>,
+    exchange: &Exchange,
+    extensions: &mut Extensions,
+) -> bool {
+    let drain = Arc::clone(shared);
+    exchange.set_drain(drain) || leave_inner(shared, exchange, extensions)
+}
+
+#[cold]
+fn leave_inner(shared: &Arc<Shared>, exchange: &Exchange, extensions: &mut Extensions) -> bool {
+    let outer = exchange.drain();
+    if outer.is_some_and(|outer| std::ptr::addr_eq(Arc::as_ptr(outer), Arc::as_ptr(shared))) {
+        return false;
     }
+    let outer = extensions.insert(InnerDrain(Arc::clone(shared)));
+    !outer.is_some_and(|outer| Arc::ptr_eq(&outer.0, shared))
+}
+
+fn innermost(request: &Extensions) -> Option<Arc<Shared>> {
+    if let Some(InnerDrain(shared)) = request.get() {
+        return Some(Arc::clone(shared));
+    }
+    let drain = Exchange::get(request)?.drain()?;
+    Arc::clone(drain).downcast().ok()
 }
 
 /// Lets a handler see its drain, to stop early. An extractor (feature `axum`).
@@ -53,8 +75,7 @@ impl Draining {
     /// That of the innermost [`DrainLayer`](crate::DrainLayer) that a request with these extensions went through.
     #[must_use]
     pub fn of(request: &Extensions) -> Option<Self> {
-        let DrainExtension(shared) = request.get()?;
-        Some(Self::new(Arc::clone(shared)))
+        innermost(request).map(Self::new)
     }
 
     /// Whether the drain was started.
@@ -120,21 +141,18 @@ impl DrainToken {
     /// Takes the hold for a request with these extensions; `None` when it went through no
     /// [`DrainLayer`](crate::DrainLayer).
     pub fn of(request: &Extensions) -> Option<Self> {
-        let DrainExtension(shared) = request.get()?;
-        Some(Self::take(shared))
+        innermost(request).map(Self::take)
     }
 
     /// A hold for something that is no request.
     pub fn new(drain: &Drain) -> Self {
-        Self::take(&drain.shared)
+        Self::take(Arc::clone(&drain.shared))
     }
 
-    fn take(shared: &Arc<Shared>) -> Self {
+    fn take(shared: Arc<Shared>) -> Self {
         // never refused: the request that asks for it was admitted and is still counted
         shared.admission.hold();
-        Self {
-            shared: Arc::clone(shared),
-        }
+        Self { shared }
     }
 
     /// The drain that is held.

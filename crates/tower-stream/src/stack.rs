@@ -2,6 +2,7 @@
 
 use tower_layer::{Identity, Layer};
 #[cfg(any(
+    feature = "drain",
     feature = "errors",
     feature = "ids",
     feature = "metrics",
@@ -14,7 +15,7 @@ use crate::CompressionSlot;
 #[cfg(feature = "digest")]
 use tower_stream_digest::{DigestLayer, DigestService, VerifyDigestLayer, VerifyDigestService};
 #[cfg(feature = "drain")]
-use tower_stream_drain::{Drain, DrainLayer, DrainService, Farewell, FarewellLayer};
+use tower_stream_drain::{Drain, DrainLayer, FarewellLayer};
 #[cfg(feature = "errors")]
 use tower_stream_errors::ErrorWriterLayer;
 #[cfg(feature = "ids")]
@@ -99,10 +100,10 @@ wrapped! {
     "ids" Identified<S> = Wrapped<S, RequestIdLayer>;
     "trace" Spanned<S> = Wrapped<S, RequestSpanLayer>;
     "metrics" Measured<S> = Wrapped<S, StreamMetricsLayer>;
-    "drain" Drained<S> = DrainService<S>;
+    "drain" Drained<S> = Wrapped<S, DrainLayer>;
     "digest" Digested<S> = DigestService<S>;
     "errors" Written<S> = Wrapped<S, ErrorWriterLayer>;
-    "drain" Farewelled<S> = Farewell<S>;
+    "drain" Farewelled<S> = Wrapped<S, FarewellLayer>;
     "trace" Chunked<S> = Wrapped<S, ChunkSpanLayer>;
     "ids" Sequenced<S> = Wrapped<S, SequenceLayer>;
     "digest" Verified<S> = VerifyDigestService<S>;

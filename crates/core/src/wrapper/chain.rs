@@ -109,10 +109,15 @@ impl<T: Stage> Chain for Slot<T> {
             return Poll::Ready(HeadPoll::Head);
         }
         let polled = stage.around(At::Future, || up.poll_head(head, cx));
-        match (
-            ready!(polled.unwrap_or(Poll::Ready(HeadPoll::Caught))),
-            head,
-        ) {
+        let Poll::Ready(polled) = polled.unwrap_or(Poll::Ready(HeadPoll::Caught)) else {
+            let Some(replaced) = stage.on_pending(up, cx) else {
+                return Poll::Pending;
+            };
+            *head = Some(replaced);
+            self.has_head = true;
+            return Poll::Ready(HeadPoll::Head);
+        };
+        match (polled, head) {
             (HeadPoll::Head, Some(head)) => {
                 if ready!(stage.on_head(head, up, cx)) == AfterHead::Leave {
                     self.stage = None;

@@ -38,6 +38,18 @@ pub trait Stage: Send + 'static {
         None
     }
 
+    /// The future was polled and the head is not there yet. A stage that does not wait any longer records the cause,
+    /// [discards](Source::discard) what is inside and gives the head of the response in its place.
+    #[inline]
+    fn on_pending(
+        &mut self,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Option<response::Parts> {
+        let _ = (up, cx);
+        None
+    }
+
     /// The head is there. Runs until it is ready, then not again. It may poll `up`, to learn how the body begins before
     /// the head leaves; the pieces that it took it gives out in [`Stage::poll`] later.
     #[inline]

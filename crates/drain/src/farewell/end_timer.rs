@@ -38,15 +38,25 @@ pub(super) enum Due {
 }
 
 impl EndTimer {
-    pub(super) fn new(shared: Arc<Shared>, policy: Option<Policy>) -> Self {
+    /// One that ends a response at the deadline.
+    #[inline]
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            policy,
+            policy: None,
             jitter: fastrand::f32(),
             missed: false,
             sleep: None,
             waker: None,
         }
+    }
+
+    /// From now on the response is a stream that ends with this policy.
+    #[inline]
+    pub(super) fn set_policy(&mut self, policy: Option<Policy>) {
+        self.policy = policy;
+        self.missed = false;
+        self.clear();
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -110,6 +120,7 @@ impl EndTimer {
     }
 
     /// The response has ended: nothing is to be woken any more.
+    #[inline]
     pub(super) fn clear(&mut self) {
         self.sleep = None;
         self.waker = None;

@@ -1,15 +1,12 @@
-//! Ending streams: the layer, its body, the farewells, and when each stream ends.
+//! Ending streams: the layer, the farewells, and when each stream ends.
 
-mod body;
 mod end_timer;
 mod layer;
 pub(crate) mod message;
+mod stage;
 mod unanswered;
 
-pub use self::{
-    body::FarewellBody,
-    layer::{Farewell, FarewellFuture, FarewellLayer},
-};
+pub use self::{layer::FarewellLayer, stage::FarewellStage};
 
 /// When a drain ends the streams of a route.
 ///

@@ -243,7 +243,9 @@ where
             this.handle.linger.set();
         }
         if this.handle.retired.load(Ordering::Relaxed) {
-            this.closing.close(*this.connect, &mut response);
+            let (mut head, body) = response.into_parts();
+            this.closing.close(*this.connect, &mut head);
+            response = Response::from_parts(head, body);
         }
         Poll::Ready(Ok(response))
     }

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_stream_core::{Fault, FaultKind, mock};
 
 use super::*;
-use crate::{DrainBody, DrainLayer, DrainToken, Draining, Refusal};
+use crate::{DrainLayer, DrainToken, Draining, Refusal};
 
 fn ok(body: MockBody) -> Response<MockBody> {
     Response::new(body)
@@ -257,7 +257,10 @@ async fn probes_and_chosen_requests_are_never_refused() {
 }
 
 /// What a drain that has closed answers over this version, and what it recorded.
-async fn refuse(refusal: Refusal, version: Version) -> (Response<DrainBody<MockBody>>, Fault) {
+async fn refuse(
+    refusal: Refusal,
+    version: Version,
+) -> (Response<ResponseBody<MockBody, DrainLayer>>, Fault) {
     let drain = Drain::builder()
         .advertise(MS)
         .deadline(SECOND)

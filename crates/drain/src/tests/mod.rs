@@ -15,9 +15,12 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower::{Service, ServiceExt};
-use tower_stream_core::mock::MockBody;
+use tower_stream_core::{mock::MockBody, wrapper::ResponseBody};
 
-use crate::Drain;
+use crate::{Drain, DrainLayer, FarewellLayer};
+
+/// A body under both layers.
+type Drained = ResponseBody<ResponseBody<MockBody, FarewellLayer>, DrainLayer>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -30,10 +30,7 @@ async fn answered_after(
     drain: &Drain,
     wait: Duration,
     answer: impl Fn() -> Response<MockBody> + Clone + Send + 'static,
-) -> (
-    Response<crate::DrainBody<crate::FarewellBody<MockBody>>>,
-    Duration,
-) {
+) -> (Response<Drained>, Duration) {
     let layer = drain.farewell().policy(Policy::EndEarly);
     let app = drain.layer().layer(layer.layer(service(move |_| {
         let answer = answer.clone();
@@ -202,10 +199,7 @@ async fn answers_that_are_ready_before_the_deadline_are_whole_among_many_streams
 }
 
 /// A request of this method and content type whose handler never answers.
-async fn unanswered(
-    method: Method,
-    content_type: &'static str,
-) -> Response<crate::DrainBody<crate::FarewellBody<MockBody>>> {
+async fn unanswered(method: Method, content_type: &'static str) -> Response<Drained> {
     let drain = drain();
     let app = drain.layer().layer(
         drain

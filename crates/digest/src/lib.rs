@@ -1,10 +1,10 @@
 //! Digests of streaming HTTP bodies: announced when they are sent, verified against what was promised, for the whole and
 //! by segments.
 //!
-//! A response that was cut or corrupted on its way must not look whole. Framing alone cannot promise that: bytes change
-//! on disks, in caches and in middleware, and a stream of unknown length ends well wherever somebody ends it well. A
-//! digest can, if it is computed from the bytes as they pass and reaches the one who reads them. The layers here do that
-//! without holding a stream back, without copying a frame, and without hashing more than 256 KiB in one poll.
+//! A response that was cut or corrupted on its way must not look whole. Framing alone cannot ensure that: bytes change
+//! on disks, in caches and in middleware, and a stream of unknown length looks complete wherever a layer ends it. A digest
+//! can, if it is computed from the bytes as they pass and reaches the client. The layers here do that without holding a
+//! stream back, without copying a frame, and without hashing more than 256 KiB in one poll.
 //!
 //! | layer | what it does | where it goes |
 //! |---|---|---|
@@ -12,8 +12,11 @@
 //! | [`VerifyDigestLayer`] | checks what the handler promised of its body | inside, next to the handler |
 //! | [`VerifyRequestDigestLayer`] | checks what a client promised of its upload | outside of request decompression |
 //!
-//! Each is off with `off()`, which keeps the type and takes a pointer in it. What came of a body is told once, to a callback
-//! and as a [`Later`] in the extensions: [`Sent`] and [`Verification`].
+//! Each has an off state of the same type, `off()`. The outcome of each body, [`Sent`] or [`Verification`], is reported
+//! once: to a callback, and by a [`DigestHandle`] in the extensions.
+//!
+//! The algorithm is chosen at run time: MD5, SHA-256, SHA-512, or any hash of the `digest` crate that has a name in HTTP
+//! ([`Algorithm`]). A layer that verifies takes several at once.
 //!
 //! # Example
 //!
@@ -42,7 +45,7 @@
 //! # MD5 detects corruption, not attackers
 //!
 //! Anyone can make two inputs with one MD5 in seconds. It is right where the other side speaks it (S3, `Content-MD5`,
-//! archives) and where what you fear is a disk, a proxy or a bug. Against people use SHA-256, which is as easy,
+//! archives), and against faults of disks, proxies and programs. Against people use SHA-256, which is as easy,
 //! `DigestLayer::sha256()`, and with SHA instructions twice as fast; and sign it, for a digest that travels beside its
 //! bytes can be replaced together with them.
 //!
@@ -56,11 +59,10 @@ mod algorithm;
 mod announce;
 mod emit;
 mod fields;
+mod handle;
 mod hasher;
 #[cfg(any(test, all(feature = "kernel", target_arch = "x86_64")))]
 mod kernel;
-mod later;
-mod layer;
 mod md5;
 #[cfg(feature = "metrics")]
 mod observe;
@@ -75,16 +77,17 @@ mod verify;
 pub use self::{
     algorithm::Algorithm,
     announce::{Announce, Placement, Placements},
-    emit::{DigestBody, DigestFuture, DigestLayer, DigestService, HashedBody, Sent},
-    later::Later,
-    layer::Layered,
+    emit::{DigestLayer, DigestStage, Sent},
+    handle::DigestHandle,
     md5::Md5,
-    request::{VerifyRequestDigestFuture, VerifyRequestDigestLayer, VerifyRequestDigestService},
+    request::{
+        VerifyBody, VerifyRequestDigest, VerifyRequestDigestFuture, VerifyRequestDigestLayer,
+    },
     segments::Segments,
     value::DigestValue,
     verify::{
-        CheckedBody, DigestError, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
-        VerifyDigestFuture, VerifyDigestLayer, VerifyDigestService,
+        DigestError, OnBadPromise, Unverifiable, Verdict, Verification, VerifyDigestLayer,
+        VerifyDigestStage,
     },
 };
 

@@ -1,15 +1,13 @@
-//! A body that can be looked into before its head is released.
+//! Looking into a body before its head is released.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
+use std::{collections::VecDeque, task::Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use tower_stream_core::BoxError;
+use http_body::{Frame, SizeHint};
+use tower_stream_core::{
+    BoxError,
+    wrapper::{Hints, Piece, Polled, Source, StageContext},
+};
 
 /// No poll gives out more than this, so that no poll hashes more: at 0.7 to 1 GB/s it is a quarter of a millisecond.
 /// A 16 MiB frame at once would hold the worker, and every stream on it, for some 20 ms.
@@ -18,19 +16,18 @@ pub(crate) const SLICE: usize = 256 * 1024;
 /// More frames than these are not looked at ahead, however small: it is done in one poll.
 const MAX_AHEAD: usize = 1024;
 
-/// Frames that were polled ahead, then the rest of the body; long frames in slices of at most [`SLICE`], none copied.
-///
-/// The body inside is boxed, for it is polled before the head is released and moves into the response then.
-pub(crate) struct Replay<B> {
+/// Pieces that were polled ahead, then the rest of the body; long frames in slices of at most [`SLICE`], none copied.
+#[derive(Default)]
+pub(crate) struct Replay {
     /// The next data: the first that was polled ahead, or what is left of a long frame.
     next: Option<Bytes>,
-    /// More data that was polled ahead. As `Bytes` and not as frames, which have three times the size.
+    /// More data that was polled ahead. As `Bytes` and not as pieces, which are larger.
     ahead: VecDeque<Bytes>,
     /// Bytes in both.
     held: u64,
     /// What follows them: trailers or an error. Rare, so boxed.
     last: Option<Box<Result<Frame<Bytes>, BoxError>>>,
-    inner: Pin<Box<B>>,
+    /// The body has no more to give.
     done: bool,
 }
 
@@ -47,27 +44,13 @@ pub(crate) enum Ahead {
     Pending,
 }
 
-impl<B> Replay<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    pub(crate) fn new(inner: B) -> Self {
-        Self {
-            next: None,
-            ahead: VecDeque::new(),
-            held: 0,
-            last: None,
-            inner: Box::pin(inner),
-            done: false,
-        }
-    }
-
+impl Replay {
     /// Polls until the end, an error, the first `Pending` or `bound` bytes. The end is also where a server stops polling:
     /// at the declared length, or where the body says that it has ended.
     pub(crate) fn look_ahead(
         &mut self,
-        cx: &mut Context<'_>,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
         bound: u64,
         declared: Option<u64>,
     ) -> Ahead {
@@ -75,38 +58,35 @@ where
             if self.held > bound {
                 return Ahead::Open;
             }
-            if self.done
-                || self.inner.is_end_stream()
-                || declared.is_some_and(|length| self.held >= length)
-            {
+            self.done |= up.is_end_stream();
+            if self.done || declared.is_some_and(|length| self.held >= length) {
                 return Ahead::Whole;
             }
             if self.ahead.len() >= MAX_AHEAD {
                 return Ahead::Open;
             }
-            match self.inner.as_mut().poll_frame(cx) {
+            match up.poll(cx) {
                 Poll::Pending => return Ahead::Pending,
                 Poll::Ready(None) => self.done = true,
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        self.held += data.len() as u64;
-                        match &mut self.next {
-                            Some(_) => self.ahead.push_back(data),
-                            none => *none = Some(data),
-                        }
+                Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                    self.held += data.len() as u64;
+                    self.done = last;
+                    match &mut self.next {
+                        Some(_) => self.ahead.push_back(data),
+                        none => *none = Some(data),
                     }
-                    Err(last) => {
-                        self.done = last.is_trailers();
-                        self.last = Some(Box::new(Ok(last)));
-                        if !self.done {
-                            // no kind of frame that is known today
-                            return Ahead::Open;
-                        }
+                }
+                Poll::Ready(Some(Ok(Piece::Other(last)))) => {
+                    self.done = last.is_trailers();
+                    self.last = Some(Box::new(Ok(*last)));
+                    if !self.done {
+                        // no kind of frame that is known today
+                        return Ahead::Open;
                     }
-                },
+                }
                 Poll::Ready(Some(Err(error))) => {
                     self.done = true;
-                    self.last = Some(Box::new(Err(error.into())));
+                    self.last = Some(Box::new(Err(error)));
                     return Ahead::Failed;
                 }
             }
@@ -123,78 +103,62 @@ where
         (**self.last.as_ref()?).as_ref().ok()?.trailers_ref()
     }
 
-    /// The next data that was polled ahead.
-    fn take_data(&mut self) -> Option<Bytes> {
-        if let Some(data) = self.next.take() {
-            return Some(data);
+    /// The error, when one was found.
+    pub(crate) fn error_ahead(&self) -> Option<&BoxError> {
+        self.last.as_ref()?.as_ref().as_ref().err()
+    }
+
+    /// Whether there is something to give out that was polled already.
+    #[inline]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.next.is_some() || !self.ahead.is_empty() || self.last.is_some()
+    }
+
+    #[inline]
+    pub(crate) fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        if self.done || self.is_holding() {
+            return self.replay(up, cx);
         }
-        let data = self.ahead.pop_front()?;
-        if self.ahead.is_empty() {
-            // a stream may go on for hours, and needs the room no more
-            self.ahead = VecDeque::new();
+        match up.poll(cx) {
+            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                self.done = last;
+                Poll::Ready(Some(Ok(self.slice(data))))
+            }
+            other => other,
         }
-        Some(data)
+    }
+
+    fn replay(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        let data = self.next.take().or_else(|| self.ahead.pop_front());
+        if let Some(data) = data {
+            if self.ahead.is_empty() {
+                // a stream may go on for hours, and needs the room no more
+                self.ahead = VecDeque::new();
+            }
+            self.held -= data.len() as u64;
+            return Poll::Ready(Some(Ok(self.slice(data))));
+        }
+        match self.last.take() {
+            Some(last) => Poll::Ready(Some(last.map(|frame| Piece::Other(Box::new(frame))))),
+            None if self.done => Poll::Ready(None),
+            None => up.poll(cx),
+        }
     }
 
     /// Keeps what of this data is too long for one poll.
     #[inline]
-    fn slice(&mut self, mut data: Bytes) -> Bytes {
+    fn slice(&mut self, mut data: Bytes) -> Piece {
         if data.len() > SLICE {
             let rest = data.split_off(SLICE);
             self.held += rest.len() as u64;
             self.next = Some(rest);
         }
-        data
-    }
-}
-
-impl<B> Body for Replay<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(data) = self.take_data() {
-            self.held -= data.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(self.slice(data)))));
-        }
-        if let Some(last) = self.last.take() {
-            return Poll::Ready(Some(*last));
-        }
-        if self.done {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(match ready!(self.inner.as_mut().poll_frame(cx)) {
-            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
-                Ok(data) => Frame::data(self.slice(data)),
-                Err(other) => other,
-            })),
-            Some(Err(error)) => {
-                self.done = true;
-                Some(Err(error.into()))
-            }
-            None => {
-                self.done = true;
-                None
-            }
-        })
+        let last = self.done && !self.is_holding();
+        Piece::Data { data, last }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.next.is_none()
-            && self.ahead.is_empty()
-            && self.last.is_none()
-            && (self.done || self.inner.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let inner = self.inner.size_hint();
+    pub(crate) fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let inner = up.size_hint();
         let mut hint = SizeHint::new();
         // an exact hint becomes a Content-Length, and then an h1 server drops trailers, and never asks for an error
         if let (Some(upper), None) = (inner.upper(), &self.last) {
@@ -205,72 +169,91 @@ where
     }
 }
 
-impl<B> fmt::Debug for Replay<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replay")
-            .field("held", &self.held)
-            .field("done", &self.done)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
+    use tower_stream_core::Exchange;
+
     use super::*;
 
-    /// Gives some data, then fails; and then knows for sure that nothing more comes.
-    struct Failing(u8);
+    /// Ready pieces; after the last one it says what is left.
+    struct Pieces(VecDeque<Result<Piece, BoxError>>);
 
-    impl Body for Failing {
-        type Data = Bytes;
-        type Error = BoxError;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-            self.0 += 1;
-            Poll::Ready(match self.0 {
-                1 => Some(Ok(Frame::data(Bytes::from("abc")))),
-                2 => Some(Err("disk gone".into())),
-                _ => None,
-            })
-        }
-
+    impl Hints for Pieces {
         fn size_hint(&self) -> SizeHint {
-            match self.0 {
-                0 | 1 => SizeHint::default(),
-                _ => SizeHint::with_exact(0),
+            match self.0.len() {
+                0 => SizeHint::with_exact(0),
+                _ => SizeHint::default(),
             }
         }
+
+        fn is_end_stream(&self) -> bool {
+            false
+        }
+    }
+
+    impl Source for Pieces {
+        fn poll(&mut self, _: &mut StageContext<'_, '_>) -> Polled {
+            Poll::Ready(self.0.pop_front())
+        }
+
+        fn discard(&mut self, _: &mut StageContext<'_, '_>) {
+            self.0.clear();
+        }
+    }
+
+    fn with_context<T>(run: impl FnOnce(&mut StageContext<'_, '_>) -> T) -> T {
+        run(&mut StageContext {
+            task: &mut Context::from_waker(Waker::noop()),
+            exchange: &mut Exchange::new(),
+        })
     }
 
     #[test]
     fn an_error_found_ahead_leaves_the_size_open() {
-        let mut body = Replay::new(Failing(0));
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert_eq!(body.look_ahead(&mut cx, 100, None), Ahead::Failed);
-        assert_eq!(body.size_hint().lower(), 3);
-        assert_eq!(
-            body.size_hint().exact(),
-            None,
-            "as a Content-Length it would hide the error"
-        );
+        let pieces = [Ok(Piece::open("abc".into())), Err("disk gone".into())];
+        let (mut replay, mut up) = (Replay::default(), Pieces(pieces.into()));
+        let ahead = with_context(|cx| replay.look_ahead(&mut up, cx, 100, None));
+        assert_eq!(ahead, Ahead::Failed);
+        assert_eq!(replay.error_ahead().unwrap().to_string(), "disk gone");
+        let hint = replay.size_hint(&up);
+        assert_eq!(hint.lower(), 3);
+        let exact = hint.exact();
+        assert_eq!(exact, None, "as a Content-Length it would hide the error");
     }
+
     #[test]
     fn what_was_polled_ahead_leaves_no_room_behind() {
-        use tower_stream_core::mock::{MockBody, data};
+        for (count, room) in [(1, false), (100, true)] {
+            let pieces = (0..count).map(|_| Ok(Piece::open("abc".into())));
+            let (mut replay, mut up) = (Replay::default(), Pieces(pieces.collect()));
+            with_context(|cx| {
+                assert_eq!(replay.look_ahead(&mut up, cx, 1000, None), Ahead::Whole);
+                assert_eq!(replay.ahead.capacity() > 0, room, "{count} frames");
+                for left in (0..count).rev() {
+                    let Poll::Ready(Some(Ok(piece))) = replay.poll(&mut up, cx) else {
+                        panic!("{left} are left")
+                    };
+                    assert_eq!(piece.is_last(), left == 0);
+                }
+                assert!(matches!(replay.poll(&mut up, cx), Poll::Ready(None)));
+            });
+            assert_eq!((replay.held, replay.ahead.capacity()), (0, 0));
+        }
+    }
 
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        for (frames, room) in [(1, false), (100, true)] {
-            let mut body = Replay::new(MockBody::new((0..frames).map(|_| data("abc"))));
-            assert_eq!(body.look_ahead(&mut cx, 1000, None), Ahead::Whole);
-            assert_eq!(body.ahead.capacity() > 0, room, "{frames} frames");
-            for _ in 0..frames {
-                assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
-            }
-            assert_eq!((body.held, body.ahead.capacity()), (0, 0));
-            assert!(body.is_end_stream());
+    #[test]
+    fn the_last_slice_of_the_last_frame_ends_the_body() {
+        let data = Bytes::from(vec![0; 2 * SLICE + 1]);
+        let mut up = Pieces([Ok(Piece::Data { data, last: true })].into());
+        let mut replay = Replay::default();
+        for (len, last) in [(SLICE, false), (SLICE, false), (1, true)] {
+            let Poll::Ready(Some(Ok(piece))) = with_context(|cx| replay.poll(&mut up, cx)) else {
+                panic!("a slice")
+            };
+            assert_eq!((piece.data().unwrap().len(), piece.is_last()), (len, last));
+            assert_eq!(replay.is_holding(), !last);
         }
     }
 }

@@ -6,16 +6,16 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
-use tower_stream_digest::{
-    DigestBody, DigestFuture, VerifyBody, VerifyDigestFuture, VerifyRequestDigestFuture,
-};
+use tower_stream_core::wrapper::{ResponseBody, ResponseFuture};
+use tower_stream_digest::{DigestLayer, VerifyBody, VerifyDigestLayer, VerifyRequestDigestFuture};
 
 const POINTER: usize = size_of::<usize>();
 
 #[test]
 fn a_body_grows_by_a_pointer_at_most() {
     fn check<B>() {
-        assert!(size_of::<DigestBody<B>>() <= size_of::<B>() + POINTER);
+        assert!(size_of::<ResponseBody<B, DigestLayer>>() <= size_of::<B>() + POINTER);
+        assert!(size_of::<ResponseBody<B, VerifyDigestLayer>>() <= size_of::<B>() + POINTER);
         assert!(size_of::<VerifyBody<B>>() <= size_of::<B>() + POINTER);
     }
     check::<Body>();
@@ -26,10 +26,12 @@ fn a_body_grows_by_a_pointer_at_most() {
 #[test]
 fn a_future_grows_by_a_pointer() {
     fn check<F>() {
-        assert_eq!(size_of::<DigestFuture<F>>(), size_of::<F>() + POINTER);
+        // the wrapper knows whether the future inside is done
+        let wrapped = size_of::<Option<F>>() + POINTER;
+        assert_eq!(size_of::<ResponseFuture<F, Body, DigestLayer>>(), wrapped);
         assert_eq!(
-            size_of::<VerifyDigestFuture<F, Body>>(),
-            size_of::<F>() + POINTER
+            size_of::<ResponseFuture<F, Body, VerifyDigestLayer>>(),
+            wrapped
         );
         assert_eq!(
             size_of::<VerifyRequestDigestFuture<F>>(),

@@ -73,7 +73,7 @@ pub use slot::{
     AfterEncoding, AfterEncodingFuture, BeforeEncoding, BeforeEncodingFuture, CompressionSlot,
     EncodedBody, PlainBody,
 };
-pub use stack::{Inner, StreamStack, Whole};
+pub use stack::{InnerStack, OuterStack, Stacked, StreamStack};
 pub use tower_stream_core as body;
 #[cfg(feature = "digest")]
 pub use tower_stream_digest as digest;

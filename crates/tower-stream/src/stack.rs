@@ -1,29 +1,57 @@
 //! All layers, in the order that works.
 
 use tower_layer::{Identity, Layer};
-#[cfg(any(
-    feature = "drain",
-    feature = "errors",
-    feature = "ids",
-    feature = "metrics",
-    feature = "trace"
-))]
 use tower_stream_core::wrapper::Wrapped;
+
+#[cfg(feature = "drain")]
+use tower_stream_drain::Drain;
 
 use crate::CompressionSlot;
 
-#[cfg(feature = "digest")]
-use tower_stream_digest::{DigestLayer, DigestService, VerifyDigestLayer, VerifyDigestService};
-#[cfg(feature = "drain")]
-use tower_stream_drain::{Drain, DrainLayer, FarewellLayer};
-#[cfg(feature = "errors")]
-use tower_stream_errors::ErrorWriterLayer;
-#[cfg(feature = "ids")]
-use tower_stream_ids::{RequestIdLayer, SequenceLayer};
-#[cfg(feature = "metrics")]
-use tower_stream_metrics::StreamMetricsLayer;
-#[cfg(feature = "trace")]
-use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
+/// The layer that stands in a slot of the stack, and how it is when it is off. Where its feature is off, it is `()`, which is a
+/// layer that is off too.
+macro_rules! slots {
+    ($($feature:literal $layer:ident of $crate_name:ident;)*) => {$(
+        #[cfg(feature = $feature)]
+        use $crate_name::$layer;
+        #[cfg(not(feature = $feature))]
+        type $layer = ();
+        impl_off!($feature $layer);
+    )*};
+}
+
+/// A layer that is off.
+trait Off {
+    fn off() -> Self;
+}
+
+impl Off for () {
+    fn off() -> Self {}
+}
+
+macro_rules! impl_off {
+    ($feature:literal $layer:ident) => {
+        #[cfg(feature = $feature)]
+        impl Off for $layer {
+            fn off() -> Self {
+                Self::off()
+            }
+        }
+    };
+}
+
+slots! {
+    "ids" RequestIdLayer of tower_stream_ids;
+    "trace" RequestSpanLayer of tower_stream_trace;
+    "metrics" StreamMetricsLayer of tower_stream_metrics;
+    "drain" DrainLayer of tower_stream_drain;
+    "digest" DigestLayer of tower_stream_digest;
+    "errors" ErrorWriterLayer of tower_stream_errors;
+    "drain" FarewellLayer of tower_stream_drain;
+    "trace" ChunkSpanLayer of tower_stream_trace;
+    "ids" SequenceLayer of tower_stream_ids;
+    "digest" VerifyDigestLayer of tower_stream_digest;
+}
 
 /// The recommended stack of layers, as one layer of one concrete type.
 ///
@@ -63,100 +91,124 @@ use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is given to it"]
 pub struct StreamStack<C = Identity> {
-    #[cfg(feature = "ids")]
-    request_id: RequestIdLayer,
-    #[cfg(feature = "trace")]
-    request_span: RequestSpanLayer,
-    #[cfg(feature = "metrics")]
-    metrics: StreamMetricsLayer,
-    #[cfg(feature = "drain")]
-    drain: DrainLayer,
-    #[cfg(feature = "digest")]
-    digest: DigestLayer,
+    outside: Outside,
     compression: C,
-    #[cfg(feature = "errors")]
+    inside: Inside,
+}
+
+/// The layers outside of the compression.
+#[derive(Clone, Debug)]
+struct Outside {
+    request_id: RequestIdLayer,
+    request_span: RequestSpanLayer,
+    metrics: StreamMetricsLayer,
+    drain: DrainLayer,
+    digest: DigestLayer,
+}
+
+/// The layers inside of the compression.
+#[derive(Clone, Debug)]
+struct Inside {
     errors: ErrorWriterLayer,
-    #[cfg(feature = "drain")]
     farewell: FarewellLayer,
-    #[cfg(feature = "trace")]
     chunk_span: ChunkSpanLayer,
-    #[cfg(feature = "ids")]
     sequence: SequenceLayer,
-    #[cfg(feature = "digest")]
     verify: VerifyDigestLayer,
 }
 
-/// Names the service that a layer makes, or the service itself where the layer's feature is off.
-macro_rules! wrapped {
-    ($($feature:literal $name:ident<$s:ident> = $service:ty;)*) => {$(
-        #[cfg(feature = $feature)]
-        type $name<$s> = $service;
-        #[cfg(not(feature = $feature))]
-        type $name<$s> = $s;
-    )*};
+type OutsideLayers = (
+    RequestIdLayer,
+    (
+        RequestSpanLayer,
+        (StreamMetricsLayer, (DrainLayer, DigestLayer)),
+    ),
+);
+
+type InsideLayers = (
+    ErrorWriterLayer,
+    (
+        FarewellLayer,
+        (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+    ),
+);
+
+impl Outside {
+    fn layers(&self) -> OutsideLayers {
+        let Self {
+            request_id,
+            request_span,
+            metrics,
+            drain,
+            digest,
+        } = self.clone();
+        (request_id, (request_span, (metrics, (drain, digest))))
+    }
 }
 
-wrapped! {
-    "ids" Identified<S> = Wrapped<S, RequestIdLayer>;
-    "trace" Spanned<S> = Wrapped<S, RequestSpanLayer>;
-    "metrics" Measured<S> = Wrapped<S, StreamMetricsLayer>;
-    "drain" Drained<S> = Wrapped<S, DrainLayer>;
-    "digest" Digested<S> = DigestService<S>;
-    "errors" Written<S> = Wrapped<S, ErrorWriterLayer>;
-    "drain" Farewelled<S> = Wrapped<S, FarewellLayer>;
-    "trace" Chunked<S> = Wrapped<S, ChunkSpanLayer>;
-    "ids" Sequenced<S> = Wrapped<S, SequenceLayer>;
-    "digest" Verified<S> = VerifyDigestService<S>;
+impl Inside {
+    fn layers(&self) -> InsideLayers {
+        let Self {
+            errors,
+            farewell,
+            chunk_span,
+            sequence,
+            verify,
+        } = self.clone();
+        (errors, (farewell, (chunk_span, (sequence, verify))))
+    }
 }
+
+/// A service under a whole [`StreamStack`]: one wrapper, so one future, one body and one allocation a request.
+pub type Stacked<S> = Wrapped<S, (OutsideLayers, InsideLayers)>;
 
 /// The layers inside of the compression, around a service.
-pub type Inner<S> = Written<Farewelled<Chunked<Sequenced<Verified<S>>>>>;
+pub type InnerStack<S> = Wrapped<S, InsideLayers>;
 
 /// The layers outside of the compression, around a service.
-pub type Whole<S> = Identified<Spanned<Measured<Drained<Digested<S>>>>>;
+pub type OuterStack<S> = Wrapped<S, OutsideLayers>;
 
 impl StreamStack {
     /// The stack with its defaults: request ids, request spans, chunk spans by the global tracer, and the error writer.
     ///
     /// The global tracer is looked up now: set the provider first. Without one, chunk spans cost nothing.
     pub fn new() -> Self {
-        Self {
-            #[cfg(feature = "ids")]
-            request_id: RequestIdLayer::new(),
-            #[cfg(feature = "trace")]
-            request_span: RequestSpanLayer::new(),
-            #[cfg(feature = "trace")]
-            chunk_span: ChunkSpanLayer::new(opentelemetry::global::tracer("tower-stream")),
-            #[cfg(feature = "errors")]
-            errors: ErrorWriterLayer::new(),
-            ..Self::off()
+        #[allow(unused_mut)]
+        let mut stack = Self::off();
+        #[cfg(feature = "ids")]
+        {
+            stack.outside.request_id = RequestIdLayer::new();
         }
+        #[cfg(feature = "trace")]
+        {
+            stack.outside.request_span = RequestSpanLayer::new();
+            let tracer = opentelemetry::global::tracer("tower-stream");
+            stack.inside.chunk_span = ChunkSpanLayer::new(tracer);
+        }
+        #[cfg(feature = "errors")]
+        {
+            stack.inside.errors = ErrorWriterLayer::new();
+        }
+        stack
     }
 
     /// The stack with every layer off, to switch on some: bytes and heads pass untouched.
     pub fn off() -> Self {
         Self {
-            #[cfg(feature = "ids")]
-            request_id: RequestIdLayer::off(),
-            #[cfg(feature = "trace")]
-            request_span: RequestSpanLayer::off(),
-            #[cfg(feature = "metrics")]
-            metrics: StreamMetricsLayer::off(),
-            #[cfg(feature = "drain")]
-            drain: DrainLayer::off(),
-            #[cfg(feature = "digest")]
-            digest: DigestLayer::off(),
+            outside: Outside {
+                request_id: Off::off(),
+                request_span: Off::off(),
+                metrics: Off::off(),
+                drain: Off::off(),
+                digest: Off::off(),
+            },
             compression: Identity::new(),
-            #[cfg(feature = "errors")]
-            errors: ErrorWriterLayer::off(),
-            #[cfg(feature = "drain")]
-            farewell: FarewellLayer::off(),
-            #[cfg(feature = "trace")]
-            chunk_span: ChunkSpanLayer::off(),
-            #[cfg(feature = "ids")]
-            sequence: SequenceLayer::off(),
-            #[cfg(feature = "digest")]
-            verify: VerifyDigestLayer::off(),
+            inside: Inside {
+                errors: Off::off(),
+                farewell: Off::off(),
+                chunk_span: Off::off(),
+                sequence: Off::off(),
+                verify: Off::off(),
+            },
         }
     }
 }
@@ -171,46 +223,43 @@ impl<C> StreamStack<C> {
     /// Request ids as this layer makes them. Default: on, taken from `x-request-id` or made.
     #[cfg(feature = "ids")]
     pub fn request_id(mut self, layer: RequestIdLayer) -> Self {
-        self.request_id = layer;
+        self.outside.request_id = layer;
         self
     }
 
     /// Request spans as this layer makes them. Default: on.
     #[cfg(feature = "trace")]
     pub fn request_span(mut self, layer: RequestSpanLayer) -> Self {
-        self.request_span = layer;
+        self.outside.request_span = layer;
         self
     }
 
     /// Measures streams. Default: off, for it needs a meter.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, layer: StreamMetricsLayer) -> Self {
-        self.metrics = layer;
+        self.outside.metrics = layer;
         self
     }
 
     /// Takes part in this drain: requests are admitted and counted, streams get their farewell. Default: off.
     #[cfg(feature = "drain")]
-    pub fn drain(self, drain: &Drain) -> Self {
-        let farewell = drain.farewell();
-        Self {
-            drain: drain.layer(),
-            ..self
-        }
-        .farewell(farewell)
+    pub fn drain(mut self, drain: &Drain) -> Self {
+        self.outside.drain = drain.layer();
+        self.inside.farewell = drain.farewell();
+        self
     }
 
     /// Ends streams as this layer does, with a policy of its own say. After [`StreamStack::drain`], which sets it too.
     #[cfg(feature = "drain")]
     pub fn farewell(mut self, layer: FarewellLayer) -> Self {
-        self.farewell = layer;
+        self.inside.farewell = layer;
         self
     }
 
     /// Announces the digest of what is sent: `DigestLayer::md5()`, `DigestLayer::sha256()`. Default: off.
     #[cfg(feature = "digest")]
     pub fn digest(mut self, layer: DigestLayer) -> Self {
-        self.digest = layer;
+        self.outside.digest = layer;
         self
     }
 
@@ -226,48 +275,30 @@ impl<C> StreamStack<C> {
     /// ```
     pub fn compression<L>(self, layer: L) -> StreamStack<CompressionSlot<L>> {
         StreamStack {
-            #[cfg(feature = "ids")]
-            request_id: self.request_id,
-            #[cfg(feature = "trace")]
-            request_span: self.request_span,
-            #[cfg(feature = "metrics")]
-            metrics: self.metrics,
-            #[cfg(feature = "drain")]
-            drain: self.drain,
-            #[cfg(feature = "digest")]
-            digest: self.digest,
+            outside: self.outside,
             compression: CompressionSlot::new(layer),
-            #[cfg(feature = "errors")]
-            errors: self.errors,
-            #[cfg(feature = "drain")]
-            farewell: self.farewell,
-            #[cfg(feature = "trace")]
-            chunk_span: self.chunk_span,
-            #[cfg(feature = "ids")]
-            sequence: self.sequence,
-            #[cfg(feature = "digest")]
-            verify: self.verify,
+            inside: self.inside,
         }
     }
 
     /// Writes errors as this layer does. Default: on, for every kind of stream that it knows.
     #[cfg(feature = "errors")]
     pub fn errors(mut self, layer: ErrorWriterLayer) -> Self {
-        self.errors = layer;
+        self.inside.errors = layer;
         self
     }
 
     /// Chunk spans as this layer makes them. Default: by the global tracer.
     #[cfg(feature = "trace")]
     pub fn chunk_span(mut self, layer: ChunkSpanLayer) -> Self {
-        self.chunk_span = layer;
+        self.inside.chunk_span = layer;
         self
     }
 
     /// Stamps records with ids. Default: off, for it changes what is sent.
     #[cfg(feature = "ids")]
     pub fn sequence(mut self, layer: SequenceLayer) -> Self {
-        self.sequence = layer;
+        self.inside.sequence = layer;
         self
     }
 
@@ -275,39 +306,28 @@ impl<C> StreamStack<C> {
     /// that is known. Default: off.
     #[cfg(feature = "digest")]
     pub fn verify(mut self, layer: VerifyDigestLayer) -> Self {
-        self.verify = layer;
+        self.inside.verify = layer;
         self
     }
 }
 
-impl<S, C> Layer<S> for StreamStack<C>
-where
-    C: Layer<Inner<S>>,
-{
-    type Service = Whole<C::Service>;
+impl<S> Layer<S> for StreamStack {
+    type Service = Stacked<S>;
 
     fn layer(&self, service: S) -> Self::Service {
-        #[cfg(feature = "digest")]
-        let service = self.verify.layer(service);
-        #[cfg(feature = "ids")]
-        let service = self.sequence.layer(service);
-        #[cfg(feature = "trace")]
-        let service = self.chunk_span.layer(service);
-        #[cfg(feature = "drain")]
-        let service = self.farewell.layer(service);
-        #[cfg(feature = "errors")]
-        let service = self.errors.layer(service);
+        Wrapped::new(service, (self.outside.layers(), self.inside.layers()))
+    }
+}
+
+impl<S, L> Layer<S> for StreamStack<CompressionSlot<L>>
+where
+    CompressionSlot<L>: Layer<InnerStack<S>>,
+{
+    type Service = OuterStack<<CompressionSlot<L> as Layer<InnerStack<S>>>::Service>;
+
+    fn layer(&self, service: S) -> Self::Service {
+        let service = Wrapped::new(service, self.inside.layers());
         let service = self.compression.layer(service);
-        #[cfg(feature = "digest")]
-        let service = self.digest.layer(service);
-        #[cfg(feature = "drain")]
-        let service = self.drain.layer(service);
-        #[cfg(feature = "metrics")]
-        let service = self.metrics.layer(service);
-        #[cfg(feature = "trace")]
-        let service = self.request_span.layer(service);
-        #[cfg(feature = "ids")]
-        let service = self.request_id.layer(service);
-        service
+        Wrapped::new(service, self.outside.layers())
     }
 }

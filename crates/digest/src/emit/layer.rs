@@ -1,22 +1,18 @@
 //! The layer and its options.
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
+use std::{fmt, sync::Arc};
+
+use http::{Method, Request, Uri, response::Parts};
+use tower_layer::Layer;
+use tower_stream_core::{
+    Exchange, StreamEnd,
+    wrapper::{Begin, Hook, Wrapped},
 };
 
-use bytes::Bytes;
-use http::{Method, Request, Response, Uri, response::Parts};
-use http_body::Body;
-use tower_layer::Layer;
-use tower_service::Service;
-use tower_stream_core::{BoxError, StreamEnd};
-
-use super::{DigestBody, DigestFuture, future::Call};
+use super::DigestStage;
 use crate::{
     Algorithm, Announce, DigestValue, Md5, Placement, Placements, Segments,
-    algorithm::ErasedAlgorithm, announce::Counts, later::Callback, layer::Layered, replay::SLICE,
+    algorithm::ErasedAlgorithm, announce::Counts, handle::Callback, replay::SLICE,
 };
 
 /// Announces the digest of each response body: the digest of the bytes that are really sent.
@@ -33,8 +29,8 @@ use crate::{
 ///
 /// Looking ahead never delays a body: the first `Pending` releases all that is there. Trailers of the body itself are kept
 /// and the digest is added to them. A digest field that the response already has is not replaced, unless
-/// [`overwrite`](Self::overwrite) is set or the [`ExpectedDigest`](tower_stream_core::ExpectedDigest) behind it was made for another
-/// content coding.
+/// [`overwrite`](Self::overwrite) is set or the [`ExpectedDigest`](tower_stream_core::ExpectedDigest) behind it was made
+/// for another content coding.
 ///
 /// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is left alone. A 206 gets the digest of its part.
 ///
@@ -229,44 +225,30 @@ impl fmt::Debug for Config {
 }
 
 impl<S> Layer<S> for DigestLayer {
-    type Service = DigestService<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Layered {
-            inner,
-            layer: self.clone(),
+        Wrapped::new(inner, self.clone())
+    }
+}
+
+impl Hook for DigestLayer {
+    type Stage = DigestStage;
+
+    fn is_off(&self) -> bool {
+        !self.0.on
+    }
+
+    fn on_request<B: 'static>(&self, request: &mut Request<B>, _: &Exchange) -> Begin<DigestStage> {
+        match self.0.on {
+            true => Begin::Follow(DigestStage::new(&self.0, request)),
+            false => Begin::Pass,
         }
     }
 }
 
-/// What [`DigestLayer`] makes of a service.
-pub type DigestService<S> = Layered<S, DigestLayer>;
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for DigestService<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
-{
-    type Response = Response<DigestBody<ResBody>>;
-    type Error = S::Error;
-    type Future = DigestFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = &self.layer.0;
-        let call = config
-            .on
-            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
-        DigestFuture::new(self.inner.call(request), call)
-    }
-}
-
 /// What was sent of one response. Reported once for each body that is hashed: to
-/// [`on_sent`](DigestLayer::on_sent), and as a [`Later<Sent>`](crate::Later) in the response extensions.
+/// [`on_sent`](DigestLayer::on_sent), and as a [`DigestHandle<Sent>`](crate::DigestHandle) in the response extensions.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sent {

@@ -1,13 +1,11 @@
 //! Announcing the digest of what is sent.
 
-mod body;
-mod future;
 mod layer;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    body::{DigestBody, HashedBody},
-    future::DigestFuture,
-    layer::{DigestLayer, DigestService, Sent},
+    layer::{DigestLayer, Sent},
+    stage::DigestStage,
 };

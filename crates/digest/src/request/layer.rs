@@ -1,31 +1,23 @@
-//! The layer, its service and its future.
+//! The layer and its options.
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use pin_project_lite::pin_project;
 use tower_layer::Layer;
-use tower_service::Service;
-use tower_stream_core::{BoxError, Delivery, Fault, FaultKind, Observation, RequestId};
+use tower_stream_core::{BoxError, Delivery, Exchange, RequestId};
 
+use super::{VerifyBody, VerifyRequestDigest, service::Upload};
 use crate::{
     Algorithm, Md5,
     algorithm::ErasedAlgorithm,
     fields,
-    layer::Layered,
-    replay::Replay,
-    verify::{
-        self, Checker, Config, OnBadPromise, Verification, VerifyBody, bad_promise, instead_of,
-        problem,
-    },
+    verify::{self, Checker, Config, OnBadPromise, Verification, bad_promise},
 };
 
 /// Checks each request body, an upload, against the digest that the client promised.
@@ -40,9 +32,12 @@ use crate::{
 /// frame. Pieces that were read before the end are not verified yet.
 ///
 /// A response whose head is sent before the request body was read to its end cannot be replaced any more. The outcome is
-/// a [`Later<Verification>`](crate::Later) in the request extensions.
+/// a [`DigestHandle<Verification>`](crate::DigestHandle) in the request extensions.
 ///
 /// Put it outside of a layer that decompresses requests: what is promised is the body as it was sent.
+///
+/// It has a service of its own, because it changes the type of the request's body, which a
+/// [`Wrapped`](tower_stream_core::wrapper::Wrapped) does not.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -144,74 +139,20 @@ impl fmt::Debug for VerifyRequestDigestLayer {
 }
 
 impl<S> Layer<S> for VerifyRequestDigestLayer {
-    type Service = VerifyRequestDigestService<S>;
+    type Service = VerifyRequestDigest<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Layered {
+        VerifyRequestDigest {
             inner,
             layer: self.clone(),
         }
     }
 }
 
-/// What [`VerifyRequestDigestLayer`] makes of a service.
-pub type VerifyRequestDigestService<S> = Layered<S, VerifyRequestDigestLayer>;
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyRequestDigestService<S>
-where
-    S: Service<Request<VerifyBody<ReqBody>>, Response = Response<ResBody>>,
-    ReqBody: Body<Data = Bytes>,
-    ReqBody::Error: Into<BoxError>,
-{
-    type Response = Response<VerifyBody<ResBody>>;
-    type Error = S::Error;
-    type Future = VerifyRequestDigestFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let step = match self.layer.check(request) {
-            Ok((request, upload)) => Step::Called {
-                inner: self.inner.call(request),
-                upload,
-            },
-            Err(answer) => Step::Refused {
-                answer: Some(answer),
-            },
-        };
-        VerifyRequestDigestFuture { step }
-    }
-}
-
-/// An upload that is being read.
-struct Upload {
-    /// of the request body, which is not the response's
-    fault: Fault,
-    id: Option<RequestId>,
-}
-
-impl Upload {
-    /// The answer, if the bytes were not those promised.
-    fn bad_digest(&self) -> Option<Response<Bytes>> {
-        let cause = self
-            .fault
-            .cause()
-            .filter(|cause| cause.kind() == FaultKind::DigestMismatch)?;
-        Some(problem(
-            StatusCode::BAD_REQUEST,
-            "BadDigest",
-            cause.message(),
-            self.id.as_ref(),
-        ))
-    }
-}
-
 type Checked<B> = (Request<VerifyBody<B>>, Option<Box<Upload>>);
 
 impl VerifyRequestDigestLayer {
-    fn check<B>(&self, request: Request<B>) -> Result<Checked<B>, Box<Response<Bytes>>>
+    pub(super) fn check<B>(&self, request: Request<B>) -> Result<Checked<B>, Box<Response<Bytes>>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -224,84 +165,36 @@ impl VerifyRequestDigestLayer {
 
         let facts = verify::Request::of(&request);
         let upload = Upload {
-            fault: Fault::new(),
-            id: facts.id.clone(),
+            exchange: Exchange::new(),
+            id: RequestId::of(request.extensions()).cloned(),
         };
         let (mut head, body) = request.into_parts();
         // a method whose response always has a body: what is asked for is the length
         let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
-        let mut checker = Checker::new(&promised, whole, delivery.declared_length(), facts, config);
-        head.extensions.insert(checker.later());
+        let declared = delivery.declared_length();
+        let mut checker = Checker::new(&promised, whole, declared, facts, config);
+        head.extensions.insert(checker.handle());
         if let Some(bad) = config.refused(&promised, "request head", &head.uri) {
+            report(&mut checker);
             let answer = bad_promise(StatusCode::BAD_REQUEST, bad, upload.id.as_ref());
-            // its drop reports the outcome
-            drop(Observation::new(checker, upload.fault));
             return Err(Box::new(answer));
         }
-        if body.is_end_stream() || delivery.declared_length() == Some(0) {
+        if body.is_end_stream() || declared == Some(0) {
             // a handler has no reason to poll it
             if let Err(error) = checker.judge_ahead(std::iter::empty(), None) {
-                upload.fault.record(error.cause().clone());
+                upload.exchange.record(error.cause().clone());
             }
         }
-        let observation = Observation::new(checker, upload.fault.clone());
         if let Some(answer) = upload.bad_digest() {
+            report(&mut checker);
             return Err(Box::new(answer));
         }
-        let body = verify::checked(Replay::new(body), observation, delivery);
+        let body = VerifyBody::checked(body, checker, upload.exchange.clone());
         Ok((Request::from_parts(head, body), Some(Box::new(upload))))
     }
 }
 
-pin_project! {
-    /// The future of [`VerifyRequestDigestService`].
-    pub struct VerifyRequestDigestFuture<F> {
-        #[pin]
-        step: Step<F>,
-    }
-}
-
-pin_project! {
-    #[project = StepProjection]
-    enum Step<F> {
-        Called { #[pin] inner: F, upload: Option<Box<Upload>> },
-        Refused { answer: Option<Box<Response<Bytes>>> },
-    }
-}
-
-impl<F> fmt::Debug for VerifyRequestDigestFuture<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifyRequestDigestFuture")
-            .finish_non_exhaustive()
-    }
-}
-
-impl<F, B, E> Future for VerifyRequestDigestFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = Result<Response<VerifyBody<B>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match self.project().step.project() {
-            StepProjection::Refused { answer } => {
-                let answer = answer.take().expect("not polled after it was ready");
-                Ok(answer.map(verify::answer))
-            }
-            StepProjection::Called { inner, upload } => {
-                let answered = ready!(inner.poll(cx));
-                match upload.as_ref().and_then(|upload| upload.bad_digest()) {
-                    None => answered.map(|response| response.map(VerifyBody::off)),
-                    // also when the handler failed over it
-                    Some(answer) => Ok(match answered {
-                        Err(_) => answer.map(verify::answer),
-                        Ok(response) => {
-                            let (head, document) = instead_of(response.into_parts().0, answer);
-                            Response::from_parts(head, verify::answer(document))
-                        }
-                    }),
-                }
-            }
-        })
-    }
+/// Tells the outcome of an upload that the handler will not see. A panic of the callback is swallowed.
+fn report(checker: &mut Checker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| checker.report()));
 }

@@ -11,8 +11,8 @@ use tower_stream_core::{
 };
 
 use crate::{
-    Later, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody, VerifyRequestDigestLayer,
-    testing::md5_hex,
+    DigestHandle, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
+    VerifyRequestDigestLayer, testing::md5_hex,
 };
 
 type Upload = Request<VerifyBody<MockBody>>;
@@ -33,7 +33,7 @@ struct Seen {
     status: StatusCode,
     answer: String,
     outcomes: Vec<Verification>,
-    later: Option<Later<Verification>>,
+    handle: Option<DigestHandle<Verification>>,
 }
 
 async fn send(
@@ -48,7 +48,10 @@ async fn send(
     let handler = service_fn(move |request: Upload| {
         let see = Arc::clone(&see);
         async move {
-            see.lock().1 = request.extensions().get::<Later<Verification>>().cloned();
+            see.lock().1 = request
+                .extensions()
+                .get::<DigestHandle<Verification>>()
+                .cloned();
             let read = request
                 .into_body()
                 .collect()
@@ -71,14 +74,14 @@ async fn send(
         .unwrap();
     let status = response.status();
     let answer = response.into_body().collect().await.unwrap().to_bytes();
-    let (read, later) = std::mem::take(&mut *seen.lock());
+    let (read, handle) = std::mem::take(&mut *seen.lock());
     let outcomes = std::mem::take(&mut *outcomes.lock());
     Seen {
         read,
         status,
         answer: String::from_utf8(answer.to_vec()).unwrap(),
         outcomes,
-        later,
+        handle,
     }
 }
 
@@ -100,7 +103,7 @@ async fn a_good_upload_is_stored() {
         assert_eq!((seen.status, &*seen.answer), (StatusCode::OK, "stored"));
         assert_eq!(seen.outcomes.len(), 1);
         assert_eq!(
-            seen.later.unwrap().get().unwrap().verdict,
+            seen.handle.unwrap().get().unwrap().verdict,
             Verdict::Verified
         );
     }
@@ -188,7 +191,7 @@ async fn what_is_not_a_matter_of_digests_stays_as_it_is() {
     )
     .await;
     assert_eq!((seen.status, seen.outcomes.len()), (StatusCode::OK, 0));
-    assert!(seen.later.is_none());
+    assert!(seen.handle.is_none());
     // off
     let seen = send(
         VerifyRequestDigestLayer::off(),

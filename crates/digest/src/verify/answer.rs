@@ -36,13 +36,10 @@ pub(crate) fn bad_promise(
 
 /// Puts an answer in the place of a head that was ready, of which only `Connection`, `Vary` and the CORS headers are still
 /// true.
-pub(crate) fn instead_of(
-    head: http::response::Parts,
-    answer: Response<Bytes>,
-) -> (http::response::Parts, Bytes) {
+pub(crate) fn instead_of(head: &mut http::response::Parts, answer: Response<Bytes>) -> Bytes {
     let (mut parts, document) = answer.into_parts();
     head_replaced(&head.headers, &mut parts.headers);
-    parts.version = head.version;
-    parts.extensions = head.extensions;
-    (parts, document)
+    head.status = parts.status;
+    head.headers = parts.headers;
+    document
 }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
-use http_body::Frame;
-use tower_stream_core::{Observe, RequestId, StreamEnd};
+use tower_stream_core::{BoxError, Cause, FaultKind};
 
 use super::{DigestError, Unverifiable, Verdict, Verification, layer::Config};
 use crate::{
-    DigestValue, Later,
+    DigestHandle, DigestValue,
     algorithm::ErasedAlgorithm,
     fields::{self, BadPromise, Promised},
     hasher::Run,
@@ -20,7 +19,6 @@ use crate::{
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    pub(crate) id: Option<RequestId>,
 }
 
 impl Request {
@@ -28,7 +26,6 @@ impl Request {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
-            id: RequestId::of(request.extensions()).cloned(),
         }
     }
 }
@@ -45,7 +42,7 @@ pub(crate) struct Checker {
     bytes: u64,
     verdict: Option<Verdict>,
     request: Request,
-    later: Later<Verification>,
+    handle: DigestHandle<Verification>,
     config: Arc<Config>,
 }
 
@@ -101,7 +98,7 @@ impl Checker {
             bytes: 0,
             verdict: None,
             request,
-            later: Later::new(),
+            handle: DigestHandle::new(),
             config: Arc::clone(config),
         };
         if checker.checks.is_empty()
@@ -113,8 +110,8 @@ impl Checker {
     }
 
     /// Where the outcome will be found.
-    pub(crate) fn later(&self) -> Later<Verification> {
-        self.later.clone()
+    pub(crate) fn handle(&self) -> DigestHandle<Verification> {
+        self.handle.clone()
     }
 
     /// The body will not be checked.
@@ -123,7 +120,7 @@ impl Checker {
         self.verdict = Some(Verdict::Unverifiable(why));
     }
 
-    pub(super) fn is_judged(&self) -> bool {
+    pub(crate) fn is_judged(&self) -> bool {
         self.verdict.is_some()
     }
 
@@ -132,8 +129,27 @@ impl Checker {
         self.expected.is_some() || self.is_judged()
     }
 
-    pub(super) fn aborted(&mut self) {
-        self.verdict.get_or_insert(Verdict::Aborted);
+    /// The body has failed.
+    pub(super) fn failed(&mut self, error: &BoxError) {
+        let verdict = match self.is_short(error, self.bytes) {
+            true => Verdict::LengthMismatch,
+            false => Verdict::Aborted,
+        };
+        self.verdict.get_or_insert(verdict);
+    }
+
+    /// Whether this error says that the body has ended after so many bytes, before its declared length.
+    pub(super) fn is_short(&self, error: &BoxError, bytes: u64) -> bool {
+        self.declared.is_some_and(|declared| bytes < declared)
+            && Cause::of(&**error).kind() == FaultKind::ShortBody
+    }
+
+    pub(super) fn has_all_declared(&self) -> bool {
+        self.declared == Some(self.bytes)
+    }
+
+    pub(super) fn declared(&self) -> Option<u64> {
+        self.declared
     }
 
     /// Judges a body that is all there, before its frames pass.
@@ -208,7 +224,7 @@ impl Checker {
         Ok(())
     }
 
-    fn data(&mut self, data: &Bytes) {
+    pub(super) fn data(&mut self, data: &Bytes) {
         self.bytes += data.len() as u64;
         for check in &mut self.checks {
             if let Hash::Running(run) = &mut check.hash {
@@ -216,19 +232,13 @@ impl Checker {
             }
         }
     }
-}
 
-impl Observe for Checker {
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        if let Some(data) = frame.data_ref() {
-            self.data(data);
-        }
-    }
-
-    fn end(&mut self, end: &StreamEnd) {
-        let unjudged = match (end, self.expected) {
-            (StreamEnd::Complete, None) => Verdict::Unverifiable(Unverifiable::NoTrailer),
-            _ => Verdict::Aborted,
+    /// Tells the outcome. A body that was not judged, and has all that it declared, owes the trailers.
+    pub(crate) fn report(&mut self) {
+        let owes_trailers = self.expected.is_none() && self.has_all_declared();
+        let unjudged = match owes_trailers {
+            true => Verdict::Unverifiable(Unverifiable::NoTrailer),
+            false => Verdict::Aborted,
         };
         let verdict = self.verdict.unwrap_or(unjudged);
         self.config.counts.add(verdict);
@@ -242,7 +252,7 @@ impl Observe for Checker {
             declared: self.declared,
             bytes: self.bytes,
         };
-        self.later
+        self.handle
             .tell(self.config.on_outcome.as_ref(), verification);
     }
 }

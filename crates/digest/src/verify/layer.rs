@@ -1,33 +1,29 @@
 //! The layer and its options.
 
-use std::{
-    fmt,
-    sync::Arc,
-    task::{Context, Poll},
+use std::{fmt, sync::Arc};
+
+use http::{HeaderMap, Request, Uri};
+use tower_layer::Layer;
+use tower_stream_core::{
+    Exchange,
+    wrapper::{Begin, Hook, Wrapped},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
-use http_body::Body;
-use tower_layer::Layer;
-use tower_service::Service;
-use tower_stream_core::BoxError;
-
-use super::{Verification, VerifyBody, VerifyDigestFuture, future::Call, outcome::VerdictCounts};
+use super::{Verification, VerifyDigestStage, outcome::VerdictCounts};
 use crate::{
     Algorithm, Md5,
     algorithm::ErasedAlgorithm,
     fields::{self, BadPromise, Promised},
-    later::Callback,
-    layer::Layered,
+    handle::Callback,
     replay::SLICE,
 };
 
 /// Checks each response body against the digest that the handler promised, so that a corrupt body never looks whole.
 ///
-/// A promise is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of `Content-Digest` (RFC 9530), in the
-/// head or in trailers that `Trailer` announces. It passes on, and leaves a
-/// [`ExpectedDigest`](tower_stream_core::ExpectedDigest) in the response extensions. A response that promises nothing is not touched.
+/// The handler promises a digest by `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of `Content-Digest`
+/// (RFC 9530), in the head or in trailers that `Trailer` announces; [`repr_digest`](Self::repr_digest) adds `Repr-Digest`.
+/// The fields pass on, and the layer leaves an [`ExpectedDigest`](tower_stream_core::ExpectedDigest) in the response
+/// extensions. A response without such a field is not touched.
 ///
 /// | the body | when it is not what was promised |
 /// |---|---|
@@ -257,7 +253,7 @@ impl VerifyDigestLayer {
     }
 
     /// Calls this once for each body that something was promised of, when the outcome is known for sure: when the body is
-    /// polled after its end or dropped. The same is found as a [`Later<Verification>`](crate::Later) in the response
+    /// polled after its end or dropped. The same is found as a [`DigestHandle<Verification>`](crate::DigestHandle) in the response
     /// extensions.
     ///
     /// It runs on the server's task, so it must not block. A panic in it is swallowed.
@@ -291,38 +287,28 @@ impl fmt::Debug for Config {
 }
 
 impl<S> Layer<S> for VerifyDigestLayer {
-    type Service = VerifyDigestService<S>;
+    type Service = Wrapped<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Layered {
-            inner,
-            layer: self.clone(),
-        }
+        Wrapped::new(inner, self.clone())
     }
 }
 
-/// What [`VerifyDigestLayer`] makes of a service.
-pub type VerifyDigestService<S> = Layered<S, VerifyDigestLayer>;
+impl Hook for VerifyDigestLayer {
+    type Stage = VerifyDigestStage;
 
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for VerifyDigestService<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-    ResBody: Body<Data = Bytes>,
-    ResBody::Error: Into<BoxError>,
-{
-    type Response = Response<VerifyBody<ResBody>>;
-    type Error = S::Error;
-    type Future = VerifyDigestFuture<S::Future, ResBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn is_off(&self) -> bool {
+        !self.0.on
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = &self.layer.0;
-        let call = config
-            .on
-            .then(|| Box::new(Call::new(Arc::clone(config), &mut request)));
-        VerifyDigestFuture::new(self.inner.call(request), call)
+    fn on_request<B: 'static>(
+        &self,
+        request: &mut Request<B>,
+        _: &Exchange,
+    ) -> Begin<VerifyDigestStage> {
+        match self.0.on {
+            true => Begin::Follow(VerifyDigestStage::new(&self.0, request)),
+            false => Begin::Pass,
+        }
     }
 }

@@ -1,23 +1,22 @@
 //! Checking bodies against the digests promised for them.
 
 mod answer;
-mod body;
 mod checker;
-mod future;
+mod checking;
 mod layer;
 mod outcome;
+mod stage;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use self::{
     answer::{bad_promise, instead_of, problem},
-    body::{answer, checked},
     checker::{Checker, Request},
+    checking::Checking,
     layer::Config,
 };
 pub use self::{
-    body::{CheckedBody, VerifyBody},
-    future::VerifyDigestFuture,
-    layer::{OnBadPromise, VerifyDigestLayer, VerifyDigestService},
+    layer::{OnBadPromise, VerifyDigestLayer},
     outcome::{DigestError, Unverifiable, Verdict, Verification},
+    stage::VerifyDigestStage,
 };

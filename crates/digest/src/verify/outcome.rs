@@ -135,7 +135,7 @@ impl DigestError {
         ))
     }
 
-    /// What a [`Fault`](tower_stream_core::Fault) is told.
+    /// What the [`Exchange`](tower_stream_core::Exchange) is told.
     pub fn cause(&self) -> &Cause {
         self.0.cause()
     }

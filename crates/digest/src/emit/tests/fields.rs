@@ -144,7 +144,7 @@ async fn the_client_chooses_the_algorithm() {
 
     let layer = DigestLayer::new::<sha2::Sha256>();
     let inner = response(MockBody::new([data("hello")]), &[]);
-    let out: Response<DigestBody<MockBody>> = pass(&layer, wanting("md5=1"), inner);
+    let out: Out = pass(&layer, wanting("md5=1"), inner);
     let announced = out.headers()["content-digest"].to_str().unwrap();
     assert_eq!(Some(announced.to_owned()), md5);
 }

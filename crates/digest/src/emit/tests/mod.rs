@@ -20,17 +20,18 @@ use http_body::{Body, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower_stream_core::{
-    Cause, ExpectedDigest, Fault, FaultKind, StreamEnd,
+    Cause, Exchange, ExpectedDigest, FaultKind, StreamEnd,
     mock::{self, MockBody, data, error, pending, trailer},
+    wrapper::ResponseBody,
 };
 
 use crate::{
-    Announce, DigestBody, DigestLayer, DigestValue, Md5, Placement, Placements, Segments, Sent,
+    Announce, DigestLayer, DigestValue, Md5, Placement, Placements, Segments, Sent,
     replay::SLICE,
     testing::{get, get_te, md5_hex, noise, pass, read, response},
 };
 
-type Out = Response<DigestBody<MockBody>>;
+type Out = Response<ResponseBody<MockBody, DigestLayer>>;
 
 /// A layer, and what it reports.
 fn recording(layer: DigestLayer) -> (DigestLayer, Arc<Mutex<Vec<Sent>>>) {

@@ -208,14 +208,17 @@ async fn where_trailers_do_not_arrive_nothing_changes_on_the_wire() {
         let (layer, sent) = recording(DigestLayer::md5());
         let inner = response(paced(&body).with_true_size(), &[("content-length", "300")]);
         let mut out: Out = pass(&layer, get(version), inner);
-        let later = out.extensions_mut().remove::<crate::Later<Sent>>().unwrap();
+        let handle = out
+            .extensions_mut()
+            .remove::<crate::DigestHandle<Sent>>()
+            .unwrap();
         assert_eq!(out.headers().len(), 1);
         assert_eq!(out.body().size_hint().exact(), Some(300));
-        assert!(later.get().is_none());
+        assert!(handle.get().is_none());
         let read = read(out.into_body(), Some(300)).await;
         assert_eq!(read.data, body);
         assert!(read.trailers.is_empty());
-        for sent in [&sent.lock()[0], later.get().unwrap()] {
+        for sent in [&sent.lock()[0], handle.get().unwrap()] {
             assert_eq!(sent.digest, Some(DigestValue::of::<Md5>(&body)));
             assert_eq!(sent.placement, Placement::Unannounced);
         }

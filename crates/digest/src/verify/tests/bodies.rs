@@ -213,12 +213,12 @@ async fn a_short_corrupt_body_becomes_a_502_that_keeps_what_is_still_true() {
     );
     assert_eq!(out.headers()["content-type"], "application/problem+json");
     assert_eq!(fault.cause().unwrap().kind(), FaultKind::DigestMismatch);
-    let later = out
+    let handle = out
         .extensions()
-        .get::<Later<Verification>>()
+        .get::<DigestHandle<Verification>>()
         .unwrap()
         .clone();
-    assert_eq!(later.get().unwrap().verdict, Verdict::Mismatch);
+    assert_eq!(handle.get().unwrap().verdict, Verdict::Mismatch);
     assert_eq!(outcome(&outcomes).bytes, 4);
     let exact = out.body().size_hint().exact().unwrap();
     let problem = read(out.into_body(), None).await.data;
@@ -371,7 +371,7 @@ async fn http_1_0_without_a_length_is_buffered_or_unverifiable() {
 #[tokio::test]
 async fn a_mismatch_is_the_fault_of_the_stream() {
     let mut request = get(Version::HTTP_2);
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     let out: Out = pass(
         &VerifyDigestLayer::md5(),
         request,

@@ -10,17 +10,18 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower_stream_core::{
-    Cause, Exchange, ExpectedDigest, Fault, FaultKind,
+    Cause, Exchange, ExpectedDigest, FaultKind,
     mock::{self, MockBody, Step, data, error, pending, trailer},
+    wrapper::ResponseBody,
 };
 
 use crate::{
-    DigestValue, Later, Md5, OnBadPromise, Unverifiable, Verdict, Verification, VerifyBody,
+    DigestHandle, DigestValue, Md5, OnBadPromise, Unverifiable, Verdict, Verification,
     VerifyDigestLayer,
     testing::{get, md5_hex, noise, pass, pass_async, read, response},
 };
 
-type Out = Response<VerifyBody<MockBody>>;
+type Out = Response<ResponseBody<MockBody, VerifyDigestLayer>>;
 
 fn recording(layer: VerifyDigestLayer) -> (VerifyDigestLayer, Arc<Mutex<Vec<Verification>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 
 use http::Request;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_stream_core::{StreamEnd, wrapper::Fused};
 
 use super::*;
-use crate::{DigestBody, DigestLayer, testing::get_te};
+use crate::{DigestLayer, testing::get_te};
 
 #[tokio::test]
 async fn a_promise_in_announced_trailers() {
@@ -107,9 +108,11 @@ async fn what_the_digest_layer_announces_is_checked_downstream() {
             };
             let service = ServiceBuilder::new()
                 .layer(VerifyDigestLayer::md5())
-                .map_response(move |response: Response<DigestBody<MockBody>>| {
-                    response.map(|body| body.map_frame(move |frame| frame.map_data(proxy)))
-                })
+                .map_response(
+                    move |response: Response<ResponseBody<MockBody, DigestLayer>>| {
+                        response.map(|body| body.map_frame(move |frame| frame.map_data(proxy)))
+                    },
+                )
                 .layer(DigestLayer::md5())
                 .service(handler);
             let mut request = get_te();
@@ -136,6 +139,40 @@ async fn trailers_that_nobody_reads_are_reported() {
         outcome(&outcomes).verdict,
         Verdict::Unverifiable(Unverifiable::NoTrailer)
     );
+}
+
+/// An h1 server drops a body at its declared length, where the trailers would follow. It was sent whole for all layers.
+#[tokio::test]
+async fn a_body_whose_trailers_are_not_read_is_complete() {
+    for tells_end in [false, true] {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&sent);
+        let layers = Fused::new()
+            .layer(DigestLayer::md5().on_sent(move |sent| into.lock().push(sent.end.clone())))
+            .layer(VerifyDigestLayer::md5().expect_trailers(true));
+        let mut body = paced(vec![data("bo"), data("dy")]);
+        if tells_end {
+            body = body.tells_end();
+        }
+        let inner = response(body, &[("content-length", "4")]);
+        let out: Response<ResponseBody<MockBody, Fused<_>>> =
+            pass(&layers, get(Version::HTTP_11), inner);
+        assert_eq!(read(out.into_body(), Some(4)).await.data, b"body");
+        assert_eq!(*sent.lock(), [StreamEnd::Complete], "{tells_end}");
+    }
+}
+
+/// The end may come without another frame: it is not told before it is judged.
+#[tokio::test]
+async fn a_body_that_ends_with_a_pending_is_judged() {
+    let head = [("x-content-md5", &*md5_hex(b"other"))];
+    let body = MockBody::new([data("body"), pending()]).tells_end();
+    let out: Out = pass(
+        &VerifyDigestLayer::md5(),
+        get(Version::HTTP_2),
+        response(body, &head),
+    );
+    assert!(read(out.into_body(), None).await.error.is_some());
 }
 
 #[tokio::test]
@@ -379,7 +416,7 @@ async fn sha_256_is_as_easy() {
     for (body, status) in [("good", 200), ("evil", 502)] {
         let layer = VerifyDigestLayer::new::<sha2::Sha256>();
         let inner = response(MockBody::new([data(body)]), &[("content-digest", &promise)]);
-        let out: Response<VerifyBody<MockBody>> = pass(&layer, get(Version::HTTP_11), inner);
+        let out: Out = pass(&layer, get(Version::HTTP_11), inner);
         assert_eq!(out.status(), status);
     }
 }

@@ -1,25 +1,26 @@
-//! What is only known when a body has ended.
+//! A result that is only known when a body has ended.
 
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
 
-/// Who is told when a body has ended.
+/// Called when a body has ended.
 pub(crate) type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
-/// A value that is there once a body has ended, found in response (or request) extensions before.
+/// A handle on a value that is set once a body has ended. The layers put it into the extensions of a response, or of an
+/// upload, before its body is polled.
 ///
-/// Clones share the value. A layer or handler keeps a clone of it from the head, and reads it after the body.
-pub struct Later<T>(Arc<OnceLock<T>>);
+/// Clones share the value: a layer or a handler clones the handle from the extensions, and reads it after the body.
+pub struct DigestHandle<T>(Arc<OnceLock<T>>);
 
-impl<T> Later<T> {
+impl<T> DigestHandle<T> {
     pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// Sets the value and tells the callback. It is not even made when there is no callback and no other clone, which
-    /// is as a rule: a server drops the extensions with the head.
+    /// Sets the value and calls the callback. When there is neither a callback nor another clone, the value is not made.
+    /// That is the common case: a server drops the extensions with the head.
     pub(crate) fn tell(&self, callback: Option<&Callback<T>>, value: impl FnOnce() -> T) {
         if callback.is_none() && Arc::strong_count(&self.0) == 1 {
             return;
@@ -36,15 +37,15 @@ impl<T> Later<T> {
     }
 }
 
-impl<T> Clone for Later<T> {
+impl<T> Clone for DigestHandle<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Later<T> {
+impl<T: fmt::Debug> fmt::Debug for DigestHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Later").field(&self.get()).finish()
+        f.debug_tuple("DigestHandle").field(&self.get()).finish()
     }
 }
 
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_value_that_nobody_can_read_is_not_made() {
-        let alone = Later::<u8>::new();
+        let alone = DigestHandle::<u8>::new();
         alone.tell(None, || panic!("made for nobody"));
         let kept = alone.clone();
         alone.tell(None, || 7);
@@ -65,7 +66,7 @@ mod tests {
             let told = Arc::clone(&told);
             Arc::new(move |value| told.set(*value).unwrap())
         };
-        Later::new().tell(Some(&callback), || 8);
+        DigestHandle::new().tell(Some(&callback), || 8);
         assert_eq!(told.get(), Some(&8));
     }
 }

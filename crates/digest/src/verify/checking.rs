@@ -1,0 +1,150 @@
+//! Checking one body on its way, of a request or of a response.
+
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::SizeHint;
+use tower_stream_core::{
+    BoxError,
+    wrapper::{Hints, Piece, Polled, Source, StageContext},
+};
+
+use super::{Checker, DigestError};
+use crate::replay::{Ahead, Replay};
+
+/// A body that is checked on its way.
+///
+/// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a [`DigestError`] in
+/// its place, when the bytes are not those that were promised. All others pass at once.
+pub(crate) struct Checking {
+    checker: Checker,
+    replay: Replay,
+    failed: bool,
+}
+
+impl Checking {
+    pub(crate) fn new(checker: Checker) -> Self {
+        Self {
+            checker,
+            replay: Replay::default(),
+            failed: false,
+        }
+    }
+
+    pub(super) fn checker_mut(&mut self) -> &mut Checker {
+        &mut self.checker
+    }
+
+    pub(crate) fn is_judged(&self) -> bool {
+        self.checker.is_judged()
+    }
+
+    pub(super) fn look_ahead(
+        &mut self,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+        bound: u64,
+    ) -> Ahead {
+        // a digest that is still to come in the trailers is behind the declared length
+        let declared = self.checker.declared();
+        let declared = declared.filter(|_| self.checker.expects_no_trailer());
+        self.replay.look_ahead(up, cx, bound, declared)
+    }
+
+    /// Judges a body that was polled ahead to its end.
+    pub(super) fn judge_ahead(&mut self) -> Result<(), DigestError> {
+        let replay = &self.replay;
+        self.checker
+            .judge_ahead(replay.data_ahead(), replay.trailers_ahead())
+    }
+
+    /// Whether the error that was found ahead says that the body is shorter than declared.
+    pub(super) fn is_short_ahead(&self) -> bool {
+        let held = self.replay.data_ahead().map(|data| data.len() as u64).sum();
+        let error = self.replay.error_ahead();
+        error.is_some_and(|error| self.checker.is_short(error, held))
+    }
+
+    #[inline]
+    pub(crate) fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        match self.replay.poll(up, cx) {
+            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                self.checker.data(&data);
+                if self.checker.is_due(last) {
+                    return Poll::Ready(self.judge_last(data, last, cx));
+                }
+                Poll::Ready(Some(Ok(Piece::Data { data, last })))
+            }
+            Poll::Ready(polled) => Poll::Ready(self.judge_rest(polled, cx)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn judge_last(
+        &mut self,
+        data: Bytes,
+        last: bool,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Option<Result<Piece, BoxError>> {
+        Some(match self.checker.judge(None) {
+            Ok(()) => Ok(Piece::Data { data, last }),
+            Err(error) => Err(self.fail(error, cx)),
+        })
+    }
+
+    #[cold]
+    fn judge_rest(
+        &mut self,
+        polled: Option<Result<Piece, BoxError>>,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Option<Result<Piece, BoxError>> {
+        let judged = match &polled {
+            Some(Ok(Piece::Other(frame))) => match frame.trailers_ref() {
+                Some(trailers) => self.checker.judge(Some(trailers)),
+                None => Ok(()),
+            },
+            Some(Ok(Piece::Data { .. })) => Ok(()),
+            None => self.checker.judge(None),
+            Some(Err(error)) => {
+                self.failed = true;
+                self.checker.failed(error);
+                Ok(())
+            }
+        };
+        match judged {
+            Ok(()) => polled,
+            Err(error) => Some(Err(self.fail(error, cx))),
+        }
+    }
+
+    fn fail(&mut self, error: DigestError, cx: &mut StageContext<'_, '_>) -> BoxError {
+        self.failed = true;
+        cx.exchange.record(error.cause().clone());
+        error.into()
+    }
+
+    /// Tells the outcome.
+    pub(crate) fn report(&mut self) {
+        self.checker.report();
+    }
+
+    /// Whether another poll may give something. A body that ends before it is judged may still fail, unless all that was
+    /// declared has passed: then only trailers are left, which an h1 server does not ask for.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        let may_fail = !self.checker.is_judged() && !self.checker.has_all_declared();
+        !self.failed && (self.replay.is_holding() || may_fail)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    pub(crate) fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        self.replay.size_hint(up)
+    }
+}

@@ -1,7 +1,7 @@
 //! What of a body will be sent.
 
 use http::{HeaderMap, Method, StatusCode, header};
-use http_body::{Body, SizeHint};
+use http_body::Body;
 
 /// What of a response body will really be sent, as method, status and framing decide it (RFC 9110 section 6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,32 +20,22 @@ impl Delivery {
         headers: &HeaderMap,
         body: &B,
     ) -> Self {
-        if never_sent(method, status) {
-            return Self {
-                bodiless: true,
-                declared: None,
-            };
-        }
-        let declared = declared_length(headers).or_else(|| body.size_hint().exact());
-        Self {
-            bodiless: false,
-            declared,
-        }
+        Self::of(method, status, declared_length(headers), || {
+            body.size_hint().exact()
+        })
     }
 
-    /// The same for a body that is known by its size alone, as a [`Stage`](crate::wrapper::Stage) knows it.
-    #[must_use]
-    pub fn of_size(
+    #[inline]
+    pub(crate) fn of(
         method: &Method,
         status: StatusCode,
-        headers: &HeaderMap,
-        size: &SizeHint,
+        declared: Option<u64>,
+        size: impl FnOnce() -> Option<u64>,
     ) -> Self {
         let bodiless = never_sent(method, status);
-        let declared = || declared_length(headers).or_else(|| size.exact());
         Self {
             bodiless,
-            declared: if bodiless { None } else { declared() },
+            declared: declared.or_else(size).filter(|_| !bodiless),
         }
     }
 

@@ -21,10 +21,12 @@ pub fn list_members<'a>(
 /// Whether the body is under a content coding other than `identity`: its records cannot be seen in it.
 #[must_use]
 pub fn is_encoded(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(header::CONTENT_ENCODING);
-    codings
-        .iter()
-        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    // one look-up less for the many that have none
+    headers.contains_key(header::CONTENT_ENCODING)
+        && headers
+            .get_all(header::CONTENT_ENCODING)
+            .iter()
+            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// Whether a layer may write bytes of its own into a body, or behind it, as far as status and content coding tell.

@@ -1,6 +1,6 @@
 //! What a response streams.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::{grpc, is_encoded};
 
@@ -37,12 +37,18 @@ impl StreamKind {
     /// written after it. `application/grpc-web-text` is `Other` too: its base64 groups hide the frames.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        if is_encoded(headers) {
-            return Self::Other;
+        match headers.get(header::CONTENT_TYPE) {
+            Some(value) if !is_encoded(headers) => Self::of_content_type(value),
+            _ => Self::Other,
         }
-        let Some(value) = headers.get(header::CONTENT_TYPE) else {
-            return Self::Other;
-        };
+    }
+
+    /// The kind of a body that is under no content coding.
+    pub(crate) fn of_content_type(value: &HeaderValue) -> Self {
+        // as nearly every server writes it, without the parsing below
+        if value == "text/event-stream" {
+            return Self::Sse;
+        }
         if let Some(kind) = grpc::kind(value.as_bytes()) {
             return kind;
         }

@@ -2,10 +2,10 @@
 
 use std::{mem, sync::Arc, task::Poll};
 
-use http::{Request, request, response};
+use http::{Request, request};
 use tower_stream_core::{
     Cause, Exchange, FaultKind, StreamEnd,
-    wrapper::{AfterHead, Begin, Hook, Polled, Source, Stage, StageContext},
+    wrapper::{AfterHead, Begin, Hook, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{
@@ -129,7 +129,7 @@ impl Stage for DrainStage {
     #[inline]
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {

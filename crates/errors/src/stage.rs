@@ -13,8 +13,8 @@ use http::{Version, response::Parts};
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tower_stream_core::{
-    BoxError, Cause, Delivery, PlainProblem, Records, StreamKind, allows_insertion, chosen_reset,
-    wrapper::{AfterHead, At, Hints, Piece, Polled, Source, Stage, StageContext},
+    BoxError, Cause, Delivery, PlainProblem, Records, StreamKind, chosen_reset,
+    wrapper::{AfterHead, At, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{
@@ -70,15 +70,6 @@ enum State {
     Failing(BoxError),
 }
 
-/// What a poll of the body inside came to.
-enum Inner {
-    Piece(Piece),
-    Pending,
-    Ended,
-    /// Its cause is recorded. With an error, that is what the body fails with: see [`chosen_reset`].
-    Failed(Option<BoxError>),
-}
-
 impl ErrorWriterStage {
     pub(crate) fn new(context: Context) -> Self {
         Self {
@@ -114,12 +105,12 @@ impl ErrorWriterStage {
         parts
     }
 
-    fn begin(&mut self, head: &Parts, delivery: Delivery) {
+    fn begin(&mut self, head: &mut ResponseHead, delivery: Delivery) {
         let undeclared = !delivery.is_bodiless() && delivery.declared_length().is_none();
-        self.stream = StreamKind::of(&head.headers);
+        self.stream = head.stream_kind();
         self.bodiless = delivery.is_bodiless();
         self.resets = !self.bodiless && self.context.request.version >= Version::HTTP_2;
-        self.writable = undeclared && allows_insertion(head.status, &head.headers);
+        self.writable = undeclared && head.allows_insertion();
         if self.writable {
             self.records = Records::of(self.stream, self.context.config.hold_cap);
         }
@@ -128,7 +119,7 @@ impl ErrorWriterStage {
 
     /// The poll before the head. False: the response has failed, and no reset was chosen for it.
     fn poll_first(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> bool {
-        let piece = match self.poll_inner(up, cx) {
+        let piece = match self.poll_inner(None, up, cx) {
             Ok(Poll::Ready(Some(piece))) => piece,
             Ok(_) => return true,
             Err(None) => return false,
@@ -152,27 +143,48 @@ impl ErrorWriterStage {
         true
     }
 
-    /// Polls the body inside until it gives something that may be sent. `Err`: it has failed.
-    #[inline]
+    /// The body inside has failed, which is recorded: gives what comes in its place.
+    #[cold]
+    fn end(
+        &mut self,
+        chosen: Option<BoxError>,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Polled {
+        self.fail(chosen, up, cx);
+        self.poll_stash(cx).unwrap_or(Poll::Ready(None))
+    }
+
+    /// What the body inside gave, when it does not pass as it is.
+    fn poll_rest(
+        &mut self,
+        polled: Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Polled {
+        match self.poll_inner(Some(polled), up, cx) {
+            Ok(Poll::Ready(piece)) => Poll::Ready(piece.map(Ok)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(chosen) => self.end(chosen, up, cx),
+        }
+    }
+
+    /// Polls the body inside, unless that was done, until it gives something that may be sent. `Err`: it has failed.
     fn poll_inner(
         &mut self,
+        mut first: Option<Polled>,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Result<Poll<Option<Piece>>, Option<BoxError>> {
         loop {
-            if *self.poisoned.get_mut() {
-                return Err(None);
-            }
-            let resets = self.resets;
-            // everything of the body, and of an error's own code, runs in here
-            let inner = self.around(At::Body, || match up.poll(cx) {
-                Poll::Ready(Some(Ok(piece))) => Inner::Piece(piece),
-                Poll::Pending => Inner::Pending,
-                Poll::Ready(None) => Inner::Ended,
-                Poll::Ready(Some(Err(error))) => failed(error, resets, cx),
-            });
-            match inner {
-                Some(Inner::Piece(Piece::Data { data, last })) => {
+            let polled = match first.take() {
+                Some(polled) => polled,
+                None if *self.poisoned.get_mut() => return Err(None),
+                // everything of the body, and of an error's own code, runs in here
+                None => self.around(At::Body, || up.poll(cx)).ok_or(None)?,
+            };
+            match polled {
+                Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
                     self.given += data.len() as u64;
                     let last = last && !self.is_short();
                     if self.records.passes(&data) {
@@ -183,28 +195,29 @@ impl ErrorWriterStage {
                         return Ok(Poll::Ready(Some(Piece::Data { data, last })));
                     }
                 }
-                Some(Inner::Piece(Piece::Other(frame))) => {
+                Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
                     return Ok(Poll::Ready(Some(self.other(frame))));
                 }
-                Some(Inner::Pending) => return Ok(Poll::Pending),
-                Some(Inner::Ended) if self.is_short() => {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(None) if self.is_short() => {
                     let cause = Cause::short_body(self.given, self.learnt);
                     cx.exchange.record(cause);
                     self.context.log();
                     return Err(None);
                 }
-                Some(Inner::Ended) => {
+                Poll::Ready(None) => {
                     self.state = State::Ended;
                     let rest = self.records.finish();
                     return Ok(Poll::Ready(
                         rest.map(|data| Piece::Data { data, last: true }),
                     ));
                 }
-                Some(Inner::Failed(chosen)) => {
+                Poll::Ready(Some(Err(error))) => {
+                    let resets = self.resets;
+                    let chosen = self.around(At::Body, || failed(error, resets, cx));
                     self.context.log();
-                    return Err(chosen);
+                    return Err(chosen.flatten());
                 }
-                None => return Err(None),
             }
         }
     }
@@ -315,13 +328,14 @@ impl ErrorWriterStage {
     }
 }
 
-/// The body has given an error, whose text and drop are foreign code.
+/// The body has given an error, whose text and drop are foreign code. With an error, that is what the body fails with: see
+/// [`chosen_reset`].
 #[cold]
-fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Inner {
+fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Option<BoxError> {
     if cx.exchange.cause().is_none() {
         cx.exchange.record(Cause::of(&*error));
     }
-    Inner::Failed((resets && chosen_reset(&*error).is_some()).then_some(error))
+    (resets && chosen_reset(&*error).is_some()).then_some(error)
 }
 
 impl Stage for ErrorWriterStage {
@@ -342,26 +356,30 @@ impl Stage for ErrorWriterStage {
 
     fn on_head(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
         self.context.follow(cx.exchange);
-        if head.extensions.remove::<PlainProblem>().is_some() && cx.exchange.cause().is_some() {
-            *head = self.answer(Some(head), up, cx);
+        let plain = head.extensions.get::<PlainProblem>().is_some();
+        if plain
+            && head.extensions.remove::<PlainProblem>().is_some()
+            && cx.exchange.cause().is_some()
+        {
+            **head = self.answer(Some(head), up, cx);
             return Poll::Ready(AfterHead::Stay);
         }
         let Some((size, ended)) = self.around(At::Body, || (up.size_hint(), up.is_end_stream()))
         else {
-            *head = self.answer(Some(head), up, cx);
+            **head = self.answer(Some(head), up, cx);
             return Poll::Ready(AfterHead::Stay);
         };
         let method = &self.context.request.method;
-        let delivery = Delivery::of_size(method, head.status, &head.headers, &size);
+        let delivery = head.delivery(method, &size);
         self.begin(head, delivery);
         let first_poll = self.context.config.first_poll && !self.bodiless && !ended;
         if first_poll && !self.poll_first(up, cx) {
-            *head = self.answer(Some(head), up, cx);
+            **head = self.answer(Some(head), up, cx);
         }
         Poll::Ready(AfterHead::Stay)
     }
@@ -373,13 +391,26 @@ impl Stage for ErrorWriterStage {
         {
             return polled;
         }
-        match self.poll_inner(up, cx) {
-            Ok(Poll::Ready(piece)) => Poll::Ready(piece.map(Ok)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(chosen) => {
-                self.fail(chosen, up, cx);
-                self.poll_stash(cx).unwrap_or(Poll::Ready(None))
+        let polled = match *self.poisoned.get_mut() {
+            true => None,
+            false => self.around(At::Body, || up.poll(cx)),
+        };
+        let Some(polled) = polled else {
+            return self.end(None, up, cx);
+        };
+        // what nearly every poll gives passes as it is
+        let passes = match &polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, .. })))
+                if self.learnt == 0 && self.records.passes(data) =>
+            {
+                self.given += data.len() as u64;
+                true
             }
+            polled => polled.is_pending(),
+        };
+        match passes {
+            true => polled,
+            false => self.poll_rest(polled, up, cx),
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::{mem, sync::atomic::Ordering, task::Poll};
 
-use http::{HeaderName, Request, request, response};
+use http::{HeaderName, Request, request};
 use tower_stream_core::{
     Exchange, InvalidRequestId, RequestId, Scope,
-    wrapper::{AfterHead, At, Begin, Hook, Source, Stage, StageContext},
+    wrapper::{AfterHead, At, Begin, Hook, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{
@@ -68,12 +68,12 @@ impl Stage for RequestIdStage {
     #[inline]
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
         if let (Some(name), Some(id)) = (self.header.take(), self.scope.request_id()) {
-            head.headers.insert(name, id.as_header_value().clone());
+            head.insert_field(name, id.as_header_value().clone());
         }
         Poll::Ready(AfterHead::Stay)
     }

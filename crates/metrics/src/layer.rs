@@ -184,18 +184,18 @@ impl<S> Layer<S> for StreamMetricsLayer {
 }
 
 impl Hook for StreamMetricsLayer {
-    type Stage = Stream;
+    type Stage = Box<Stream>;
 
     #[inline]
     fn is_off(&self) -> bool {
         self.shared.is_none()
     }
 
-    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<Stream> {
+    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<Box<Stream>> {
         match &self.shared {
             Some(shared) if exchange.claim(Claim::Metrics) => {
                 let route = shared.route(request.uri(), request.extensions());
-                Begin::Follow(Stream::begin(route, request, shared.scheme))
+                Begin::Follow(Box::new(Stream::begin(route, request, shared.scheme)))
             }
             _ => Begin::Pass,
         }

@@ -3,12 +3,12 @@
 use std::{sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, response};
+use http::{Request, StatusCode};
 use opentelemetry::{KeyValue, StringValue};
 use tokio::time::Instant;
 use tower_stream_core::{
     OTHER_METHOD, StreamEnd, grpc, method_name, protocol_version, url_scheme,
-    wrapper::{AfterHead, Piece, Source, Stage, StageContext},
+    wrapper::{AfterHead, Piece, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{instruments::Instruments, names, route::Route};
@@ -115,7 +115,7 @@ impl Stage for Stream {
     #[inline]
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {

@@ -5,10 +5,9 @@ use std::{
     task::{Poll, ready},
 };
 
-use http::response;
 use http_body::SizeHint;
 
-use super::{AfterHead, At, Hints, Polled, Source, Stage, StageContext};
+use super::{AfterHead, At, Hints, Polled, ResponseHead, Source, Stage, StageContext};
 use crate::StreamEnd;
 
 /// One stage or several, as the wrapper runs them. A method that is missing does not compile: a default would switch a
@@ -22,7 +21,7 @@ pub trait Chain: Send + 'static {
     fn poll_head(
         &mut self,
         up: &mut impl HeadSource,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
     fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled;
@@ -50,7 +49,7 @@ pub enum HeadPoll {
 pub trait HeadSource: Source {
     fn poll_head(
         &mut self,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
 }
@@ -99,7 +98,7 @@ impl<T: Stage> Chain for Slot<T> {
     fn poll_head(
         &mut self,
         up: &mut impl HeadSource,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         let Some(stage) = &mut self.stage else {
@@ -113,7 +112,7 @@ impl<T: Stage> Chain for Slot<T> {
             let Some(replaced) = stage.on_pending(up, cx) else {
                 return Poll::Pending;
             };
-            *head = Some(replaced);
+            *head = Some(ResponseHead::new(replaced));
             self.has_head = true;
             return Poll::Ready(HeadPoll::Head);
         };
@@ -128,7 +127,7 @@ impl<T: Stage> Chain for Slot<T> {
                 let Some(replaced) = stage.on_caught(up, cx) else {
                     return Poll::Ready(HeadPoll::Caught);
                 };
-                *head = Some(replaced);
+                *head = Some(ResponseHead::new(replaced));
             }
         }
         self.has_head = true;
@@ -217,7 +216,7 @@ impl<A: Chain, B: Chain> Chain for Pair<A, B> {
     fn poll_head(
         &mut self,
         up: &mut impl HeadSource,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         let Self { outer, inner } = self;
@@ -278,7 +277,7 @@ impl Chain for () {
     fn poll_head(
         &mut self,
         up: &mut impl HeadSource,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         up.poll_head(head, cx)
@@ -349,7 +348,7 @@ impl<C: Chain, U: HeadSource> HeadSource for Inside<'_, C, U> {
     #[inline]
     fn poll_head(
         &mut self,
-        head: &mut Option<response::Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         self.chain.poll_head(self.up, head, cx)

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    At, Hints, Layers, Piece, Polled, Source, StageContext,
+    At, Hints, Layers, Piece, Polled, ResponseHead, Source, StageContext,
     chain::{Chain, HeadPoll, HeadSource},
     fused::Called,
 };
@@ -46,7 +46,7 @@ struct State {
     method: Method,
     /// The number of this body, counted from the innermost wrapper of the request.
     number: u32,
-    head: Option<Parts>,
+    head: Option<ResponseHead>,
     /// Set while the stages run. Found set later, a panic went through them.
     running: bool,
     /// The last piece, or `None`, has been given out.
@@ -184,7 +184,7 @@ impl<C: Chain, B> Driver<C, B> {
     /// A stage has answered the request.
     pub(super) fn refuse(&mut self, response: Response<Bytes>) {
         let (head, refusal) = response.into_parts();
-        self.state.head = Some(head);
+        self.state.head = Some(ResponseHead::new(head));
         self.origin.refusal = refusal;
     }
 
@@ -258,10 +258,7 @@ where
         };
         let state = this.state;
         Poll::Ready(match (polled, state.head.take()) {
-            (HeadPoll::Head, Some(head)) => {
-                state.begin(&head, this.chain, &body);
-                Ok(head)
-            }
+            (HeadPoll::Head, Some(head)) => Ok(state.begin(head, this.chain, &body)),
             _ => {
                 state.latch(this.chain);
                 state.finish(this.chain);
@@ -340,9 +337,14 @@ where
 
 impl State {
     /// The head leaves.
-    fn begin<B: Body>(&mut self, head: &Parts, chain: &mut impl Chain, root: &Root<'_, B>) {
-        if grpc::content_type(&head.headers).is_some() {
-            self.grpc_head(&head.headers, chain);
+    fn begin<B: Body>(
+        &mut self,
+        mut head: ResponseHead,
+        chain: &mut impl Chain,
+        root: &Root<'_, B>,
+    ) -> Parts {
+        if head.is_grpc() {
+            self.grpc_head(&mut head, chain);
         }
         let more = chain.has_more();
         self.over = !more && root.is_end_stream();
@@ -350,15 +352,16 @@ impl State {
         if self.over || bodiless || (!more && root.origin.given.is_reached()) {
             self.complete(root.origin, chain);
         }
+        head.into_parts()
     }
 
     #[cold]
-    fn grpc_head(&mut self, head: &HeaderMap, chain: &mut impl Chain) {
-        self.grpc = Some(match StreamKind::of(head) {
+    fn grpc_head(&mut self, head: &mut ResponseHead, chain: &mut impl Chain) {
+        self.grpc = Some(match head.stream_kind() {
             StreamKind::GrpcWeb => Grpc::Web(Box::default()),
             _ => Grpc::Fields,
         });
-        self.grpc_fields(head, chain);
+        self.grpc_fields(&head.headers, chain);
     }
 
     /// The status that a response says of itself, on its way out.
@@ -627,7 +630,7 @@ where
     #[inline]
     fn poll_head(
         &mut self,
-        head: &mut Option<Parts>,
+        head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         if head.is_some() {
@@ -645,10 +648,10 @@ where
                 let (mut parts, body) = response.into_parts();
                 cx.exchange.join_within(self.outside, &mut parts.extensions);
                 *self.number = cx.exchange.number_body();
-                let delivery = Delivery::new(self.method, parts.status, &parts.headers, &body);
+                let head = head.insert(ResponseHead::new(parts));
+                let delivery = head.delivery(self.method, &body.size_hint());
                 self.body.origin.given = Length::of(delivery);
                 self.body.body.set(Some(body));
-                *head = Some(parts);
                 Poll::Ready(HeadPoll::Head)
             }
             Err(error) => {

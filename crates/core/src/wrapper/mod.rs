@@ -83,6 +83,7 @@ mod chain;
 mod driver;
 mod fused;
 mod future;
+mod head;
 mod hook;
 mod piece;
 mod service;
@@ -92,6 +93,7 @@ pub use self::{
     body::ResponseBody,
     fused::{Fused, Layers},
     future::ResponseFuture,
+    head::ResponseHead,
     hook::{Begin, Hook},
     piece::{Piece, Polled},
     service::Wrapped,

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, task::Poll};
 use http::{HeaderMap, Method, Request, Uri, Version, header, response::Parts};
 use http_body::SizeHint;
 use tower_stream_core::{
-    BoxError, Cause, Delivery, ExpectedDigest, FaultKind, StreamEnd, StreamError, digests_changed,
-    wrapper::{AfterHead, Hints, Piece, Polled, Source, Stage, StageContext},
+    BoxError, Cause, ExpectedDigest, FaultKind, StreamEnd, StreamError, digests_changed,
+    wrapper::{AfterHead, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use super::{Sent, layer::Config};
@@ -97,7 +97,7 @@ impl DigestStage {
 impl Stage for DigestStage {
     fn on_head(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
@@ -142,12 +142,12 @@ impl Stage for DigestStage {
 impl Response {
     fn on_head(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> AfterHead {
         let size = up.size_hint();
-        let delivery = Delivery::of_size(&self.method, head.status, &head.headers, &size);
+        let delivery = head.delivery(&self.method, &size);
         if delivery.is_bodiless() {
             return AfterHead::Leave;
         }

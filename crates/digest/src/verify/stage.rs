@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use http::{Response, StatusCode, Version, response::Parts};
+use http::{Response, StatusCode, Version};
 use http_body::SizeHint;
 use tower_stream_core::{
-    Delivery, ExpectedDigest, StreamEnd,
-    wrapper::{AfterHead, Hints, Piece, Polled, Source, Stage, StageContext},
+    ExpectedDigest, StreamEnd,
+    wrapper::{AfterHead, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use super::{
@@ -52,7 +52,7 @@ impl VerifyDigestStage {
 impl Stage for VerifyDigestStage {
     fn on_head(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
@@ -107,7 +107,7 @@ impl Verified {
     /// Reads what the head promises. A response of which nothing is promised is not followed.
     fn begin(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> AfterHead {
@@ -115,7 +115,7 @@ impl Verified {
             return AfterHead::Leave;
         };
         let size = up.size_hint();
-        let delivery = Delivery::of_size(&request.method, head.status, &head.headers, &size);
+        let delivery = head.delivery(&request.method, &size);
         let whole = fields::is_whole(head.status, &head.headers);
         let promised = match delivery.is_bodiless() {
             true => None,
@@ -138,11 +138,9 @@ impl Verified {
             return AfterHead::Stay;
         }
         if let Some(digest) = promised.iter().find_map(|promised| promised.digest) {
-            head.extensions.insert(ExpectedDigest::new(
-                digest.algorithm(),
-                digest.as_bytes(),
-                &head.headers,
-            ));
+            let expected =
+                ExpectedDigest::new(digest.algorithm(), digest.as_bytes(), &head.headers);
+            head.extensions.insert(expected);
         }
         self.unframed = declared.is_none() && self.version <= Version::HTTP_10;
         self.state = State::Checking(Box::new(Checking::new(checker)));
@@ -153,7 +151,7 @@ impl Verified {
     /// of.
     fn look_ahead(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<()> {
@@ -192,7 +190,7 @@ impl Verified {
     #[cold]
     fn replace(
         &mut self,
-        head: &mut Parts,
+        head: &mut ResponseHead,
         answer: Response<Bytes>,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,

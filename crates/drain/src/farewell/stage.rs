@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version, response};
 use http_body::{Frame, SizeHint};
 use tower_stream_core::{
-    Claim, Delivery, Exchange, RecordHold, Records, StreamError, StreamKind, allows_insertion,
-    grpc,
-    wrapper::{AfterHead, Begin, Hints, Hook, Piece, Polled, Source, Stage, StageContext},
+    Claim, Exchange, RecordHold, Records, StreamError, StreamKind, grpc,
+    wrapper::{
+        AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+    },
 };
 
 use super::{
@@ -88,20 +89,20 @@ impl Stage for FarewellStage {
     #[inline]
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
         let size = up.size_hint();
-        let delivery = Delivery::of_size(&self.method, head.status, &head.headers, &size);
+        let delivery = head.delivery(&self.method, &size);
         self.left = delivery.declared_length();
         let nothing_to_end = delivery.is_bodiless() || self.left == Some(0) || up.is_end_stream();
         if nothing_to_end || !cx.exchange.claim(Claim::Farewell) {
             return Poll::Ready(AfterHead::Leave);
         }
         // Not one byte may be added to a declared length, nor to a part of something.
-        if self.left.is_none() && allows_insertion(head.status, &head.headers) {
-            self.kind = StreamKind::of(&head.headers);
+        if self.left.is_none() && head.allows_insertion() {
+            self.kind = head.stream_kind();
         }
         let policy = head.extensions.get().copied().unwrap_or(self.policy);
         self.timer
@@ -125,7 +126,15 @@ impl Stage for FarewellStage {
                 return Poll::Pending;
             }
             self.begun = true;
-            match up.poll(cx) {
+            let polled = up.poll(cx);
+            // what nearly every poll gives passes as it is
+            if let Poll::Ready(Some(Ok(Piece::Data { data, last: false }))) = &polled
+                && self.left.is_none()
+                && self.records.passes(data)
+            {
+                return polled;
+            }
+            match polled {
                 Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
                     if let Some(left) = &mut self.left {
                         *left = left.saturating_sub(data.len() as u64);

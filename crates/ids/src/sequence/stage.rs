@@ -3,11 +3,13 @@
 use std::task::{Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, response};
+use http::{HeaderMap, Method, Request};
 use http_body::{Frame, SizeHint};
 use tower_stream_core::{
-    Claim, Exchange, RequestId, Sequence, StreamKind, allows_insertion, bytes_changed,
-    wrapper::{AfterHead, Begin, Hints, Hook, Piece, Polled, Source, Stage, StageContext},
+    Claim, Exchange, RequestId, Sequence, StreamKind, bytes_changed,
+    wrapper::{
+        AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+    },
 };
 
 use super::{Config, EventId, FirstEvent, SequenceLayer, json::JsonStamper, sse::SseStamper};
@@ -75,7 +77,7 @@ fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 impl Stage for SequenceStage {
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
@@ -117,16 +119,16 @@ impl Stage for SequenceStage {
 impl SequenceStage {
     fn stamp(
         &self,
-        head: &response::Parts,
+        head: &mut ResponseHead,
         up: &impl Hints,
         request_id: Option<&RequestId>,
     ) -> Stamp {
         // the answer to HEAD has the headers of the one to GET, though its body may be gone already
         let ended = up.is_end_stream() && !self.is_head;
-        if ended || !allows_insertion(head.status, &head.headers) {
+        if ended || !head.allows_insertion() {
             return Stamp::Nothing;
         }
-        match (StreamKind::of(&head.headers), self.config.event_id) {
+        match (head.stream_kind(), self.config.event_id) {
             (StreamKind::Sse, Some(event_id)) => {
                 let name = match event_id {
                     EventId::Number => None,

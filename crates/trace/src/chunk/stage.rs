@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, response};
+use http::Extensions;
 use opentelemetry::{
     Context, KeyValue, StringValue,
     trace::{Event, SpanBuilder, SpanKind, TraceContextExt},
@@ -15,7 +15,7 @@ use opentelemetry::{
 use tokio::time::Instant;
 use tower_stream_core::{
     Claim, Exchange, Sequence, StreamEnd,
-    wrapper::{AfterHead, Piece, Source, Stage, StageContext},
+    wrapper::{AfterHead, Piece, ResponseHead, Source, Stage, StageContext},
 };
 
 use super::{
@@ -51,7 +51,7 @@ impl From<Call> for ChunkSpans {
 impl Stage for ChunkSpans {
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         _: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {

@@ -170,7 +170,7 @@ impl<S> Layer<S> for RequestSpanLayer {
 }
 
 impl Hook for RequestSpanLayer {
-    type Stage = RequestSpan;
+    type Stage = Box<RequestSpan>;
 
     #[inline]
     fn is_off(&self) -> bool {
@@ -178,11 +178,15 @@ impl Hook for RequestSpanLayer {
     }
 
     #[inline]
-    fn on_request<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Begin<RequestSpan> {
+    fn on_request<B>(
+        &self,
+        request: &mut Request<B>,
+        exchange: &Exchange,
+    ) -> Begin<Box<RequestSpan>> {
         match &self.config {
             Some(config) if exchange.claim(Claim::RequestSpan) => {
                 match span::open(config, request) {
-                    Some(span) => Begin::Follow(RequestSpan::new(span, exchange.clone())),
+                    Some(span) => Begin::Follow(Box::new(RequestSpan::new(span, exchange.clone()))),
                     None => Begin::Pass,
                 }
             }

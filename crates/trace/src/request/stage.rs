@@ -2,11 +2,11 @@
 
 use std::{task::Poll, time::Duration};
 
-use http::{StatusCode, response};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower_stream_core::{
     Claim, Exchange, StreamEnd, grpc,
-    wrapper::{AfterHead, At, Piece, Source, Stage, StageContext},
+    wrapper::{AfterHead, At, Piece, ResponseHead, Source, Stage, StageContext},
 };
 use tracing::Span;
 
@@ -57,7 +57,7 @@ impl Stage for RequestSpan {
 
     fn on_head(
         &mut self,
-        head: &mut response::Parts,
+        head: &mut ResponseHead,
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {

@@ -1,0 +1,139 @@
+//! The head of a response, and what several layers read from it.
+
+use std::ops::{Deref, DerefMut};
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
+use http_body::SizeHint;
+
+use crate::{Delivery, StreamKind, declared_length, grpc, is_encoded};
+
+/// The head of a response on its way out through the stages.
+///
+/// It is a [`Parts`]. What nearly every stage asks of it, the kind of the stream and its declared length, is read once;
+/// whoever changes the head through `DerefMut` has it read anew.
+#[derive(Debug)]
+pub struct ResponseHead {
+    parts: Parts,
+    facts: Option<Facts>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    kind: StreamKind,
+    is_grpc: bool,
+    encoded: bool,
+    declared: Option<u64>,
+}
+
+impl ResponseHead {
+    #[inline]
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, facts: None }
+    }
+
+    #[inline]
+    pub(super) fn into_parts(self) -> Parts {
+        self.parts
+    }
+
+    #[inline]
+    fn facts(&mut self) -> Facts {
+        let headers = &self.parts.headers;
+        *self.facts.get_or_insert_with(|| {
+            let encoded = is_encoded(headers);
+            let content_type = headers.get(header::CONTENT_TYPE);
+            Facts {
+                kind: content_type
+                    .filter(|_| !encoded)
+                    .map_or(StreamKind::Other, StreamKind::of_content_type),
+                is_grpc: content_type.is_some_and(|value| grpc::kind(value.as_bytes()).is_some()),
+                encoded,
+                declared: declared_length(headers),
+            }
+        })
+    }
+
+    /// What the response streams: [`StreamKind::of`] its headers.
+    #[inline]
+    pub fn stream_kind(&mut self) -> StreamKind {
+        self.facts().kind
+    }
+
+    /// Whether the content type is one of gRPC's or gRPC-Web's.
+    #[inline]
+    pub(super) fn is_grpc(&mut self) -> bool {
+        self.facts().is_grpc
+    }
+
+    /// Whether a layer may write bytes of its own into the body: [`allows_insertion`](crate::allows_insertion).
+    #[inline]
+    pub fn allows_insertion(&mut self) -> bool {
+        self.parts.status != StatusCode::PARTIAL_CONTENT && !self.facts().encoded
+    }
+
+    /// What of a body of this size will be sent in answer to such a request.
+    #[inline]
+    pub fn delivery(&mut self, method: &Method, size: &SizeHint) -> Delivery {
+        let declared = self.facts().declared;
+        Delivery::of(method, self.parts.status, declared, || size.exact())
+    }
+
+    /// Inserts a field that says nothing of the body, without having the head read anew.
+    #[inline]
+    pub fn insert_field(&mut self, name: HeaderName, value: HeaderValue) {
+        let of_body = [
+            header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::CONTENT_LENGTH,
+        ];
+        if of_body.contains(&name) {
+            self.facts = None;
+        }
+        self.parts.headers.insert(name, value);
+    }
+}
+
+impl Deref for ResponseHead {
+    type Target = Parts;
+
+    #[inline]
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl DerefMut for ResponseHead {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Parts {
+        self.facts = None;
+        &mut self.parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen() {
+        let (parts, ()) = http::Response::new(()).into_parts();
+        let mut head = ResponseHead::new(parts);
+        let set = |head: &mut ResponseHead, name: HeaderName, value: &'static str| {
+            head.insert_field(name, HeaderValue::from_static(value));
+        };
+        assert_eq!(head.stream_kind(), StreamKind::Other);
+        set(&mut head, header::CONTENT_TYPE, "text/event-stream");
+        assert_eq!(head.stream_kind(), StreamKind::Sse);
+        set(&mut head, header::CONTENT_LENGTH, "5");
+        let size = SizeHint::default();
+        let declared =
+            |head: &mut ResponseHead| head.delivery(&Method::GET, &size).declared_length();
+        assert_eq!(declared(&mut head), Some(5));
+        head.headers.remove(header::CONTENT_LENGTH);
+        assert_eq!(declared(&mut head), None);
+        assert!(head.allows_insertion());
+        set(&mut head, header::CONTENT_ENCODING, "br");
+        assert_eq!(head.stream_kind(), StreamKind::Other);
+        assert!(!head.allows_insertion());
+    }
+}

@@ -16,7 +16,7 @@ use e2e::{LogCapture, Request, TestServer, h1, h2, serve};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tower_stream_core::{
-    Fault, Observation, Observe, StreamEnd,
+    Exchange, Observation, Observe, StreamEnd,
     mock::{self, MockBody},
 };
 use tower_stream_errors::ErrorWriterLayer;
@@ -38,7 +38,7 @@ impl Observe for Tell {
 
 async fn observe(State(ends): State<Ends>, mut request: AxumRequest, next: Next) -> Response {
     let method = request.method().clone();
-    let observation = Observation::new(Tell(ends), Fault::of(request.extensions_mut()));
+    let observation = Observation::new(Tell(ends), Exchange::of(request.extensions_mut()));
     let response = next.run(request).await;
     observation.into_response(&method, response).map(Body::new)
 }

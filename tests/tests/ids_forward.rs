@@ -150,7 +150,7 @@ async fn reqwest_sends_the_id_of_the_request() -> Outcome {
     let scope = ids::RequestScope::new("order-17".parse()?, Sequence::new());
     let request = http::Request::post(url).header(NAME, "mine");
     let sent = reqwest_client().oneshot(request.body(reqwest::Body::default())?);
-    tower_stream::body::Scoped::new(sent, scope).await?;
+    tower_stream::core::Scoped::new(sent, scope).await?;
     assert_eq!(seen.take(), [["mine"]]);
     Ok(())
 }

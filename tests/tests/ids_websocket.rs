@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 };
 use tower_http::compression::CompressionLayer;
 use tower_stream::{
-    body::Scoped,
+    core::Scoped,
     ids::{self, RequestScope},
     prelude::*,
 };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Cause, FaultKind};
+use crate::Cause;
 
 /// How a body ended. Each observed body reports exactly one.
 ///
@@ -12,20 +12,15 @@ use crate::{Cause, FaultKind};
 pub enum StreamEnd {
     /// The whole body was given out, or there was none to give.
     Complete,
-    /// The body failed; the cause says why.
+    /// The body failed, or the future that should have made it; the cause says why. A panic is a cause too.
     Failed(Cause),
-    /// A panic went through the body, or through the future that should have made it.
-    Panicked,
     /// The body was dropped before it ended: the client left, or a layer outside of all observers cut it.
     Dropped,
 }
 
 impl StreamEnd {
     pub(crate) fn of_cause(cause: &Cause) -> Self {
-        match cause.kind() {
-            FaultKind::Panic => Self::Panicked,
-            _ => Self::Failed(cause.clone()),
-        }
+        Self::Failed(cause.clone())
     }
 
     /// The outcome to report: one of four words, the same in spans, metrics and logs.
@@ -35,18 +30,16 @@ impl StreamEnd {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Complete => Outcome::Complete,
-            Self::Panicked => Outcome::Panic,
             Self::Dropped => Outcome::Aborted,
             Self::Failed(cause) => cause.kind().outcome(),
         }
     }
 
-    /// Whether the server is to blame: see [`FaultKind::is_server_error`].
+    /// Whether the server is to blame: see [`FaultKind::is_server_error`](crate::FaultKind::is_server_error).
     #[must_use]
     pub fn is_server_error(&self) -> bool {
         match self {
             Self::Failed(cause) => cause.kind().is_server_error(),
-            Self::Panicked => true,
             Self::Complete | Self::Dropped => false,
         }
     }
@@ -57,7 +50,6 @@ impl StreamEnd {
         match self {
             Self::Complete => None,
             Self::Failed(cause) => Some(cause.kind().as_str()),
-            Self::Panicked => Some(FaultKind::Panic.as_str()),
             Self::Dropped => Some("dropped"),
         }
     }
@@ -68,7 +60,6 @@ impl fmt::Display for StreamEnd {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::Failed(cause) => write!(f, "failed: {cause}"),
-            Self::Panicked => f.write_str("panicked"),
             Self::Dropped => f.write_str("dropped"),
         }
     }

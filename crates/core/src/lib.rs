@@ -114,8 +114,5 @@ pub use self::{
     upload::mark_upload,
 };
 
-/// The name that [`Exchange`] had.
-pub type Fault = Exchange;
-
 /// Any error that a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

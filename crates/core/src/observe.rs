@@ -235,7 +235,7 @@ pin_project! {
     /// | `None` before the declared length | `Failed`, `short_body` |
     /// | a `grpc-status` other than 0, in head, trailers or gRPC-Web trailer frame | `Failed`, the name of the status |
     /// | `Err` | `Failed` |
-    /// | a panic unwinds through the poll | `Panicked` |
+    /// | a panic unwinds through the poll | `Failed`, `panic` |
     /// | dropped before any of these | `Dropped` |
     ///
     /// A recorded [`Exchange`] overrides all of them, then the end of an outer body of the same request. One exception: a

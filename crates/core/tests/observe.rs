@@ -491,7 +491,7 @@ fn a_handler_that_fails_or_panics_is_an_end_too() {
     }));
     assert!(unwound.is_err());
     drop(observation);
-    assert_eq!(seen.end(), StreamEnd::Panicked);
+    assert_eq!(seen.end().outcome(), Outcome::Panic);
 }
 
 #[test]

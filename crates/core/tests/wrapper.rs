@@ -530,7 +530,7 @@ fn a_handler_that_fails_or_panics_is_an_end_too() {
             call(seen.clone(), handler, true);
         }));
         assert!(unwound.is_err());
-        assert_eq!(seen.end(), StreamEnd::Panicked);
+        assert_eq!(seen.end().outcome(), Outcome::Panic);
     }
 }
 

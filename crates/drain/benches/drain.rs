@@ -17,7 +17,7 @@ use tower_http::metrics::in_flight_requests::InFlightRequestsLayer;
 use tower_layer::{Identity, Layer};
 use tower_service::Service;
 use tower_stream_bench_support::{CpuTime, Frames, Group, consume};
-use tower_stream_core::Fault;
+use tower_stream_core::Exchange;
 use tower_stream_drain::{Drain, DrainLayer, FarewellLayer, Policy};
 
 const FRAMES: u32 = 1_000;
@@ -40,7 +40,7 @@ where
     B: Body<Data = Bytes>,
 {
     let mut extensions = Extensions::new();
-    extensions.insert(Fault::new());
+    extensions.insert(Exchange::new());
     let mut request = Request::new(Empty::new());
     *request.extensions_mut() = extensions;
     let response = service.oneshot(request).now_or_never();

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Cause, Fault, FaultKind,
+    Cause, Exchange, FaultKind,
     mock::{self, MockBody, Step},
 };
 use tower_stream_errors::{ErrorWriterLayer, PanicHook};
@@ -135,9 +135,9 @@ fn told(lines: &Lines) -> Vec<String> {
     told.collect()
 }
 
-fn request() -> (Request<()>, Fault) {
+fn request() -> (Request<()>, Exchange) {
     let mut request = Request::new(());
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     (request, fault)
 }
 

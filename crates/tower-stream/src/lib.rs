@@ -56,7 +56,7 @@
 //! | *your handler* | | |
 //!
 //! Spans, metrics and logs name the same outcome in **every** order: the layers tell each other why a stream failed (see
-//! [`body::Fault`]). The order above is about what can still be written to a client.
+//! [`core::Exchange`]). The order above is about what can still be written to a client.
 //!
 //! # One crate a layer
 //!
@@ -74,7 +74,7 @@ pub use slot::{
     EncodedBody, PlainBody,
 };
 pub use stack::{InnerStack, OuterStack, Stacked, StreamStack};
-pub use tower_stream_core as body;
+pub use tower_stream_core as core;
 #[cfg(feature = "digest")]
 pub use tower_stream_digest as digest;
 #[cfg(feature = "drain")]

@@ -1,7 +1,7 @@
 //! What most apps name: `use tower_stream::prelude::*`.
 
 pub use crate::StreamStack;
-pub use crate::body::{Outcome, RequestId, Sequence, StreamEnd};
+pub use crate::core::{Outcome, RequestId, Sequence, StreamEnd};
 #[cfg(feature = "digest")]
 pub use crate::digest::{DigestLayer, VerifyDigestLayer, VerifyRequestDigestLayer};
 #[cfg(feature = "drain")]

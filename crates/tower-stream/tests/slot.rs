@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_http::compression::CompressionLayer;
 use tower_stream::{
-    body::mock::{self, MockBody},
+    core::mock::{self, MockBody},
     digest::{DigestValue, Md5},
     prelude::*,
 };

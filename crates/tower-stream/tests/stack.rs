@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_stream::{
-    body::mock::{self, MockBody, Step},
+    core::mock::{self, MockBody, Step},
     prelude::*,
 };
 

@@ -2,7 +2,7 @@
 
 use axum::http::Request;
 use tower::Layer;
-use tower_stream::body::{
+use tower_stream::core::{
     Exchange,
     wrapper::{Begin, Hook, Stage, Wrapped},
 };

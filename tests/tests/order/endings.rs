@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{Router, body::Body, response::IntoResponse, routing::any};
 use http::{HeaderMap, HeaderValue, Response};
 use md5::{Digest as _, Md5};
-use tower_stream::body::mock::{self, MockBody, Step};
+use tower_stream::core::mock::{self, MockBody, Step};
 
 use crate::layers::{Piece, Stack};
 

@@ -18,7 +18,7 @@ use http::Method;
 use parking_lot::Mutex;
 use tower::Layer;
 use tower_service::Service;
-use tower_stream::body::{Fault, Observation, Observe, StreamEnd};
+use tower_stream::core::{Exchange, Observation, Observe, StreamEnd};
 
 /// How streams ended, each in one line: outcome, and error type if there is one.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +81,7 @@ impl Service<Request> for Probed {
     }
 
     fn call(&mut self, mut request: Request) -> ProbedFuture {
-        let fault = Fault::of(request.extensions_mut());
+        let fault = Exchange::of(request.extensions_mut());
         let mut observation = Observation::new(self.probe.clone(), fault);
         let method = request.method().clone();
         let inner = Box::pin(observation.run(|| self.inner.call(request)));

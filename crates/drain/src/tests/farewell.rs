@@ -3,7 +3,7 @@ use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Fault, FaultKind, Observation, Observe, Outcome, StreamEnd, StreamError,
+    Exchange, FaultKind, Observation, Observe, Outcome, StreamEnd, StreamError,
     mock::{self, PanicIn, Step},
 };
 
@@ -288,7 +288,7 @@ async fn observers_on_both_sides_read_aborted_by_drain() {
         let app = drain
             .farewell()
             .layer(service(move |mut request: Request<MockBody>| {
-                let fault = Fault::of(request.extensions_mut());
+                let fault = Exchange::of(request.extensions_mut());
                 let observation = Observation::new(inner.lock().take().unwrap(), fault);
                 let body = MockBody::new([mock::data("data: 1\n\ndata"), mock::hang()]);
                 let response =
@@ -296,7 +296,7 @@ async fn observers_on_both_sides_read_aborted_by_drain() {
                 async { response }
             }));
         let mut request = get("/");
-        let fault = Fault::of(request.extensions_mut());
+        let fault = Exchange::of(request.extensions_mut());
         let response = call(&app, request).await;
         let observation = Observation::new(outer, fault.clone());
         let response = observation.into_response(&http::Method::GET, response);
@@ -382,7 +382,7 @@ async fn a_failure_passes_with_its_own_cause_and_is_not_followed() {
         async { stream(SSE, body) }
     }));
     let mut request = get("/");
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     let response = call(&app, request).await;
     drain.start_within(SECOND);
     let (text, error) = {
@@ -465,7 +465,7 @@ async fn a_body_that_has_ended_is_kept_until_the_layers_outside_have_judged_it()
 async fn the_fault_is_known_before_the_body_inside_is_dropped() {
     let drain = drain();
     let mut request = get("/");
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     let app = drain.farewell().layer(service(|_| async {
         stream(SSE, MockBody::new([mock::hang()]).panics_in(PanicIn::Drop))
     }));

@@ -79,7 +79,7 @@ async fn settle_waits_for_farewells_that_have_not_left() {
 /// The farewell is counted when the stream is over, so a fault that is found on the way decides too.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_failed_before_its_farewell_is_served() {
-    use tower_stream_core::{Cause, Fault, FaultKind};
+    use tower_stream_core::{Cause, Exchange, FaultKind};
     let drain = drain();
     let app = drain
         .layer()
@@ -87,7 +87,7 @@ async fn a_stream_that_failed_before_its_farewell_is_served() {
             Response::new(MockBody::new([mock::data("x"), mock::hang()]))
         })));
     let mut request = get("/");
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     let response = call(&app, request).await;
     fault.record(Cause::new(FaultKind::Timeout, "late"));
     drain.start();

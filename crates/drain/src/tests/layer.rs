@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use tokio::time::sleep;
 use tower_layer::Layer;
-use tower_stream_core::{Fault, FaultKind, mock};
+use tower_stream_core::{Exchange, FaultKind, mock};
 
 use super::*;
 use crate::{DrainLayer, DrainToken, Draining, Refusal};
@@ -260,7 +260,7 @@ async fn probes_and_chosen_requests_are_never_refused() {
 async fn refuse(
     refusal: Refusal,
     version: Version,
-) -> (Response<ResponseBody<MockBody, DrainLayer>>, Fault) {
+) -> (Response<ResponseBody<MockBody, DrainLayer>>, Exchange) {
     let drain = Drain::builder()
         .advertise(MS)
         .deadline(SECOND)
@@ -274,7 +274,7 @@ async fn refuse(
     sleep(10 * MS).await;
     let mut request = get("/");
     *request.version_mut() = version;
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     (call(&app, request).await, fault)
 }
 

@@ -136,7 +136,7 @@ async fn size_and_end_are_those_of_the_body() {
 async fn alone_it_says_why_too() {
     let service = IdleTimeoutLayer::new(LIMIT).layer(once(answer(SSE, [mock::hang()])));
     let mut request = get();
-    let fault = tower_stream_core::Fault::of(request.extensions_mut());
+    let fault = tower_stream_core::Exchange::of(request.extensions_mut());
     let seen = read(service.oneshot(request).await.unwrap()).await;
     assert!(seen.error.is_some());
     assert_eq!(fault.cause().unwrap().kind(), FaultKind::Timeout);
@@ -152,7 +152,7 @@ async fn inside_the_error_writer_it_is_a_504_or_a_last_record() {
         let service = once(response);
         let layers = (ErrorWriterLayer::new(), IdleTimeoutLayer::new(LIMIT));
         let mut request = get();
-        let fault = tower_stream_core::Fault::of(request.extensions_mut());
+        let fault = tower_stream_core::Exchange::of(request.extensions_mut());
         let seen = read(layers.layer(service).oneshot(request).await.unwrap()).await;
         assert_eq!(seen.status, status);
         assert_eq!(

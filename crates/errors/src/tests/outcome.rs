@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tower_stream_core::{Fault, Observation, Observe, StreamEnd, mock};
+use tower_stream_core::{Exchange, Observation, Observe, StreamEnd, mock};
 
 use super::*;
 
@@ -44,11 +44,11 @@ async fn observers_outside_and_inside_report_the_same() {
             let mut response = Some(answer(content_type, steps));
 
             let mut request = get();
-            let fault = Fault::of(request.extensions_mut());
+            let fault = Exchange::of(request.extensions_mut());
             let outer = Observation::new(Observer(ends.clone()), fault);
             let observed = ends.clone();
             let service = service_fn(move |mut request: Request<()>| {
-                let fault = Fault::of(request.extensions_mut());
+                let fault = Exchange::of(request.extensions_mut());
                 let inner = Observation::new(Observer(observed.clone()), fault);
                 let response = inner.into_response(request.method(), response.take().unwrap());
                 async move { Ok::<_, Infallible>(response) }
@@ -79,7 +79,10 @@ fn again(step: &Step) -> Step {
 async fn a_client_that_left_is_not_a_failure() {
     let ends = Ends::default();
     let mut request = get();
-    let outer = Observation::new(Observer(ends.clone()), Fault::of(request.extensions_mut()));
+    let outer = Observation::new(
+        Observer(ends.clone()),
+        Exchange::of(request.extensions_mut()),
+    );
     let response = answer(SSE, [mock::data("data: 1\n\n"), mock::hang()]);
     let service = once(response);
     let response = ErrorWriterLayer::new().layer(service);

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use tower_stream_core::{
-    Cause, Fault, FaultKind, StreamError,
+    Cause, Exchange, FaultKind, StreamError,
     mock::{PanicIn, data, error, hang, panic, pending as once_pending, trailer},
 };
 
@@ -180,7 +180,7 @@ async fn a_drain_that_ends_a_stream_aborts_it() {
 async fn a_fault_that_another_layer_recorded_is_the_end() {
     let recorded = Recorded::new();
     let mut request = Request::new(());
-    let fault = Fault::of(request.extensions_mut());
+    let fault = Exchange::of(request.extensions_mut());
     let response = Response::new(mock([data("a")]));
     let mut body = answer(&recorded.layer(), request, response).await;
     fault.record(Cause::new(FaultKind::Timeout, "idle"));

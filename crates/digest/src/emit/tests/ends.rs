@@ -17,7 +17,7 @@ async fn a_body_that_does_not_end_well_has_no_digest() {
         (
             "panicked",
             vec![pending(), data("x"), mock::panic("boom")],
-            |end| *end == StreamEnd::Panicked,
+            |end| end.outcome() == Outcome::Panic,
         ),
         ("dropped", vec![data("x"), mock::hang()], |end| {
             *end == StreamEnd::Dropped
@@ -62,7 +62,7 @@ async fn a_panic_while_looking_ahead_is_reported() {
         pass(&layer, get(Version::HTTP_2), response(body, &[]))
     }));
     assert!(panicked.is_err());
-    assert_eq!(sent.lock()[0].end, StreamEnd::Panicked);
+    assert_eq!(sent.lock()[0].end.outcome(), Outcome::Panic);
 }
 
 /// An error writer inside has ended the stream well, with an error record: that is not what was asked for.

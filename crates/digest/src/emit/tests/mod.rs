@@ -20,7 +20,7 @@ use http_body::{Body, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tower_stream_core::{
-    Cause, Exchange, ExpectedDigest, FaultKind, StreamEnd,
+    Cause, Exchange, ExpectedDigest, FaultKind, Outcome, StreamEnd,
     mock::{self, MockBody, data, error, pending, trailer},
     wrapper::ResponseBody,
 };

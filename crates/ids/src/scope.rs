@@ -4,14 +4,14 @@ use std::{cell::RefCell, fmt, marker::PhantomData, mem};
 
 use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 
-/// The request that some code runs for: its id and its numbers, or none outside of any request.
+/// The request that the current code runs for: its id and its sequence. It is empty outside of any request.
 ///
-/// [`RequestIdLayer`](crate::RequestIdLayer) keeps the scope of its request entered whenever the inner future or the
-/// response body is polled or dropped, so code finds it with [`RequestScope::current`], without a span and whatever
-/// the log filter says. A thread, a task or a blocking call that the request starts does not have it by itself:
-/// see [`spawn`](crate::spawn) and [`in_request`]. For another executor, or a stream, wrap what runs there in a
-/// [`Scoped`](tower_stream_core::Scoped). The task of a websocket is one of axum's: take the scope in the handler, and
-/// let `WebSocketUpgrade::on_upgrade` run `move |socket| Scoped::new(chat(socket), scope)`.
+/// [`RequestIdLayer`](crate::RequestIdLayer) enters the scope of its request whenever the inner future or the response
+/// body is polled or dropped. Code finds it with [`RequestScope::current`], without a span and whatever the log filter
+/// is. A thread, a task or a blocking call that the request starts is outside of the scope, unless it is started with
+/// `spawn` (feature `tokio`) or [`in_request`]. For another executor, or a stream, wrap what runs there in a
+/// [`Scoped`](tower_stream_core::Scoped). axum runs a websocket on a task of its own: take the scope in the handler,
+/// and pass `move |socket| Scoped::new(chat(socket), scope)` to `WebSocketUpgrade::on_upgrade`.
 ///
 /// ```
 /// use tower_stream_core::Scoped;
@@ -75,8 +75,8 @@ impl RequestScope {
 impl Scope for RequestScope {
     type Entered<'a> = Entered<'a>;
 
-    /// Lends the ids to the thread: nothing is counted or copied, however often a stream is polled. An empty scope
-    /// changes nothing.
+    /// Moves the scope into a thread-local, so no reference count changes however often a stream is polled. An empty
+    /// scope changes nothing.
     #[inline]
     fn enter(&mut self) -> Entered<'_> {
         let entered = self.0.is_some() && swap(self);
@@ -87,7 +87,7 @@ impl Scope for RequestScope {
     }
 }
 
-/// Puts `scope` in place of the current one, and that into `scope`. False on a thread that is ending.
+/// Exchanges `scope` and the current one. False on a thread that is ending.
 #[inline]
 fn swap(scope: &mut RequestScope) -> bool {
     CURRENT
@@ -95,7 +95,7 @@ fn swap(scope: &mut RequestScope) -> bool {
         .is_ok()
 }
 
-/// An entered [`RequestScope`]: left when this is dropped, on the same thread, before those entered earlier.
+/// An entered [`RequestScope`]. Dropping it leaves the scope; scopes are left in the reverse order of entering.
 #[must_use = "the scope is left when this is dropped"]
 pub struct Entered<'a> {
     /// While entered, it holds the scope that was current before.
@@ -127,8 +127,8 @@ impl fmt::Debug for RequestScope {
     }
 }
 
-/// Lets a closure that runs elsewhere (a thread, `spawn_blocking`, a thread pool) run for the request that runs here
-/// now. Outside of any request it changes nothing.
+/// Wraps a closure so that it runs in the current scope, wherever it is called: on a thread, in `spawn_blocking`, in a
+/// thread pool. Outside of any request it changes nothing.
 ///
 /// ```
 /// use tower_stream_ids::{RequestScope, Sequence, in_request};
@@ -144,11 +144,10 @@ pub fn in_request<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || scope.run(f)
 }
 
-/// `tokio::spawn` of a task that stays with the request that runs here now: its log lines carry the ids, and what it
-/// sends through a [`ForwardRequestIdLayer`](crate::ForwardRequestIdLayer) too.
+/// Spawns a tokio task in the current scope: its log lines have the ids, and so have the calls that it makes through a
+/// [`ForwardRequestIdLayer`](crate::ForwardRequestIdLayer).
 ///
-/// The task outlives the request when it likes. The current span does not come along; `tracing`'s `in_current_span`
-/// does that.
+/// The task may outlive the request. It does not inherit the current span; use `in_current_span` of `tracing` for that.
 ///
 /// # Panics
 ///

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     ended: Notify,
     /// Accept loops that still have connections.
     servers: AtomicUsize,
+    /// Futures of [`dead`](Self::dead), which let the drain settle.
+    waiting: AtomicUsize,
     /// A task listens for SIGTERM and SIGINT.
     #[cfg(feature = "serve")]
     pub(crate) signals: std::sync::atomic::AtomicBool,
@@ -54,6 +56,7 @@ impl Shared {
             schedule: watch::Sender::new(None),
             ended: Notify::new(),
             servers: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             #[cfg(feature = "serve")]
             signals: std::sync::atomic::AtomicBool::new(false),
             figures: Figures::default(),
@@ -129,7 +132,10 @@ impl Shared {
         let finished = word.count() == 0 && self.servers.load(Ordering::Acquire) == 0;
         let deadline = schedule.deadline;
         let latest = deadline.and_then(|deadline| deadline.checked_add(self.settings.settle));
-        if finished || latest.is_some_and(|latest| latest <= now) {
+        // Who waits for the death lets it settle. A process that got no processor around the deadline is late with its
+        // farewells, and the clock alone would abort them.
+        let unattended = self.waiting.load(Ordering::Acquire) == 0;
+        if finished || (unattended && latest.is_some_and(|latest| latest <= now)) {
             self.advance(State::Dead);
             return State::Dead;
         }
@@ -241,7 +247,7 @@ impl Shared {
     }
 
     /// An accept loop begins; the drain is not dead before it has ended.
-    #[cfg(feature = "serve")]
+    #[cfg(any(feature = "serve", test))]
     pub(crate) fn server_begins(&self) {
         self.servers.fetch_add(1, Ordering::AcqRel);
     }
@@ -286,6 +292,8 @@ impl Shared {
 
     /// Waits until the drain is dead, and lets it die when its time has come: no task runs for the drain itself.
     pub(crate) async fn dead(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.waiting);
         self.until(|schedule| Some(schedule.close)).await;
         let settled = async {
             self.until(|schedule| schedule.deadline).await;
@@ -339,6 +347,15 @@ impl Shared {
             quiet = if now == seen { quiet + 1 } else { 0 };
             seen = now;
         }
+    }
+}
+
+/// Counts a future of [`Shared::dead`] until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

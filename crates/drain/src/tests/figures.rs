@@ -76,6 +76,25 @@ async fn settle_waits_for_farewells_that_have_not_left() {
     assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, 40, 0));
 }
 
+/// A process that gets no processor for a second is late with everything.
+#[tokio::test(start_paused = true)]
+async fn a_farewell_that_a_stall_delays_is_not_aborted() {
+    let drain = drain();
+    let inner = service(|_| async { Response::new(MockBody::new([mock::hang()])) });
+    let app = drain.layer().layer(drain.farewell().layer(inner));
+    let reader = tokio::spawn(read(call(&app, get("/")).await.into_body()));
+    tokio::task::yield_now().await;
+    drain.start();
+    let waiter = drain.clone();
+    let dead = tokio::spawn(async move { waiter.dead().await });
+    sleep(4 * SECOND).await;
+    tokio::time::advance(2 * SECOND).await;
+    assert!(reader.await.unwrap().1.is_some());
+    dead.await.unwrap();
+    let stats = drain.stats();
+    assert_eq!((stats.ended_early, stats.aborted), (1, 0));
+}
+
 /// The farewell is counted when the stream is over, so a fault that is found on the way decides too.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_failed_before_its_farewell_is_served() {

@@ -325,9 +325,6 @@ where
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        if self.state.over {
-            return SizeHint::with_exact(0);
-        }
         self.chain.size_hint(&RootHints {
             origin: &self.origin,
             body: self.body.as_ref(),
@@ -567,9 +564,10 @@ struct RootHints<'a, B> {
 
 impl<B: Body> Hints for RootHints<'_, B> {
     fn size_hint(&self) -> SizeHint {
+        // Also of a body that has ended: a stage that has read it ahead would make an exact hint of nothing a Content-Length.
         match self.body {
-            Some(body) if !self.origin.over => body.size_hint(),
-            _ => SizeHint::with_exact(self.origin.refusal.len() as u64),
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(self.origin.refusal.len() as u64),
         }
     }
 

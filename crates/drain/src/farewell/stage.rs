@@ -179,9 +179,8 @@ impl Stage for FarewellStage {
 
     #[inline]
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
-        if self.over {
-            let rest = self.rest.as_ref().and_then(|piece| piece.data());
-            return SizeHint::with_exact(rest.map_or(0, |data| data.len() as u64));
+        if let Some(rest) = &self.rest {
+            return SizeHint::with_exact(rest.data().map_or(0, |data| data.len() as u64));
         }
         let mut hint = up.size_hint();
         if self.kind != StreamKind::Other {

@@ -6,41 +6,43 @@ use std::{error::Error, io};
 use axum::{
     Router,
     body::Body,
-    extract::{Request as AxumRequest, State},
-    http::header,
-    middleware::{Next, from_fn_with_state},
+    http::{self, header},
     response::{IntoResponse, Response},
     routing::{any, post},
 };
 use e2e::{LogCapture, Request, TestServer, h1, h2, serve};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tower::layer::layer_fn;
 use tower_stream_core::{
-    Exchange, Observation, Observe, StreamEnd,
+    Exchange, StreamEnd,
     mock::{self, MockBody},
+    wrapper::{Begin, Hook, Stage, Wrapped},
 };
 use tower_stream_errors::ErrorWriterLayer;
 
 type Outcome = Result<(), Box<dyn Error>>;
 type Ends = mpsc::UnboundedSender<String>;
 
+#[derive(Clone)]
 struct Tell(Ends);
 
-impl Observe for Tell {
-    fn end(&mut self, end: &StreamEnd) {
+impl Hook for Tell {
+    type Stage = Self;
+
+    fn on_request<B>(&self, _: &mut http::Request<B>, _: &Exchange) -> Begin<Self> {
+        Begin::Follow(self.clone())
+    }
+}
+
+impl Stage for Tell {
+    fn on_end(&mut self, end: &StreamEnd) {
         let _ = self.0.send(format!(
             "{} {}",
             end.outcome(),
             end.error_type().unwrap_or_default()
         ));
     }
-}
-
-async fn observe(State(ends): State<Ends>, mut request: AxumRequest, next: Next) -> Response {
-    let method = request.method().clone();
-    let observation = Observation::new(Tell(ends), Exchange::of(request.extensions_mut()));
-    let response = next.run(request).await;
-    observation.into_response(&method, response).map(Body::new)
 }
 
 async fn echo(body: Body) -> Response {
@@ -72,7 +74,9 @@ async fn start() -> io::Result<(TestServer, mpsc::UnboundedReceiver<String>)> {
         .route("/by-hand", post(by_hand))
         .route("/upstream", any(upstream))
         .layer(ErrorWriterLayer::new())
-        .layer(from_fn_with_state(ends, observe));
+        .layer(layer_fn(move |inner| {
+            Wrapped::new(inner, Tell(ends.clone()))
+        }));
     Ok((serve(app).await?, ended))
 }
 

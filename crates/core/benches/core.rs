@@ -1,31 +1,47 @@
-//! What watching a body costs a frame, and how fast boundaries are found.
+//! What a wrapper costs a frame, and how fast boundaries are found.
 //!
 //! `cargo bench -p tower-stream-core`; the last lines are the ratios of this run.
 #![allow(missing_docs, clippy::print_stdout)]
 
-use std::{hint::black_box, pin::pin};
+use std::{convert::Infallible, future::ready, hint::black_box, pin::pin};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group};
-use http::{Method, Response};
-use http_body::{Body, Frame};
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
 use tower_stream_bench_support::{Frames, Group, consume};
 use tower_stream_core::{
-    Exchange, Observation, Observe, RecordFormat, RecordHold, boundary::Scanner,
+    Exchange, RecordFormat, RecordHold,
+    boundary::Scanner,
+    wrapper::{Begin, Hook, Piece, Stage, Wrapped},
 };
 
 const FRAMES: u32 = 1_000;
 const BODIES: &str = "1000 frames of 64 B";
 const EVENTS: &str = "1000 SSE events of 200 B";
 
+#[derive(Clone)]
 struct Nothing;
-impl Observe for Nothing {}
+impl Stage for Nothing {}
 
-#[derive(Default)]
+#[derive(Clone)]
 struct Count(u64);
-impl Observe for Count {
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        self.0 += frame.data_ref().map_or(0, |data| data.len() as u64);
+impl Stage for Count {
+    fn on_piece(&mut self, piece: &Piece) {
+        self.0 += piece.data().map_or(0, |data| data.len() as u64);
+    }
+}
+
+/// A layer that follows each request with the stage that this makes.
+#[derive(Clone)]
+struct Follow<T>(fn() -> T);
+
+impl<T: Stage + Clone> Hook for Follow<T> {
+    type Stage = T;
+    fn on_request<B>(&self, _: &mut Request<B>, _: &Exchange) -> Begin<T> {
+        Begin::Follow((self.0)())
     }
 }
 
@@ -33,21 +49,25 @@ fn frames() -> Frames {
     Frames::new(&[b'x'; 64][..], FRAMES as usize)
 }
 
-fn observed<O: Observe>(observer: O) -> impl Body<Data = Bytes> {
-    Observation::new(observer, Exchange::new())
-        .into_response(&Method::GET, Response::new(frames()))
-        .into_body()
+fn wrapped<T: Stage + Clone>(stage: fn() -> T) -> impl Body<Data = Bytes> {
+    let handler =
+        tower::service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(frames()))));
+    let response = Wrapped::new(handler, Follow(stage)).call(Request::new(()));
+    match response.now_or_never() {
+        Some(Ok(response)) => response.into_body(),
+        None => unreachable!("the handler answers at once"),
+    }
 }
 
 fn bodies(c: &mut Criterion) {
     let mut group = c.benchmark_group(BODIES);
     group.throughput(Throughput::Elements(FRAMES.into()));
     group.bench_function("bare", |b| b.iter(|| consume(pin!(frames()))));
-    group.bench_function("observed", |b| {
-        b.iter(|| consume(pin!(observed(Nothing))));
+    group.bench_function("wrapped", |b| {
+        b.iter(|| consume(pin!(wrapped(|| Nothing))));
     });
-    group.bench_function("observed and counted", |b| {
-        b.iter(|| consume(pin!(observed(Count::default()))));
+    group.bench_function("wrapped and counted", |b| {
+        b.iter(|| consume(pin!(wrapped(|| Count(0)))));
     });
     group.finish();
 }
@@ -95,12 +115,7 @@ criterion_group!(benches, bodies, boundaries);
 fn main() {
     benches();
     Criterion::default().configure_from_args().final_summary();
-    Group::new(BODIES).print_over(
-        "bare",
-        &["observed", "observed and counted"],
-        FRAMES,
-        "frame",
-    );
+    Group::new(BODIES).print_over("bare", &["wrapped", "wrapped and counted"], FRAMES, "frame");
     let events = Group::new(EVENTS);
     events.print_over(
         "byte by byte",

@@ -13,13 +13,11 @@ mod ids;
 mod kind;
 #[cfg(feature = "mock")]
 pub mod mock;
-mod observe;
 mod problem;
 mod records;
 mod relay;
 mod request;
 mod scope;
-mod switched;
 mod upload;
 pub mod wrapper;
 
@@ -36,16 +34,13 @@ pub use self::{
     hold::RecordHold,
     ids::{InvalidRequestId, RequestId, Sequence},
     kind::{RecordFormat, StreamKind},
-    observe::{Observation, Observe, ObservedBody},
     problem::{PlainProblem, Problem, answer_method, retry_after},
     records::Records,
-    relay::relay,
     request::{
         OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address, protocol_version,
         url_scheme,
     },
     scope::{Scope, Scoped},
-    switched::Switched,
     upload::UploadBody,
 };
 

@@ -12,32 +12,8 @@ use crate::BoxError;
 /// It is `map_err(Into::into)` at a third of the price. A [`Frame`] is over 100 bytes, and that copies all of them;
 /// copied by 16 bytes at a time, right after they were written by 8, they wait for the stores. Here the data is looked
 /// at, which has the compiler take it apart into registers, and framed again.
-///
-/// ```
-/// # use std::{pin::Pin, task::{Context, Poll}};
-/// # use bytes::Bytes;
-/// # use http_body::{Body, Frame};
-/// use tower_stream_core::{BoxError, relay};
-///
-/// struct Wrapper<B>(B);
-///
-/// impl<B> Body for Wrapper<B>
-/// where
-///     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-/// {
-///     type Data = Bytes;
-///     type Error = BoxError;
-///
-///     fn poll_frame(
-///         mut self: Pin<&mut Self>,
-///         cx: &mut Context<'_>,
-///     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-///         relay(Pin::new(&mut self.0).poll_frame(cx))
-///     }
-/// }
-/// ```
 #[inline]
-pub fn relay<E: Into<BoxError>>(
+pub(crate) fn relay<E: Into<BoxError>>(
     polled: Poll<Option<Result<Frame<Bytes>, E>>>,
 ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
     match polled {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, Cause, FaultKind, relay};
+use crate::{BoxError, Cause, FaultKind, relay::relay};
 
 pin_project! {
     /// A request body whose connection errors say that they are the client's.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use proptest::prelude::*;
+use tower::ServiceExt;
 use tower_service::Service;
 use tower_stream_core::{
     Cause, Exchange, FaultKind, Outcome, StreamEnd,
@@ -35,6 +36,7 @@ struct Log {
     polls: AtomicUsize,
     frames: AtomicUsize,
     ended: AtomicUsize,
+    status: parking_lot::Mutex<Option<u8>>,
 }
 
 impl Stage for Seen {
@@ -43,6 +45,10 @@ impl Stage for Seen {
     }
     fn on_piece(&mut self, _: &Piece) {
         self.0.frames.fetch_add(1, Ordering::Relaxed);
+    }
+    fn on_grpc_status(&mut self, code: u8) {
+        let told = self.0.status.lock().replace(code);
+        assert_eq!(told, None, "once");
     }
     fn on_latched(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
@@ -360,6 +366,125 @@ fn h2_may_poll_on_and_find_an_error_after_an_end_that_looked_complete() {
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(_)))));
     drop(body);
     assert_eq!(seen.end().outcome(), Outcome::Error);
+}
+
+/// A service under one wrapper and then another, with a layer between them that declares a length of 3 bytes.
+fn declared_between(
+    body: MockBody,
+    [inner, outer]: [&Seen; 2],
+    exchange: &Exchange,
+) -> ResponseBody<ResponseBody<MockBody, Seen>, Seen> {
+    let service = Wrapped::new(handler(Response::new(body)), inner.clone());
+    let service = service.map_response(|mut response: Response<_>| {
+        response.headers_mut().insert("content-length", 3.into());
+        response
+    });
+    ask(Wrapped::new(service, outer.clone()), &Method::GET, exchange).into_body()
+}
+
+#[test]
+fn an_outer_wrapper_that_is_complete_settles_the_inner_one() {
+    let (inner, outer) = (Seen::default(), Seen::default());
+    let body = MockBody::new([mock::data("abc"), mock::hang()]);
+    let mut body = declared_between(body, [&inner, &outer], &Exchange::new());
+    assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+    drop(body);
+    assert_eq!(outer.end(), StreamEnd::Complete);
+    assert_eq!(inner.end(), StreamEnd::Complete);
+    let latched = [&inner, &outer].map(|seen| seen.0.ended.load(Ordering::Relaxed));
+    assert_eq!(latched, [0, 1], "the inner one did not know the length");
+}
+
+#[test]
+fn a_drain_after_all_that_was_declared_takes_nothing_away() {
+    let drained = |exchange: &Exchange| exchange.record(Cause::new(FaultKind::Drain, "going away"));
+    let (inner, outer, exchange) = (Seen::default(), Seen::default(), Exchange::new());
+    // the server keeps the body while the client reads slowly
+    let body = MockBody::new([mock::data("abc"), mock::hang()]);
+    let mut body = declared_between(body, [&inner, &outer], &exchange);
+    assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+    drained(&exchange);
+    drop(body);
+    assert_eq!(outer.end(), StreamEnd::Complete);
+    assert_eq!(
+        inner.end(),
+        StreamEnd::Complete,
+        "it did not know the length"
+    );
+
+    // before that, it takes the rest
+    let (seen, exchange) = (Seen::default(), Exchange::new());
+    let body = MockBody::new([mock::data("abc")]).with_size_hint(SizeHint::with_exact(3));
+    let mut body = observe(body, &seen, &exchange);
+    drained(&exchange);
+    assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
+    drop(body);
+    assert_eq!(seen.end().error_type(), Some("drain"));
+}
+
+#[test]
+fn a_grpc_status_is_told_and_fails_the_stream() {
+    use tower_stream_core::grpc;
+    let web = |code| mock::data(grpc::web_trailers(&grpc::trailers(code, "a message")));
+    let message = || mock::data(&b"\0\0\0\0\x01a"[..]);
+    let trailer = |code| mock::trailer("grpc-status", code);
+    let unavailable = Some("UNAVAILABLE");
+    let exhausted = Some("RESOURCE_EXHAUSTED");
+    type Case<'a> = (
+        &'a str,
+        Option<&'a str>,
+        Vec<Step>,
+        Option<u8>,
+        Option<&'a str>,
+    );
+    #[rustfmt::skip]
+    let cases: [Case<'_>; 8] = [
+        ("grpc", None, vec![message(), trailer("0")], Some(0), None),
+        ("grpc", None, vec![message(), trailer("5")], Some(5), Some("NOT_FOUND")),
+        ("grpc+proto", Some("14"), vec![], Some(14), unavailable),
+        ("grpc-web", Some("14"), vec![], Some(14), unavailable),
+        ("grpc-web", None, vec![message(), web(0)], Some(0), None),
+        ("grpc-web+proto", None, vec![message(), web(8)], Some(8), exhausted),
+        ("grpc", None, vec![message(), web(8)], None, None),
+        ("grpc", None, vec![], None, None),
+    ];
+    for (content_type, head, steps, told, end) in cases {
+        let script = format!("{content_type} {head:?} {steps:?}");
+        let seen = Seen::default();
+        let mut response =
+            Response::builder().header("content-type", format!("application/{content_type}"));
+        if let Some(code) = head {
+            response = response.header("grpc-status", code);
+        }
+        let response = response.body(MockBody::new(steps)).unwrap();
+        let response = answer(seen.clone(), &Method::GET, &Exchange::new(), response);
+        let mut body = response.into_body();
+        while let Poll::Ready(Some(frame)) = poll(&mut body) {
+            frame.unwrap();
+        }
+        drop(body);
+        assert_eq!(*seen.0.status.lock(), told, "{script}");
+        assert_eq!(seen.end().error_type(), end, "{script}");
+    }
+}
+
+/// A layer that is off passes frames, the end and the size as they are, in the one body type.
+#[test]
+fn on_or_off_the_body_inside_is_what_is_seen() {
+    for layer in [None, Some(Seen::default())] {
+        let script = MockBody::new([mock::data("ab"), mock::trailer("x-t", "1")])
+            .with_true_size()
+            .tells_end();
+        let response = Response::new(script);
+        let on = layer.is_some();
+        let mut body = answer(layer, &Method::GET, &Exchange::new(), response).into_body();
+        assert_eq!(body.size_hint().exact(), Some(2), "{on}");
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(frame))) if frame.is_data()));
+        assert!(!body.is_end_stream(), "{on}");
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(frame))) if frame.is_trailers()));
+        assert!(body.is_end_stream(), "{on}");
+        assert_eq!(body.size_hint().exact(), Some(0), "{on}");
+    }
 }
 
 #[test]

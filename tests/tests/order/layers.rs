@@ -240,7 +240,7 @@ impl Telemetry {
     }
 }
 
-/// A server with a stack, and what its observers told.
+/// A server with a stack, and what its layers and probes told.
 pub(crate) struct Served {
     pub(crate) server: TestServer,
     pub(crate) drain: Drain,

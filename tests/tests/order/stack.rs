@@ -71,8 +71,8 @@ async fn a_timeout_at_any_place() {
     }
 }
 
-/// The one case in which nobody can know better: a foreign layer outside of all of ours gives its own error and drops what
-/// is inside, as if the client had left (architecture.md, on `ObservedBody`). They still agree on that.
+/// A foreign layer outside of all of ours gives its own error and drops the body inside, as it would when the client left.
+/// None of ours can tell the two apart, so all of them report the same: dropped.
 #[tokio::test]
 async fn a_cut_outside_of_all_is_an_abort() {
     let telemetry = Telemetry::new();

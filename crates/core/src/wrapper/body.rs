@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{Layers, driver::Driver};
-use crate::{BoxError, relay};
+use crate::{BoxError, relay::relay};
 
 pin_project! {
     /// The body of a response of a [`Wrapped`](super::Wrapped).

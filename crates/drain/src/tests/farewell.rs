@@ -3,8 +3,9 @@ use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Exchange, FaultKind, Observation, Observe, Outcome, StreamEnd, StreamError,
+    Exchange, FaultKind, Outcome, StreamEnd, StreamError,
     mock::{self, PanicIn, Step},
+    wrapper::{Begin, Hook, Stage, Wrapped},
 };
 
 use super::*;
@@ -268,38 +269,38 @@ async fn a_record_over_the_cap_is_let_through_and_then_nothing_may_follow() {
     assert!(error.is_some());
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Seen(std::sync::Arc<parking_lot::Mutex<Option<StreamEnd>>>);
 
-impl Observe for Seen {
-    fn end(&mut self, end: &StreamEnd) {
+impl Hook for Seen {
+    type Stage = Self;
+
+    fn on_request<B>(&self, _: &mut Request<B>, _: &Exchange) -> Begin<Self> {
+        Begin::Follow(self.clone())
+    }
+}
+
+impl Stage for Seen {
+    fn on_end(&mut self, end: &StreamEnd) {
         *self.0.lock() = Some(end.clone());
     }
 }
 
 /// Inside of the farewell, outside of it, and above all: aborted by the drain, in each.
 #[tokio::test(start_paused = true)]
-async fn observers_on_both_sides_read_aborted_by_drain() {
+async fn layers_on_both_sides_read_aborted_by_drain() {
     for content_type in [SSE, "application/octet-stream"] {
         let drain = drain();
         let (inner, outer) = (Seen::default(), Seen::default());
         let ends = [inner.0.clone(), outer.0.clone()];
-        let inner = std::sync::Arc::new(parking_lot::Mutex::new(Some(inner)));
-        let app = drain
-            .farewell()
-            .layer(service(move |mut request: Request<MockBody>| {
-                let fault = Exchange::of(request.extensions_mut());
-                let observation = Observation::new(inner.lock().take().unwrap(), fault);
-                let body = MockBody::new([mock::data("data: 1\n\ndata"), mock::hang()]);
-                let response =
-                    observation.into_response(&http::Method::GET, stream(content_type, body));
-                async { response }
-            }));
+        let handler = service(move |_| {
+            let body = MockBody::new([mock::data("data: 1\n\ndata"), mock::hang()]);
+            async move { stream(content_type, body) }
+        });
+        let app = Wrapped::new(drain.farewell().layer(Wrapped::new(handler, inner)), outer);
         let mut request = get("/");
-        let fault = Exchange::of(request.extensions_mut());
+        let exchange = Exchange::of(request.extensions_mut());
         let response = call(&app, request).await;
-        let observation = Observation::new(outer, fault.clone());
-        let response = observation.into_response(&http::Method::GET, response);
         let hold = DrainToken::new(&drain);
         drain.start();
         read(response.into_body()).await;
@@ -308,7 +309,7 @@ async fn observers_on_both_sides_read_aborted_by_drain() {
             assert_eq!(end.outcome(), Outcome::Aborted, "{content_type} {end}");
             assert_eq!(end.error_type(), Some("drain"), "{content_type} {end}");
         }
-        assert_eq!(fault.cause().unwrap().kind(), FaultKind::Drain);
+        assert_eq!(exchange.cause().unwrap().kind(), FaultKind::Drain);
         drop(hold);
     }
 }
@@ -455,7 +456,7 @@ async fn a_body_that_has_ended_is_kept_until_the_layers_outside_have_judged_it()
         }));
         let mut body = std::pin::pin!(call(&app, get("/")).await.into_body());
         while body.frame().await.is_some() {}
-        assert!(!probe.is_dropped(), "observers inside have not reported");
+        assert!(!probe.is_dropped(), "the layers inside have not reported");
         assert!(body.frame().await.is_none() && body.is_end_stream());
         assert!(!probe.polled_after_end());
     }

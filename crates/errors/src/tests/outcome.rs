@@ -1,25 +1,34 @@
-//! Observers outside and inside agree.
+//! Layers outside and inside agree.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tower_stream_core::{Exchange, Observation, Observe, StreamEnd, mock};
+use tower_stream_core::{
+    StreamEnd, mock,
+    wrapper::{Begin, Hook, Stage, Wrapped},
+};
 
 use super::*;
 
 #[derive(Clone, Default)]
 struct Ends(Arc<Mutex<Vec<&'static str>>>);
 
-struct Observer(Ends);
+impl Hook for Ends {
+    type Stage = Self;
 
-impl Observe for Observer {
-    fn end(&mut self, end: &StreamEnd) {
-        self.0.0.lock().push(end.outcome().as_str());
+    fn on_request<B>(&self, _: &mut Request<B>, _: &Exchange) -> Begin<Self> {
+        Begin::Follow(self.clone())
+    }
+}
+
+impl Stage for Ends {
+    fn on_end(&mut self, end: &StreamEnd) {
+        self.0.lock().push(end.outcome().as_str());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn observers_outside_and_inside_report_the_same() {
+async fn layers_outside_and_inside_report_the_same() {
     use tower_stream_core::{FaultKind, StreamError};
     let drain = || mock::error(StreamError::new(FaultKind::Drain, "drain"));
     type Steps = Vec<Step>;
@@ -41,21 +50,9 @@ async fn observers_outside_and_inside_report_the_same() {
             let ends = Ends::default();
             let case = format!("{content_type} {steps:?}");
             let steps: Steps = steps.iter().map(again).collect();
-            let mut response = Some(answer(content_type, steps));
-
-            let mut request = get();
-            let fault = Exchange::of(request.extensions_mut());
-            let outer = Observation::new(Observer(ends.clone()), fault);
-            let observed = ends.clone();
-            let service = service_fn(move |mut request: Request<()>| {
-                let fault = Exchange::of(request.extensions_mut());
-                let inner = Observation::new(Observer(observed.clone()), fault);
-                let response = inner.into_response(request.method(), response.take().unwrap());
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let response = ErrorWriterLayer::new().layer(service);
-            let response = response.oneshot(request).await.unwrap();
-            read(outer.into_response(&http::Method::GET, response)).await;
+            let inner = Wrapped::new(once(answer(content_type, steps)), ends.clone());
+            let service = Wrapped::new(ErrorWriterLayer::new().layer(inner), ends.clone());
+            read(service.oneshot(get()).await.unwrap()).await;
             assert_eq!(*ends.0.lock(), [*outcome; 2], "{case}");
         }
     }
@@ -78,15 +75,8 @@ fn again(step: &Step) -> Step {
 #[tokio::test]
 async fn a_client_that_left_is_not_a_failure() {
     let ends = Ends::default();
-    let mut request = get();
-    let outer = Observation::new(
-        Observer(ends.clone()),
-        Exchange::of(request.extensions_mut()),
-    );
     let response = answer(SSE, [mock::data("data: 1\n\n"), mock::hang()]);
-    let service = once(response);
-    let response = ErrorWriterLayer::new().layer(service);
-    let response = response.oneshot(request).await.unwrap();
-    drop(outer.into_response(&http::Method::GET, response));
+    let service = Wrapped::new(ErrorWriterLayer::new().layer(once(response)), ends.clone());
+    drop(service.oneshot(get()).await.unwrap());
     assert_eq!(*ends.0.lock(), ["aborted"]);
 }

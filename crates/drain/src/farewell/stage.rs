@@ -183,7 +183,7 @@ impl Stage for FarewellStage {
             return SizeHint::with_exact(rest.data().map_or(0, |data| data.len() as u64));
         }
         let mut hint = up.size_hint();
-        if self.kind != StreamKind::Other {
+        if !self.over && self.kind != StreamKind::Other {
             // a farewell may come on top, or instead of the rest
             let lower = hint.lower() + self.records.held() as u64;
             hint = SizeHint::default();

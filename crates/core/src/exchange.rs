@@ -111,22 +111,11 @@ impl Cell {
         let mut child = Self::new(depth);
         child.is_fork = true;
         child.numbers_of = Some(Arc::clone(self.numbers_of.as_ref().unwrap_or(self)));
-        if let Some((by, cause)) = self.cause.get()
-            && *by < depth
-        {
-            let _ = child.cause.set((*by, cause.clone()));
+        if inherit(&self.cause, &child.cause, depth) {
             *child.logged.get_mut() = self.logged.load(Ordering::Relaxed);
         }
-        if let Some((by, id)) = self.request_id.get()
-            && *by < depth
-        {
-            let _ = child.request_id.set((*by, id.clone()));
-        }
-        if let Some((by, drain)) = self.drain.get()
-            && *by < depth
-        {
-            let _ = child.drain.set((*by, Arc::clone(drain)));
-        }
+        inherit(&self.request_id, &child.request_id, depth);
+        inherit(&self.drain, &child.drain, depth);
         for (theirs, ours) in child.claims.iter_mut().zip(&self.claims) {
             let by = ours.load(Ordering::Relaxed);
             *theirs.get_mut() = if by < depth { by } else { 0 };
@@ -156,6 +145,12 @@ impl Cell {
             None => &self.numbers,
         }
     }
+}
+
+/// Copies what a layer outside of this depth has written. False when none has.
+fn inherit<T: Clone>(from: &OnceLock<(u32, T)>, to: &OnceLock<(u32, T)>, depth: u32) -> bool {
+    let written = from.get().filter(|(by, _)| *by < depth);
+    written.is_some_and(|written| to.set(written.clone()).is_ok())
 }
 
 impl Drop for Cell {
@@ -327,6 +322,13 @@ impl Exchange {
     /// Records why the stream fails. False, and nothing changed, when a cause is known already.
     pub fn record(&self, cause: Cause) -> bool {
         self.cell().cause.set((self.depth, cause)).is_ok()
+    }
+
+    /// The same for a cause that is costly to make: `cause` is not asked when one is known already.
+    pub fn record_with(&self, cause: impl FnOnce() -> Cause) {
+        if self.cause().is_none() {
+            self.record(cause());
+        }
     }
 
     /// Why the stream failed, if it did.

@@ -332,9 +332,7 @@ impl ErrorWriterStage {
 /// [`chosen_reset`].
 #[cold]
 fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Option<BoxError> {
-    if cx.exchange.cause().is_none() {
-        cx.exchange.record(Cause::of(&*error));
-    }
+    cx.exchange.record_with(|| Cause::of(&*error));
     (resets && chosen_reset(&*error).is_some()).then_some(error)
 }
 

@@ -368,10 +368,9 @@ impl State {
             return;
         };
         chain.on_grpc_status(code);
-        if code != 0 && self.exchange.cause().is_none() {
-            let message = grpc::message(fields, code);
+        if code != 0 {
             self.exchange
-                .record(Cause::new(FaultKind::Grpc(code), message));
+                .record_with(|| Cause::new(FaultKind::Grpc(code), grpc::message(fields, code)));
         }
     }
 
@@ -417,10 +416,8 @@ impl State {
     #[cold]
     fn panicked(&mut self) {
         self.running = false;
-        if self.exchange.cause().is_none() {
-            let message = "a panic went through the response";
-            self.exchange.record(Cause::new(FaultKind::Panic, message));
-        }
+        self.exchange
+            .record_with(|| Cause::new(FaultKind::Panic, "a panic went through the response"));
     }
 
     /// Tells the stages how the response ended. Runs in drops, so nothing may panic.
@@ -434,13 +431,13 @@ impl State {
                 self.panicked();
                 self.latch(chain);
             }
-            let end = match (self.latched, self.number) {
-                (false, NO_BODY) => self.exchange.settle_without_head(),
-                (false, number) => self.exchange.settle(number, &StreamEnd::Dropped, false),
-                (true, number) => {
-                    let complete = StreamEnd::Complete;
-                    self.exchange.settle(number, &complete, self.delivered)
-                }
+            let own = match self.latched {
+                true => StreamEnd::Complete,
+                false => StreamEnd::Dropped,
+            };
+            let end = match self.number {
+                NO_BODY if !self.latched => self.exchange.settle_without_head(),
+                number => self.exchange.settle(number, &own, self.delivered),
             };
             chain.on_end(&end);
         }));
@@ -450,9 +447,7 @@ impl State {
 /// Records why a stream fails, if nobody knew better before.
 #[cold]
 fn record(exchange: &Exchange, error: &(dyn Error + 'static)) {
-    if exchange.cause().is_none() {
-        exchange.record(Cause::of(error));
-    }
+    exchange.record_with(|| Cause::of(error));
 }
 
 /// The body of the service, inside of every stage.
@@ -461,23 +456,22 @@ struct Root<'a, B> {
     body: Pin<&'a mut Option<B>>,
 }
 
-impl<B: Body> Hints for Root<'_, B> {
-    fn size_hint(&self) -> SizeHint {
-        let body = self.body.as_ref().get_ref().as_ref();
+impl<B: Body> Root<'_, B> {
+    fn hints(&self) -> RootHints<'_, B> {
         RootHints {
             origin: self.origin,
-            body,
+            body: self.body.as_ref().get_ref().as_ref(),
         }
-        .size_hint()
+    }
+}
+
+impl<B: Body> Hints for Root<'_, B> {
+    fn size_hint(&self) -> SizeHint {
+        self.hints().size_hint()
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.body.as_ref().get_ref().as_ref();
-        RootHints {
-            origin: self.origin,
-            body,
-        }
-        .is_end_stream()
+        self.hints().is_end_stream()
     }
 }
 
@@ -653,9 +647,7 @@ where
                 Poll::Ready(HeadPoll::Head)
             }
             Err(error) => {
-                if cx.exchange.cause().is_none() {
-                    cx.exchange.record(Cause::of_service(&error));
-                }
+                cx.exchange.record_with(|| Cause::of_service(&error));
                 self.error = Some(error);
                 Poll::Ready(HeadPoll::Failed)
             }

@@ -48,6 +48,10 @@ const BOUNDARY: State = State::LineStart {
 };
 
 impl Scanner {
+    pub(crate) const fn format(&self) -> RecordFormat {
+        self.format
+    }
+
     /// Stands at the start of a stream of this format.
     #[must_use]
     pub fn new(format: RecordFormat) -> Self {

@@ -119,6 +119,10 @@ impl RecordHold {
         !self.open
     }
 
+    pub(crate) const fn format(&self) -> RecordFormat {
+        self.scanner.format()
+    }
+
     /// How many bytes are held: for `size_hint`.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -47,6 +47,18 @@ impl RequestId {
     }
 }
 
+/// The id is the UUID as RFC 9562 section 4 writes it, in lower case.
+#[cfg(feature = "uuid")]
+impl From<uuid::Uuid> for RequestId {
+    fn from(uuid: uuid::Uuid) -> Self {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        uuid.hyphenated().encode_lower(&mut text);
+        // the text and its reference count share one allocation; a clone makes none
+        let value = HeaderValue::from_maybe_shared(bytes::Bytes::from_owner(text));
+        Self(value.expect("hexadecimal digits and hyphens"))
+    }
+}
+
 impl TryFrom<HeaderValue> for RequestId {
     type Error = InvalidRequestId;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{RecordHold, StreamKind, grpc::Messages};
+use crate::{RecordFormat, RecordHold, StreamKind, grpc::Messages};
 
 /// Follows the records of a stream for a layer that may have to write the last one: an error, a farewell.
 ///
@@ -24,7 +24,13 @@ use crate::{RecordHold, StreamKind, grpc::Messages};
 /// assert!(!records.is_clean());
 /// ```
 #[derive(Debug)]
-pub enum Records {
+pub struct Records {
+    passes: Passes,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
     /// Bytes without records.
     Opaque,
     /// Events or lines.
@@ -33,14 +39,36 @@ pub enum Records {
     Messages(Messages),
 }
 
+/// Which chunks pass and change nothing, so that most need no closer look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passes {
+    All,
+    /// Those that end with a blank line: nothing is held of a stream of events, and the last one has ended.
+    Events,
+    /// Those that end with a line feed: the same for lines.
+    Lines,
+    Unknown,
+}
+
 impl Records {
     /// Follows a stream of this kind; holds at most `cap` bytes of an open event or line.
     #[must_use]
     pub fn of(kind: StreamKind, cap: usize) -> Self {
-        match (kind, kind.records()) {
-            (_, Some(format)) => Self::Held(RecordHold::new(format, cap)),
-            (StreamKind::Grpc | StreamKind::GrpcWeb, None) => Self::Messages(Messages::default()),
-            (_, None) => Self::Opaque,
+        let kind = match (kind, kind.records()) {
+            (_, Some(format)) => Kind::Held(RecordHold::new(format, cap)),
+            (StreamKind::Grpc | StreamKind::GrpcWeb, None) => Kind::Messages(Messages::default()),
+            (_, None) => return Self::opaque(),
+        };
+        let passes = Passes::Unknown;
+        Self { passes, kind }
+    }
+
+    /// Bytes without records, all of which pass.
+    #[must_use]
+    pub const fn opaque() -> Self {
+        Self {
+            passes: Passes::All,
+            kind: Kind::Opaque,
         }
     }
 
@@ -49,10 +77,30 @@ impl Records {
     #[inline]
     #[must_use]
     pub fn passes(&mut self, chunk: &[u8]) -> bool {
-        match self {
-            Self::Opaque => true,
-            Self::Held(hold) => hold.passes(chunk),
-            Self::Messages(messages) => {
+        (self.passes == Passes::Events && chunk.ends_with(b"\n\n"))
+            || self.passes == Passes::All
+            || self.passes_closely(chunk)
+    }
+
+    #[inline(never)]
+    fn passes_closely(&mut self, chunk: &[u8]) -> bool {
+        if self.passes == Passes::Lines && chunk.ends_with(b"\n") {
+            return true;
+        }
+        self.passes = Passes::Unknown;
+        match &mut self.kind {
+            Kind::Opaque => true,
+            Kind::Held(hold) => {
+                let passes = hold.passes(chunk);
+                if passes {
+                    self.passes = match hold.format() {
+                        RecordFormat::Sse => Passes::Events,
+                        RecordFormat::Lines => Passes::Lines,
+                    };
+                }
+                passes
+            }
+            Kind::Messages(messages) => {
                 messages.push(chunk);
                 true
             }
@@ -61,23 +109,26 @@ impl Records {
 
     /// Takes a chunk that does not pass as it is; gives what can be sent now, if anything.
     pub fn push(&mut self, chunk: Bytes) -> Option<Bytes> {
-        match self {
-            Self::Held(hold) => hold.push(chunk),
-            Self::Opaque | Self::Messages(_) => Some(chunk),
+        match &mut self.kind {
+            Kind::Held(hold) => {
+                self.passes = Passes::Unknown;
+                hold.push(chunk)
+            }
+            Kind::Opaque | Kind::Messages(_) => Some(chunk),
         }
     }
 
     /// The stream ended well: gives what is still held, an unended record that the producer meant as its last.
     pub fn finish(&mut self) -> Option<Bytes> {
-        match self {
-            Self::Held(hold) => hold.finish(),
-            Self::Opaque | Self::Messages(_) => None,
+        match &mut self.kind {
+            Kind::Held(hold) => hold.finish(),
+            Kind::Opaque | Kind::Messages(_) => None,
         }
     }
 
     /// The stream failed: drops what is held.
     pub fn discard(&mut self) {
-        if let Self::Held(hold) = self {
+        if let Kind::Held(hold) = &mut self.kind {
             hold.discard();
         }
     }
@@ -85,10 +136,10 @@ impl Records {
     /// Whether another record may follow what was sent so far.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        match self {
-            Self::Opaque => true,
-            Self::Held(hold) => hold.is_clean(),
-            Self::Messages(messages) => messages.at_boundary(),
+        match &self.kind {
+            Kind::Opaque => true,
+            Kind::Held(hold) => hold.is_clean(),
+            Kind::Messages(messages) => messages.at_boundary(),
         }
     }
 
@@ -96,9 +147,20 @@ impl Records {
     #[inline]
     #[must_use]
     pub fn held(&self) -> usize {
-        match self {
-            Self::Held(hold) => hold.held(),
-            Self::Opaque | Self::Messages(_) => 0,
+        match &self.kind {
+            Kind::Held(hold) => hold.held(),
+            Kind::Opaque | Kind::Messages(_) => 0,
         }
+    }
+    /// Whether the stream has records that are given out whole: events or lines.
+    #[must_use]
+    pub const fn are_held(&self) -> bool {
+        matches!(self.kind, Kind::Held(_))
+    }
+
+    /// Whether nothing is known of the records of the stream.
+    #[must_use]
+    pub const fn are_opaque(&self) -> bool {
+        matches!(self.kind, Kind::Opaque)
     }
 }

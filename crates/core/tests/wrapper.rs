@@ -40,8 +40,9 @@ struct Log {
 }
 
 impl Stage for Seen {
-    fn on_poll(&mut self) {
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
         self.0.polls.fetch_add(1, Ordering::Relaxed);
+        None
     }
     fn on_piece(&mut self, _: &Piece) {
         self.0.frames.fetch_add(1, Ordering::Relaxed);
@@ -545,23 +546,28 @@ impl Hook for Tail {
 }
 
 impl Stage for Tail {
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        match up.poll(cx) {
-            Poll::Ready(Some(Ok(Piece::Data { data, .. }))) => {
-                Poll::Ready(Some(Ok(Piece::open(data))))
-            }
-            Poll::Ready(None) => match self.0.take() {
-                Some("") => Poll::Ready(None),
-                Some(data) => {
-                    self.0 = Some("");
-                    Poll::Ready(Some(Ok(Piece::Data {
-                        data: data.into(),
-                        last: true,
-                    })))
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) {
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { last, .. }))) => *last = false,
+            Poll::Ready(None) => {
+                *polled = match self.0.take() {
+                    Some("") => Poll::Ready(None),
+                    Some(data) => {
+                        self.0 = Some("");
+                        Poll::Ready(Some(Ok(Piece::Data {
+                            data: data.into(),
+                            last: true,
+                        })))
+                    }
+                    None => Poll::Pending,
                 }
-                None => Poll::Pending,
-            },
-            other => other,
+            }
+            _ => {}
         }
     }
 
@@ -713,11 +719,9 @@ impl Stage for Answer {
         head.status = http::StatusCode::SERVICE_UNAVAILABLE;
         Some(head)
     }
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        match self.0.take() {
-            Some(data) => Poll::Ready(Some(Ok(Piece::Data { data, last: true }))),
-            None => up.poll(cx),
-        }
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
+        let data = self.0.take()?;
+        Some(Poll::Ready(Some(Ok(Piece::Data { data, last: true }))))
     }
     fn has_more(&self) -> bool {
         self.0.is_some()

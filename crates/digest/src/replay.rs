@@ -114,21 +114,24 @@ impl Replay {
         self.next.is_some() || !self.ahead.is_empty() || self.last.is_some()
     }
 
+    /// What was polled already. `None`: the body is to be polled, and the outcome given to [`Self::on_polled`].
     #[inline]
-    pub(crate) fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        if self.done || self.is_holding() {
-            return self.replay(up, cx);
-        }
-        match up.poll(cx) {
-            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
-                self.done = last;
-                Poll::Ready(Some(Ok(self.slice(data))))
+    pub(crate) fn on_poll(&mut self) -> Option<Polled> {
+        (self.done || self.is_holding()).then(|| Poll::Ready(self.replay()))
+    }
+
+    #[inline]
+    pub(crate) fn on_polled(&mut self, polled: &mut Polled) {
+        if let Poll::Ready(Some(Ok(Piece::Data { data, last }))) = polled {
+            self.done = *last;
+            if data.len() > SLICE {
+                let data = std::mem::take(data);
+                *polled = Poll::Ready(Some(Ok(self.slice(data))));
             }
-            other => other,
         }
     }
 
-    fn replay(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    fn replay(&mut self) -> Option<Result<Piece, BoxError>> {
         let data = self.next.take().or_else(|| self.ahead.pop_front());
         if let Some(data) = data {
             if self.ahead.is_empty() {
@@ -136,17 +139,13 @@ impl Replay {
                 self.ahead = VecDeque::new();
             }
             self.held -= data.len() as u64;
-            return Poll::Ready(Some(Ok(self.slice(data))));
+            return Some(Ok(self.slice(data)));
         }
-        match self.last.take() {
-            Some(last) => Poll::Ready(Some(last.map(|frame| Piece::Other(Box::new(frame))))),
-            None if self.done => Poll::Ready(None),
-            None => up.poll(cx),
-        }
+        let last = self.last.take()?;
+        Some(last.map(|frame| Piece::Other(Box::new(frame))))
     }
 
     /// Keeps what of this data is too long for one poll.
-    #[inline]
     fn slice(&mut self, mut data: Bytes) -> Piece {
         if data.len() > SLICE {
             let rest = data.split_off(SLICE);
@@ -203,6 +202,17 @@ mod tests {
         }
     }
 
+    fn poll(replay: &mut Replay, up: &mut Pieces, cx: &mut StageContext<'_, '_>) -> Polled {
+        match replay.on_poll() {
+            Some(polled) => polled,
+            None => {
+                let mut polled = up.poll(cx);
+                replay.on_polled(&mut polled);
+                polled
+            }
+        }
+    }
+
     fn with_context<T>(run: impl FnOnce(&mut StageContext<'_, '_>) -> T) -> T {
         run(&mut StageContext {
             task: &mut Context::from_waker(Waker::noop()),
@@ -232,12 +242,12 @@ mod tests {
                 assert_eq!(replay.look_ahead(&mut up, cx, 1000, None), Ahead::Whole);
                 assert_eq!(replay.ahead.capacity() > 0, room, "{count} frames");
                 for left in (0..count).rev() {
-                    let Poll::Ready(Some(Ok(piece))) = replay.poll(&mut up, cx) else {
+                    let Poll::Ready(Some(Ok(piece))) = poll(&mut replay, &mut up, cx) else {
                         panic!("{left} are left")
                     };
                     assert_eq!(piece.is_last(), left == 0);
                 }
-                assert!(matches!(replay.poll(&mut up, cx), Poll::Ready(None)));
+                assert!(matches!(poll(&mut replay, &mut up, cx), Poll::Ready(None)));
             });
             assert_eq!((replay.held, replay.ahead.capacity()), (0, 0));
         }
@@ -249,7 +259,8 @@ mod tests {
         let mut up = Pieces([Ok(Piece::Data { data, last: true })].into());
         let mut replay = Replay::default();
         for (len, last) in [(SLICE, false), (SLICE, false), (1, true)] {
-            let Poll::Ready(Some(Ok(piece))) = with_context(|cx| replay.poll(&mut up, cx)) else {
+            let Poll::Ready(Some(Ok(piece))) = with_context(|cx| poll(&mut replay, &mut up, cx))
+            else {
                 panic!("a slice")
             };
             assert_eq!((piece.data().unwrap().len(), piece.is_last()), (len, last));

@@ -141,11 +141,8 @@ impl Stage for DrainStage {
     }
 
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        match self.reset {
-            true => self.fail(),
-            false => up.poll(cx),
-        }
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
+        self.reset.then(|| self.fail())
     }
 
     fn on_end(&mut self, end: &StreamEnd) {

@@ -104,19 +104,25 @@ pub struct IdleTimeoutStage {
 }
 
 impl Stage for IdleTimeoutStage {
-    #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        if self.failed {
-            return Poll::Ready(None);
-        }
-        // the body first: a frame that is there is not late
-        let polled = up.poll(cx);
+    #[inline(always)]
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
+        self.failed.then_some(Poll::Ready(None))
+    }
+
+    /// After the body: a frame that is there is not late.
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
         if polled.is_pending() {
-            return self.wait(cx);
+            *polled = self.wait(cx);
+            return;
         }
         self.waiting_since = None;
         self.restarted = false;
-        polled
     }
 }
 

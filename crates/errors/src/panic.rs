@@ -44,6 +44,12 @@ pub(crate) fn log_dropped(what: &str, payload: Payload) {
 }
 
 impl Payload {
+    /// Lets the panic go on.
+    #[cold]
+    pub(crate) fn resume(self) -> ! {
+        std::panic::resume_unwind(self.thrown)
+    }
+
     /// Reads the panic, at once: the next panic of this thread overwrites the recorded location.
     #[cold]
     pub(crate) fn read(self) -> Panicked {

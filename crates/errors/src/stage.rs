@@ -78,7 +78,7 @@ impl ErrorWriterStage {
             stash: None,
             trailers: None,
             stream: StreamKind::Other,
-            records: Records::Opaque,
+            records: Records::opaque(),
             writable: false,
             bodiless: false,
             resets: false,
@@ -96,11 +96,11 @@ impl ErrorWriterStage {
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Parts {
-        self.around(At::Drop, || up.discard(cx));
+        Self::around(Some(self), At::Drop, || up.discard(cx));
         let (parts, data) = self.context.head(replaced).into_parts();
         self.stash = (!data.is_empty()).then_some(Piece::Data { data, last: true });
         self.trailers = None;
-        self.records = Records::Opaque;
+        self.records = Records::opaque();
         self.state = State::Ended;
         parts
     }
@@ -132,7 +132,7 @@ impl ErrorWriterStage {
         if matches!(self.state, State::Open) {
             self.state = State::Stashed;
             // now that it has begun, it may know its size; the server will declare it
-            let Some(size) = self.around(At::Body, || up.size_hint()) else {
+            let Some(size) = Self::around(Some(self), At::Body, || up.size_hint()) else {
                 return false;
             };
             if let (true, Some(left)) = (self.writable, size.exact()) {
@@ -156,17 +156,19 @@ impl ErrorWriterStage {
     }
 
     /// What the body inside gave, when it does not pass as it is.
+    #[inline(never)]
     fn poll_rest(
         &mut self,
-        polled: Polled,
+        polled: &mut Polled,
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
-    ) -> Polled {
-        match self.poll_inner(Some(polled), up, cx) {
+    ) {
+        let given = std::mem::replace(polled, Poll::Pending);
+        *polled = match self.poll_inner(Some(given), up, cx) {
             Ok(Poll::Ready(piece)) => Poll::Ready(piece.map(Ok)),
             Ok(Poll::Pending) => Poll::Pending,
             Err(chosen) => self.end(chosen, up, cx),
-        }
+        };
     }
 
     /// Polls the body inside, unless that was done, until it gives something that may be sent. `Err`: it has failed.
@@ -181,7 +183,7 @@ impl ErrorWriterStage {
                 Some(polled) => polled,
                 None if *self.poisoned.get_mut() => return Err(None),
                 // everything of the body, and of an error's own code, runs in here
-                None => self.around(At::Body, || up.poll(cx)).ok_or(None)?,
+                None => Self::around(Some(self), At::Body, || up.poll(cx)).ok_or(None)?,
             };
             match polled {
                 Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
@@ -214,7 +216,7 @@ impl ErrorWriterStage {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let resets = self.resets;
-                    let chosen = self.around(At::Body, || failed(error, resets, cx));
+                    let chosen = Self::around(Some(self), At::Body, || failed(error, resets, cx));
                     self.context.log();
                     return Err(chosen.flatten());
                 }
@@ -249,7 +251,7 @@ impl ErrorWriterStage {
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) {
-        self.around(At::Drop, || up.discard(cx));
+        Self::around(Some(self), At::Drop, || up.discard(cx));
         // what is still held of a record is never given
         self.records.discard();
         if self.bodiless {
@@ -337,14 +339,15 @@ fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Optio
 }
 
 impl Stage for ErrorWriterStage {
-    #[inline]
-    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
-        match catch(run) {
-            Ok(value) => Some(value),
-            Err(payload) => {
-                self.caught(at, payload);
+    #[inline(always)]
+    fn around<T>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> T) -> Option<T> {
+        match (catch(run), stage) {
+            (Ok(value), _) => Some(value),
+            (Err(payload), Some(stage)) => {
+                stage.caught(at, payload);
                 None
             }
+            (Err(payload), None) => payload.resume(),
         }
     }
 
@@ -367,8 +370,9 @@ impl Stage for ErrorWriterStage {
             **head = self.answer(Some(head), up, cx);
             return Poll::Ready(AfterHead::Stay);
         }
-        let Some((size, ended)) = self.around(At::Body, || (up.size_hint(), up.is_end_stream()))
-        else {
+        let Some((size, ended)) = Self::around(Some(self), At::Body, || {
+            (up.size_hint(), up.is_end_stream())
+        }) else {
             **head = self.answer(Some(head), up, cx);
             return Poll::Ready(AfterHead::Stay);
         };
@@ -382,33 +386,37 @@ impl Stage for ErrorWriterStage {
         Poll::Ready(AfterHead::Stay)
     }
 
-    #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    #[inline(always)]
+    fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         if !matches!(self.state, State::Open)
             && let Some(polled) = self.poll_stash(cx)
         {
-            return polled;
+            return Some(polled);
         }
-        let polled = match *self.poisoned.get_mut() {
-            true => None,
-            false => self.around(At::Body, || up.poll(cx)),
-        };
-        let Some(polled) = polled else {
-            return self.end(None, up, cx);
-        };
+        self.poisoned.get_mut().then(|| self.end(None, up, cx))
+    }
+
+    #[inline]
+    fn on_caught_body(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        self.end(None, up, cx)
+    }
+
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
         // what nearly every poll gives passes as it is
-        let passes = match &polled {
+        match polled {
             Poll::Ready(Some(Ok(Piece::Data { data, .. })))
                 if self.learnt == 0 && self.records.passes(data) =>
             {
                 self.given += data.len() as u64;
-                true
             }
-            polled => polled.is_pending(),
-        };
-        match passes {
-            true => polled,
-            false => self.poll_rest(polled, up, cx),
+            Poll::Pending => {}
+            Poll::Ready(_) => self.poll_rest(polled, up, cx),
         }
     }
 

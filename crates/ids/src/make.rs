@@ -2,8 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use http::{HeaderValue, request::Parts};
+use http::request::Parts;
 use tower_stream_core::RequestId;
 use uuid::{Builder, Uuid};
 
@@ -48,7 +47,7 @@ impl MakeRequestId for MakeUuidV4 {
 
 impl MakeUuidV4 {
     pub(crate) fn make() -> RequestId {
-        request_id(Uuid::new_v4())
+        Uuid::new_v4().into()
     }
 }
 
@@ -72,18 +71,10 @@ impl MakeRequestId for MakeUuidV7 {
         let mut tail = [0; 10];
         tail[..2].copy_from_slice(&(fraction as u16).to_be_bytes());
         tail[2..].copy_from_slice(&Uuid::new_v4().as_bytes()[8..]);
-        request_id(Builder::from_unix_timestamp_millis(millis, &tail).into_uuid())
+        Builder::from_unix_timestamp_millis(millis, &tail)
+            .into_uuid()
+            .into()
     }
-}
-
-fn request_id(uuid: Uuid) -> RequestId {
-    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    uuid.hyphenated().encode_lower(&mut text);
-    // the text and its reference count share one allocation; a clone makes none
-    HeaderValue::from_maybe_shared(Bytes::from_owner(text))
-        .ok()
-        .and_then(|value| RequestId::try_from(value).ok())
-        .expect("hexadecimal digits and hyphens are a request id")
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! The request that runs on this thread.
 
-use std::{cell::RefCell, fmt, marker::PhantomData, mem};
+use std::{
+    cell::Cell,
+    fmt,
+    marker::PhantomData,
+    mem::{self, ManuallyDrop},
+};
 
 use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 
@@ -29,7 +34,9 @@ use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 pub struct RequestScope(Option<Exchange>);
 
 thread_local! {
-    static CURRENT: RefCell<RequestScope> = const { RefCell::new(RequestScope(None)) };
+    /// Never dropped, which makes access to it cheaper: when a thread ends, every scope has been left, and it is empty.
+    static CURRENT: Cell<ManuallyDrop<RequestScope>> =
+        const { Cell::new(ManuallyDrop::new(RequestScope(None))) };
 }
 
 impl RequestScope {
@@ -46,10 +53,12 @@ impl RequestScope {
     /// The scope of the request that runs here now; an empty one outside of any request.
     #[must_use]
     pub fn current() -> Self {
-        // a thread that is ending has no thread-locals any more, and runs no request
-        CURRENT
-            .try_with(|current| current.borrow().clone())
-            .unwrap_or_default()
+        CURRENT.with(|current| {
+            let scope = ManuallyDrop::into_inner(current.take());
+            let found = scope.clone();
+            current.set(ManuallyDrop::new(scope));
+            found
+        })
     }
 
     /// The id of the request.
@@ -79,20 +88,24 @@ impl Scope for RequestScope {
     /// scope changes nothing.
     #[inline]
     fn enter(&mut self) -> Entered<'_> {
-        let entered = self.0.is_some() && swap(self);
+        let mut scope = self.0.is_some().then_some(self);
+        if let Some(scope) = &mut scope {
+            swap(scope);
+        }
         Entered {
-            scope: entered.then_some(self),
+            scope,
             stays: PhantomData,
         }
     }
 }
 
-/// Exchanges `scope` and the current one. False on a thread that is ending.
+/// Exchanges `scope` and the current one.
 #[inline]
-fn swap(scope: &mut RequestScope) -> bool {
-    CURRENT
-        .try_with(|current| mem::swap(&mut *current.borrow_mut(), scope))
-        .is_ok()
+fn swap(scope: &mut RequestScope) {
+    CURRENT.with(|current| {
+        let own = ManuallyDrop::new(mem::take(scope));
+        *scope = ManuallyDrop::into_inner(current.replace(own));
+    });
 }
 
 /// An entered [`RequestScope`]. Dropping it leaves the scope; scopes are left in the reverse order of entering.

@@ -59,9 +59,9 @@ fn log_replaced(refused: InvalidRequestId) {
 }
 
 impl Stage for RequestIdStage {
-    #[inline]
-    fn around<T>(&mut self, _: At, run: impl FnOnce() -> T) -> Option<T> {
-        let _entered = self.scope.enter();
+    #[inline(always)]
+    fn around<T>(stage: Option<&mut Self>, _: At, run: impl FnOnce() -> T) -> Option<T> {
+        let _entered = stage.map(|stage| stage.scope.enter());
         Some(run())
     }
 

@@ -8,7 +8,7 @@ use opentelemetry::{KeyValue, StringValue};
 use tokio::time::Instant;
 use tower_stream_core::{
     OTHER_METHOD, StreamEnd, grpc, method_name, protocol_version, url_scheme,
-    wrapper::{AfterHead, Piece, ResponseHead, Source, Stage, StageContext},
+    wrapper::{AfterHead, Piece, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{instruments::Instruments, names, route::Route};
@@ -124,13 +124,14 @@ impl Stage for Stream {
     }
 
     #[inline]
-    fn on_poll(&mut self) {
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
         self.now = None;
         if self.route.times_polls() && self.asked.is_none() && self.ended.is_none() {
             let now = Instant::now();
             self.hold(now);
             self.asked = Some(now);
         }
+        None
     }
 
     #[inline]

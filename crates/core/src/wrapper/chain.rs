@@ -24,7 +24,7 @@ pub trait Chain: Send + 'static {
         head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled;
+    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled);
     fn on_grpc_status(&mut self, code: u8);
     fn on_latched(&mut self);
     fn on_end(&mut self, end: &StreamEnd);
@@ -44,9 +44,18 @@ pub enum HeadPoll {
     Failed,
 }
 
+/// A source as the stages' chain polls it for each frame.
+///
+/// Stages poll theirs by [`Source::poll`], which is not inlined: a stage does so in rare cases, and each place would
+/// contain everything inside once more.
+#[doc(hidden)]
+pub trait Upstream: Source {
+    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled);
+}
+
 /// A source whose head is not there yet.
 #[doc(hidden)]
-pub trait HeadSource: Source {
+pub trait HeadSource: Upstream {
     fn poll_head(
         &mut self,
         head: &mut Option<ResponseHead>,
@@ -88,10 +97,7 @@ impl<T: Stage> Chain for Slot<T> {
 
     #[inline]
     fn around<R>(&mut self, at: At, run: impl FnOnce() -> R) -> Option<R> {
-        match &mut self.stage {
-            Some(stage) => stage.around(at, run),
-            None => Some(run()),
-        }
+        T::around(self.stage.as_mut(), at, run)
     }
 
     #[inline]
@@ -107,7 +113,7 @@ impl<T: Stage> Chain for Slot<T> {
         if self.has_head {
             return Poll::Ready(HeadPoll::Head);
         }
-        let polled = stage.around(At::Future, || up.poll_head(head, cx));
+        let polled = T::around(Some(&mut *stage), At::Future, || up.poll_head(head, cx));
         let Poll::Ready(polled) = polled.unwrap_or(Poll::Ready(HeadPoll::Caught)) else {
             let Some(replaced) = stage.on_pending(up, cx) else {
                 return Poll::Pending;
@@ -135,10 +141,21 @@ impl<T: Stage> Chain for Slot<T> {
     }
 
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        match &mut self.stage {
-            Some(stage) => stage.poll(up, cx),
-            None => up.poll(cx),
+    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+        if let Some(stage) = &mut self.stage
+            && let Some(given) = stage.on_poll(up, cx)
+        {
+            *polled = given;
+            return;
+        }
+        // in one place, whether the stage is there or not: code that is called twice is not inlined
+        let returned = T::around(self.stage.as_mut(), At::Body, || up.poll_inline(cx, polled));
+        let Some(stage) = &mut self.stage else {
+            return;
+        };
+        match returned {
+            Some(()) => stage.on_polled(polled, up, cx),
+            None => *polled = stage.on_caught_body(up, cx),
         }
     }
 
@@ -224,9 +241,9 @@ impl<A: Chain, B: Chain> Chain for Pair<A, B> {
     }
 
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
         let Self { outer, inner } = self;
-        outer.poll(&mut Inside { chain: inner, up }, cx)
+        outer.poll(&mut Inside { chain: inner, up }, cx, polled);
     }
 
     fn on_grpc_status(&mut self, code: u8) {
@@ -284,8 +301,8 @@ impl Chain for () {
     }
 
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        up.poll(cx)
+    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+        up.poll_inline(cx, polled);
     }
 
     fn on_grpc_status(&mut self, _: u8) {}
@@ -313,7 +330,7 @@ struct Inside<'a, C, U> {
     up: &'a mut U,
 }
 
-impl<C: Chain, U: Source> Hints for Inside<'_, C, U> {
+impl<C: Chain, U: Upstream> Hints for Inside<'_, C, U> {
     #[inline]
     fn size_hint(&self) -> SizeHint {
         self.chain.size_hint(&*self.up)
@@ -325,10 +342,19 @@ impl<C: Chain, U: Source> Hints for Inside<'_, C, U> {
     }
 }
 
-impl<C: Chain, U: Source> Source for Inside<'_, C, U> {
+impl<C: Chain, U: Upstream> Upstream for Inside<'_, C, U> {
     #[inline(always)]
+    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+        self.chain.poll(self.up, cx, polled);
+    }
+}
+
+impl<C: Chain, U: Upstream> Source for Inside<'_, C, U> {
+    #[inline(never)]
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
-        self.chain.poll(self.up, cx)
+        let mut polled = Poll::Pending;
+        self.chain.poll(&mut Apart(self.up), cx, &mut polled);
+        polled
     }
 
     #[cold]
@@ -341,6 +367,38 @@ impl<C: Chain, U: Source> Source for Inside<'_, C, U> {
         let up = &mut *self.up;
         let _ = self.chain.around(At::Drop, || up.discard(cx));
         *self.chain = C::absent();
+    }
+}
+
+/// A source that is polled by a call, with everything inside of it.
+///
+/// With it, the code that a stage polls apart from the frames' own path shares nothing with that path, which therefore has
+/// one caller at each level and is inlined.
+struct Apart<'a, U>(&'a mut U);
+
+impl<U: Source> Hints for Apart<'_, U> {
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
+impl<U: Source> Source for Apart<'_, U> {
+    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        self.0.poll(cx)
+    }
+
+    fn discard(&mut self, cx: &mut StageContext<'_, '_>) {
+        self.0.discard(cx);
+    }
+}
+
+impl<U: Source> Upstream for Apart<'_, U> {
+    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+        *polled = self.0.poll(cx);
     }
 }
 

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 
 use super::{
     At, Hints, Layers, Piece, Polled, ResponseHead, Source, StageContext,
-    chain::{Chain, HeadPoll, HeadSource},
+    chain::{Chain, HeadPoll, HeadSource, Upstream},
     fused::Called,
 };
 use crate::{BoxError, Cause, Delivery, Exchange, FaultKind, StreamEnd, StreamKind, grpc};
@@ -287,40 +287,17 @@ where
             exchange: &mut state.exchange,
         };
         state.running = true;
-        let polled = this.chain.poll(&mut root, &mut cx);
+        let mut polled = Poll::Pending;
+        this.chain.poll(&mut root, &mut cx, &mut polled);
         state.running = false;
         match polled {
-            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
-                state.over |= last;
-                if state.grpc.is_some() {
-                    state.grpc_data(&data, this.chain);
-                }
-                // at its declared length a body is complete, and h1 does not poll again
-                if last || (this.origin.given.is_reached() && !this.chain.has_more()) {
-                    state.complete(this.origin, this.chain);
-                }
+            Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
+                if state.grpc.is_none() && !this.origin.given.is_reached() =>
+            {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    if state.grpc.is_some() {
-                        state.grpc_fields(trailers, this.chain);
-                    }
-                    state.over = true;
-                    state.complete(this.origin, this.chain);
-                }
-                Poll::Ready(Some(Ok(*frame)))
-            }
-            Poll::Ready(None) => {
-                state.end(this.origin, this.chain);
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                record(&state.exchange, &*error);
-                state.end(this.origin, this.chain);
-                Poll::Ready(Some(Err(error)))
-            }
             Poll::Pending => Poll::Pending,
+            Poll::Ready(polled) => Poll::Ready(state.passed(polled, this.origin, this.chain)),
         }
     }
 
@@ -333,6 +310,48 @@ where
 }
 
 impl State {
+    /// What leaves the outermost stage, when it may be the end or say how the response ends.
+    #[inline(never)]
+    fn passed(
+        &mut self,
+        polled: Option<Result<Piece, BoxError>>,
+        origin: &Origin,
+        chain: &mut impl Chain,
+    ) -> Option<Result<Frame<Bytes>, BoxError>> {
+        match polled {
+            Some(Ok(Piece::Data { data, last })) => {
+                self.over |= last;
+                if self.grpc.is_some() {
+                    self.grpc_data(&data, chain);
+                }
+                // at its declared length a body is complete, and h1 does not poll again
+                if last || (origin.given.is_reached() && !chain.has_more()) {
+                    self.complete(origin, chain);
+                }
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Ok(Piece::Other(frame))) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    if self.grpc.is_some() {
+                        self.grpc_fields(trailers, chain);
+                    }
+                    self.over = true;
+                    self.complete(origin, chain);
+                }
+                Some(Ok(*frame))
+            }
+            None => {
+                self.end(origin, chain);
+                None
+            }
+            Some(Err(error)) => {
+                record(&self.exchange, &*error);
+                self.end(origin, chain);
+                Some(Err(error))
+            }
+        }
+    }
+
     /// The head leaves.
     fn begin<B: Body>(
         &mut self,
@@ -475,21 +494,23 @@ impl<B: Body> Hints for Root<'_, B> {
     }
 }
 
-impl<B> Source for Root<'_, B>
+impl<B> Upstream for Root<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     #[inline(always)]
-    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
         let Some(mut body) = self.body.as_mut().as_pin_mut() else {
-            return Poll::Ready(self.origin.refused());
+            *polled = Poll::Ready(self.origin.refused());
+            return;
         };
         let origin = &mut *self.origin;
         if origin.over {
-            return Poll::Ready(None);
+            *polled = Poll::Ready(None);
+            return;
         }
-        match body.as_mut().poll_frame(cx.task) {
+        *polled = match body.as_mut().poll_frame(cx.task) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     origin.given.given += data.len() as u64;
@@ -506,7 +527,20 @@ where
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => Poll::Pending,
-        }
+        };
+    }
+}
+
+impl<B> Source for Root<'_, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline(never)]
+    fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        let mut polled = Poll::Pending;
+        self.poll_inline(cx, &mut polled);
+        polled
     }
 
     #[cold]
@@ -596,12 +630,22 @@ impl<F, E, B: Body> Hints for HeadRoot<'_, '_, F, E, B> {
     }
 }
 
-impl<F, E, B> Source for HeadRoot<'_, '_, F, E, B>
+impl<F, E, B> Upstream for HeadRoot<'_, '_, F, E, B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     #[inline(always)]
+    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+        self.body.poll_inline(cx, polled);
+    }
+}
+
+impl<F, E, B> Source for HeadRoot<'_, '_, F, E, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
         self.body.poll(cx)
     }

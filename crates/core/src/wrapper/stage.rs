@@ -14,16 +14,23 @@ use crate::{Exchange, StreamEnd};
 /// What a layer keeps of one request, and what it does to the response. Every method has a default that changes nothing.
 ///
 /// The [module documentation](super) has the order in which the methods run. A stage that only watches implements
-/// [`Stage::on_piece`] and [`Stage::on_end`]. One that changes what is sent implements [`Stage::poll`], which then has to
-/// call `around`, `on_poll` and `on_piece` as far as the stage needs them.
+/// [`Stage::on_piece`] and [`Stage::on_end`]. One that changes what is sent implements [`Stage::on_poll`], for what it gives
+/// out without asking the body, and [`Stage::on_polled`], for what becomes of a piece that the body gave.
+///
+/// The stages of a wrapper are compiled into one function that calls each hook in one place. So a hook that runs for
+/// each frame costs what it does and no more, as long as it is small: move what is rare into a function that is `#[cold]`.
 pub trait Stage: Send + 'static {
-    /// Runs `run` in the stage's own context: with a span entered, a thread-local set, or a panic caught.
+    /// Runs `run` in the stage's own context: with a span entered, a thread-local set, or a panic caught. `stage` is `None`
+    /// when the layer does not follow the request; `run` is called all the same.
     ///
-    /// `None` says that `run` panicked and that the stage caught it; the stage then answers [`Stage::on_caught`]. The
-    /// default calls `run` and lets a panic pass.
-    #[inline]
-    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
-        let _ = at;
+    /// `None` says that `run` panicked and that the stage caught it; the stage then answers [`Stage::on_caught`] or
+    /// [`Stage::on_caught_body`]. The default calls `run` and lets a panic pass.
+    #[inline(always)]
+    fn around<T>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> T) -> Option<T>
+    where
+        Self: Sized,
+    {
+        let _ = (stage, at);
         Some(run())
     }
 
@@ -63,23 +70,37 @@ pub trait Stage: Send + 'static {
         Poll::Ready(AfterHead::Stay)
     }
 
-    /// The next piece. The default polls `up` inside of [`Stage::around`], between [`Stage::on_poll`] and
-    /// [`Stage::on_piece`].
+    /// The body is about to be polled. `Some` is given out in place of what `up` would give, and `up` is not polled.
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        self.on_poll();
-        let Some(polled) = self.around(At::Body, || up.poll(cx)) else {
-            return Poll::Ready(None);
-        };
-        if let Poll::Ready(Some(Ok(piece))) = &polled {
-            self.on_piece(piece);
-        }
-        polled
+    fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        let _ = (up, cx);
+        None
     }
 
-    /// The body is about to be polled.
-    #[inline]
-    fn on_poll(&mut self) {}
+    /// The body was polled, inside of [`Stage::around`], and this came of it. What the stage leaves in `polled` is given
+    /// out. A stage that keeps what is there, and has nothing to give out, polls `up` again. The default calls
+    /// [`Stage::on_piece`].
+    ///
+    /// By reference, for a piece that every stage passes on then stays in one place.
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        let _ = (up, cx);
+        if let Poll::Ready(Some(Ok(piece))) = polled {
+            self.on_piece(piece);
+        }
+    }
+
+    /// The body panicked and [`Stage::around`] caught that: what the stage gives out in place of the rest. It should
+    /// [discard](Source::discard) what is inside. The default ends the body.
+    fn on_caught_body(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        let _ = (up, cx);
+        Poll::Ready(None)
+    }
 
     /// The body gave this piece.
     #[inline]
@@ -120,9 +141,9 @@ pub trait Stage: Send + 'static {
 /// For a stage that is large and often absent: all stages of a request stand in one allocation, which is cheaper while it has
 /// no more than 1,032 bytes.
 impl<T: Stage> Stage for Box<T> {
-    #[inline]
-    fn around<R>(&mut self, at: At, run: impl FnOnce() -> R) -> Option<R> {
-        (**self).around(at, run)
+    #[inline(always)]
+    fn around<R>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> R) -> Option<R> {
+        T::around(stage.map(|stage| &mut **stage), at, run)
     }
 
     fn on_caught(
@@ -153,13 +174,22 @@ impl<T: Stage> Stage for Box<T> {
     }
 
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        (**self).poll(up, cx)
+    fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        (**self).on_poll(up, cx)
     }
 
-    #[inline]
-    fn on_poll(&mut self) {
-        (**self).on_poll();
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        (**self).on_polled(polled, up, cx);
+    }
+
+    fn on_caught_body(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+        (**self).on_caught_body(up, cx)
     }
 
     #[inline]

@@ -105,8 +105,19 @@ impl Stage for DigestStage {
     }
 
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        self.0.poll(up, cx)
+    fn on_poll(&mut self, _: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        self.0.on_poll(cx)
+    }
+
+    #[inline]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        self.0.replay.on_polled(polled);
+        self.0.given(polled, cx);
     }
 
     fn on_latched(&mut self) {
@@ -228,23 +239,29 @@ impl Response {
     }
 
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    fn on_poll(&mut self, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         if let Announced::Over { .. } = self.announced {
-            return Poll::Ready(None);
+            return Some(Poll::Ready(None));
         }
-        let polled = self.replay.poll(up, cx);
-        if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = &polled {
+        let mut polled = self.replay.on_poll()?;
+        self.given(&mut polled, cx);
+        Some(polled)
+    }
+
+    /// Hashes what the body or the replay gave.
+    #[inline]
+    fn given(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
+        if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = polled {
             self.bytes += data.len() as u64;
             if let Hash::Running(hasher) = &mut self.hash {
                 hasher.update(data);
             }
         }
-        match (&self.announced, polled) {
-            (Announced::Trailers { fields, chunked }, Poll::Ready(polled)) => {
-                let (fields, chunked) = (*fields, *chunked);
-                Poll::Ready(self.before_trailers(polled, fields, chunked, cx))
-            }
-            (_, polled) => polled,
+        if let Announced::Trailers { fields, chunked } = self.announced
+            && let Poll::Ready(given) = polled
+        {
+            let given = self.before_trailers(given.take(), fields, chunked, cx);
+            *polled = Poll::Ready(given);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::task::Poll;
 
-use bytes::Bytes;
 use http_body::SizeHint;
 use tower_stream_core::{
     BoxError,
@@ -65,59 +64,69 @@ impl Checking {
         error.is_some_and(|error| self.checker.is_short(error, held))
     }
 
-    #[inline]
     pub(crate) fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        if self.failed {
-            return Poll::Ready(None);
-        }
-        match self.replay.poll(up, cx) {
-            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
-                self.checker.data(&data);
-                if self.checker.is_due(last) {
-                    return Poll::Ready(self.judge_last(data, last, cx));
-                }
-                Poll::Ready(Some(Ok(Piece::Data { data, last })))
+        match self.on_poll(cx) {
+            Some(polled) => polled,
+            None => {
+                let mut polled = up.poll(cx);
+                self.on_polled(&mut polled, cx);
+                polled
             }
-            Poll::Ready(polled) => Poll::Ready(self.judge_rest(polled, cx)),
-            Poll::Pending => Poll::Pending,
         }
     }
 
-    #[cold]
-    fn judge_last(
-        &mut self,
-        data: Bytes,
-        last: bool,
-        cx: &mut StageContext<'_, '_>,
-    ) -> Option<Result<Piece, BoxError>> {
-        Some(match self.checker.judge(None) {
-            Ok(()) => Ok(Piece::Data { data, last }),
-            Err(error) => Err(self.fail(error, cx)),
-        })
+    /// What is given out without polling the body.
+    #[inline]
+    pub(crate) fn on_poll(&mut self, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        if self.failed {
+            return Some(Poll::Ready(None));
+        }
+        let mut polled = self.replay.on_poll()?;
+        self.check(&mut polled, cx);
+        Some(polled)
     }
 
+    /// What becomes of what the body gave.
+    #[inline]
+    pub(crate) fn on_polled(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
+        self.replay.on_polled(polled);
+        self.check(polled, cx);
+    }
+
+    #[inline]
+    fn check(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                self.checker.data(data);
+                if self.checker.is_due(*last) {
+                    self.judge(polled, cx);
+                }
+            }
+            Poll::Ready(_) => self.judge(polled, cx),
+            Poll::Pending => {}
+        }
+    }
+
+    /// The end, or the data that completes the body.
     #[cold]
-    fn judge_rest(
-        &mut self,
-        polled: Option<Result<Piece, BoxError>>,
-        cx: &mut StageContext<'_, '_>,
-    ) -> Option<Result<Piece, BoxError>> {
-        let judged = match &polled {
+    fn judge(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
+        let Poll::Ready(given) = polled else {
+            return;
+        };
+        let judged = match given {
             Some(Ok(Piece::Other(frame))) => match frame.trailers_ref() {
                 Some(trailers) => self.checker.judge(Some(trailers)),
                 None => Ok(()),
             },
-            Some(Ok(Piece::Data { .. })) => Ok(()),
-            None => self.checker.judge(None),
+            Some(Ok(Piece::Data { .. })) | None => self.checker.judge(None),
             Some(Err(error)) => {
                 self.failed = true;
                 self.checker.failed(error);
                 Ok(())
             }
         };
-        match judged {
-            Ok(()) => polled,
-            Err(error) => Some(Err(self.fail(error, cx))),
+        if let Err(error) = judged {
+            *given = Some(Err(self.fail(error, cx)));
         }
     }
 

@@ -66,14 +66,28 @@ impl Stage for VerifyDigestStage {
     }
 
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    fn on_poll(&mut self, _: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         match &mut self.0.state {
-            State::Checking(checking) => checking.poll(up, cx),
+            State::Checking(checking) => checking.on_poll(cx),
             State::Replaced(content) => {
                 let content = content.take();
-                Poll::Ready(content.map(|data| Ok(Piece::Data { data, last: true })))
+                Some(Poll::Ready(
+                    content.map(|data| Ok(Piece::Data { data, last: true })),
+                ))
             }
-            State::Waiting => up.poll(cx),
+            State::Waiting => None,
+        }
+    }
+
+    #[inline]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        if let State::Checking(checking) = &mut self.0.state {
+            checking.on_polled(polled, cx);
         }
     }
 

@@ -45,7 +45,7 @@ impl Hook for FarewellLayer {
             has_upload: refusal::announces_upload(request),
             grpc_type: grpc_type.cloned().map(Box::new),
             kind: StreamKind::Other,
-            records: Records::Opaque,
+            records: Records::opaque(),
             rest: None,
             left: None,
             begun: false,
@@ -111,29 +111,67 @@ impl Stage for FarewellStage {
         Poll::Ready(AfterHead::Stay)
     }
 
-    #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
+    #[inline(always)]
+    fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         if self.over {
-            return Poll::Ready(self.rest.take().map(|piece| Ok(*piece)));
+            return Some(Poll::Ready(self.rest.take().map(|piece| Ok(*piece))));
         }
-        let mut waits = false;
+        if self.ends_now(false, up) {
+            return Some(self.end(up, cx));
+        }
+        self.begun = true;
+        None
+    }
+
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        // what nearly every poll gives passes as it is
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
+                if self.left.is_none() && self.records.passes(data) => {}
+            polled => {
+                let given = std::mem::replace(polled, Poll::Pending);
+                *polled = self.hold(given, up, cx);
+            }
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.rest.is_some() || self.records.held() > 0
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        if let Some(rest) = &self.rest {
+            return SizeHint::with_exact(rest.data().map_or(0, |data| data.len() as u64));
+        }
+        let mut hint = up.size_hint();
+        if !self.over && self.kind != StreamKind::Other {
+            // a farewell may come on top, or instead of the rest
+            let lower = hint.lower() + self.records.held() as u64;
+            hint = SizeHint::default();
+            hint.set_lower(lower);
+        }
+        hint
+    }
+}
+
+impl FarewellStage {
+    /// What the body inside gave, when it does not pass as it is: polls on until something can be given out.
+    #[inline(never)]
+    fn hold(
+        &mut self,
+        mut polled: Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Polled {
         loop {
-            // a stream that has just ended by itself is complete, whoever polls it again
-            if self.ends_now(waits) && !up.is_end_stream() {
-                return self.end(up, cx);
-            }
-            if waits {
-                return Poll::Pending;
-            }
-            self.begun = true;
-            let polled = up.poll(cx);
-            // what nearly every poll gives passes as it is
-            if let Poll::Ready(Some(Ok(Piece::Data { data, last: false }))) = &polled
-                && self.left.is_none()
-                && self.records.passes(data)
-            {
-                return polled;
-            }
             match polled {
                 Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
                     if let Some(left) = &mut self.left {
@@ -166,48 +204,37 @@ impl Stage for FarewellStage {
                 Poll::Pending => {
                     self.timer.wait(cx.task);
                     // it may have become due in between
-                    waits = true;
+                    return match self.ends_now(true, up) {
+                        true => self.end(up, cx),
+                        false => Poll::Pending,
+                    };
                 }
             }
+            if self.ends_now(false, up) {
+                return self.end(up, cx);
+            }
+            polled = up.poll(cx);
         }
     }
 
-    #[inline]
-    fn has_more(&self) -> bool {
-        self.rest.is_some() || self.records.held() > 0
+    /// Whether the stream has to end at the place where it is. `waits`: the body inside has nothing ready. A stream that
+    /// has just ended by itself is complete, whoever polls it again.
+    #[inline(always)]
+    fn ends_now(&self, waits: bool, up: &impl Source) -> bool {
+        let due = self.timer.due();
+        due != Due::NotYet && self.ends(due, waits) && !up.is_end_stream()
     }
 
-    #[inline]
-    fn size_hint(&self, up: &impl Hints) -> SizeHint {
-        if let Some(rest) = &self.rest {
-            return SizeHint::with_exact(rest.data().map_or(0, |data| data.len() as u64));
-        }
-        let mut hint = up.size_hint();
-        if !self.over && self.kind != StreamKind::Other {
-            // a farewell may come on top, or instead of the rest
-            let lower = hint.lower() + self.records.held() as u64;
-            hint = SizeHint::default();
-            hint.set_lower(lower);
-        }
-        hint
-    }
-}
-
-impl FarewellStage {
-    /// Whether the stream has to end at the place where it is. `waits`: the body inside has nothing ready.
-    #[inline]
-    fn ends_now(&self, waits: bool) -> bool {
-        match self.timer.due() {
+    #[cold]
+    fn ends(&self, due: Due, waits: bool) -> bool {
+        match due {
             Due::NotYet => false,
             Due::Anywhere => self.begun || waits,
             Due::AtBoundary => {
                 self.records.is_clean()
-                    && match self.records {
-                        Records::Opaque => false,
-                        Records::Held(_) => self.begun || waits,
-                        // the status of a call may be ready behind its last message
-                        Records::Messages(_) => waits,
-                    }
+                    && !self.records.are_opaque()
+                    // the status of a call may be ready behind its last message
+                    && (waits || (self.begun && self.records.are_held()))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One response under a [`SequenceLayer`].
 
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
@@ -94,15 +94,24 @@ impl Stage for SequenceStage {
     }
 
     #[inline]
-    fn poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
-        Poll::Ready(match ready!(up.poll(cx)) {
-            Some(Ok(Piece::Data { data, last })) => {
-                let data = self.stamped(data);
-                Some(Ok(Piece::Data { data, last }))
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) {
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, .. }))) => {
+                *data = self.stamped(std::mem::take(data));
             }
-            Some(Ok(Piece::Other(frame))) => self.trailers(frame).map(Ok),
-            end => end,
-        })
+            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
+                let keeps = self.keeps(frame);
+                if !keeps {
+                    *polled = Poll::Ready(None);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
@@ -179,18 +188,15 @@ impl SequenceStage {
         }
     }
 
-    /// A digest in the trailers is of the bytes without stamps, as one in the head was.
+    /// A digest in the trailers is of the bytes without stamps, as one in the head was. False: nothing is left of them.
     #[cold]
-    fn trailers(&self, frame: Box<Frame<Bytes>>) -> Option<Piece> {
-        if matches!(self.stamp, Stamp::Nothing) {
-            return Some(Piece::Other(frame));
-        }
-        match frame.into_trailers() {
-            Ok(mut trailers) => {
-                bytes_changed(&mut trailers);
-                (!trailers.is_empty()).then(|| Piece::trailers(trailers))
+    fn keeps(&self, frame: &mut Frame<Bytes>) -> bool {
+        match frame.trailers_mut() {
+            Some(trailers) if !matches!(self.stamp, Stamp::Nothing) => {
+                bytes_changed(trailers);
+                !trailers.is_empty()
             }
-            Err(other) => Some(Piece::Other(Box::new(other))),
+            _ => true,
         }
     }
 }

@@ -15,7 +15,7 @@ use opentelemetry::{
 use tokio::time::Instant;
 use tower_stream_core::{
     Claim, Exchange, Sequence, StreamEnd,
-    wrapper::{AfterHead, Piece, ResponseHead, Source, Stage, StageContext},
+    wrapper::{AfterHead, Piece, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use super::{
@@ -67,14 +67,15 @@ impl Stage for ChunkSpans {
         })
     }
 
-    #[inline]
-    fn on_poll(&mut self) {
+    #[inline(always)]
+    fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
         if let State::Following(chunks) = &mut self.0 {
             chunks.polled();
         }
+        None
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_piece(&mut self, piece: &Piece) {
         if let State::Following(chunks) = &mut self.0
             && let Some(data) = piece.data()

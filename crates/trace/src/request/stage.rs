@@ -8,7 +8,7 @@ use tower_stream_core::{
     Claim, Exchange, StreamEnd, grpc,
     wrapper::{AfterHead, At, Piece, ResponseHead, Source, Stage, StageContext},
 };
-use tracing::Span;
+use tracing::{Span, span::Entered};
 
 use crate::parent;
 
@@ -40,18 +40,25 @@ impl RequestSpan {
     }
 }
 
-impl Stage for RequestSpan {
-    #[inline]
-    fn around<T>(&mut self, at: At, run: impl FnOnce() -> T) -> Option<T> {
-        if at != At::Call {
-            let _entered = self.span.enter();
-            return Some(run());
-        }
+impl RequestSpan {
+    /// Enters the span, and learns whether that makes it the current one of OpenTelemetry.
+    fn enter_first(&self) -> Entered<'_> {
         let outside = parent::activated();
-        let _entered = self.span.enter();
+        let entered = self.span.enter();
         if parent::activated() != outside {
             self.exchange.claim(Claim::ActivatedSpan);
         }
+        entered
+    }
+}
+
+impl Stage for RequestSpan {
+    #[inline(always)]
+    fn around<T>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> T) -> Option<T> {
+        let _entered = stage.map(|stage| match at {
+            At::Call => stage.enter_first(),
+            At::Future | At::Body | At::Drop => stage.span.enter(),
+        });
         Some(run())
     }
 
@@ -68,7 +75,7 @@ impl Stage for RequestSpan {
         Poll::Ready(AfterHead::Stay)
     }
 
-    #[inline]
+    #[inline(always)]
     fn on_piece(&mut self, piece: &Piece) {
         let Some(data) = piece.data() else {
             return;

@@ -58,7 +58,7 @@ pub trait Stage: Send + 'static {
     }
 
     /// The head is there. Runs until it is ready, then not again. It may poll `up`, to learn how the body begins before
-    /// the head leaves; the pieces that it took it gives out in [`Stage::poll`] later.
+    /// the head leaves; the pieces that it took it gives out in [`Stage::on_poll`] later.
     #[inline]
     fn on_head(
         &mut self,

@@ -25,6 +25,8 @@ pub enum FaultKind {
     DigestMismatch,
     /// The body ended before its declared length.
     ShortBody,
+    /// The body ended without the last record of its [`Dialect`](crate::Dialect).
+    Incomplete,
     /// The producer of the body went away without finishing it.
     Unfinished,
     /// An HTTP/2 stream that the body reads from was reset.
@@ -51,6 +53,7 @@ impl FaultKind {
             Self::Drain => "drain",
             Self::DigestMismatch => "digest_mismatch",
             Self::ShortBody => "short_body",
+            Self::Incomplete => "incomplete",
             Self::Unfinished => "unfinished",
             Self::Reset => "reset",
             Self::Io => "io",

@@ -11,7 +11,7 @@ use std::{
 
 use http::Extensions;
 
-use crate::{Cause, FaultKind, RequestId, Sequence, StreamEnd};
+use crate::{Cause, Dialect, FaultKind, RequestId, Sequence, StreamEnd};
 
 /// One request and its response, as the layers around it know them together: the request's id, its numbers, and why its
 /// stream failed. It is one allocation a request, found in the request extensions.
@@ -48,6 +48,10 @@ pub(crate) struct Cell {
     request_id: OnceLock<(u32, RequestId)>,
     /// likewise
     drain: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
+    /// the first dialect that was named; the last one of the list holds
+    dialect: OnceLock<Box<NamedDialect>>,
+    /// the last record of the dialect has been given out
+    is_terminal: AtomicBool,
     numbers: AtomicU64,
     /// the cell whose numbers this one draws from, if not its own
     numbers_of: Option<Arc<Cell>>,
@@ -65,6 +69,12 @@ pub(crate) struct Cell {
     logged: AtomicBool,
     /// `number of the body << 2 | how it ended`: the outermost body that has reported
     settled: AtomicU64,
+}
+
+struct NamedDialect {
+    by: u32,
+    dialect: Dialect,
+    next: OnceLock<Box<Self>>,
 }
 
 /// A later attempt, which began at a layer of this depth.
@@ -88,10 +98,12 @@ pub enum Claim {
     ActivatedSpan,
     /// Ending the stream when the server drains. Claimed when the head is there, so by the innermost layer.
     Farewell,
+    /// Looking for the last record of a [`Dialect`]. Claimed when the head is there, so by the innermost wrapper.
+    LastRecord,
 }
 
 impl Claim {
-    const COUNT: usize = Self::Farewell as usize + 1;
+    const COUNT: usize = Self::LastRecord as usize + 1;
 }
 
 /// How a body that has reported ended, in [`Cell::settled`].
@@ -116,6 +128,9 @@ impl Cell {
         }
         inherit(&self.request_id, &child.request_id, depth);
         inherit(&self.drain, &child.drain, depth);
+        if let Some(named) = self.dialects().filter(|named| named.by < depth).last() {
+            child.name_dialect(named.by, named.dialect);
+        }
         for (theirs, ours) in child.claims.iter_mut().zip(&self.claims) {
             let by = ours.load(Ordering::Relaxed);
             *theirs.get_mut() = if by < depth { by } else { 0 };
@@ -136,6 +151,27 @@ impl Cell {
     #[inline]
     pub(crate) fn request_id(&self) -> Option<&RequestId> {
         self.request_id.get().map(|(_, id)| id)
+    }
+
+    fn dialects(&self) -> impl Iterator<Item = &NamedDialect> {
+        let first = self.dialect.get();
+        std::iter::successors(first, |named| named.next.get()).map(|named| &**named)
+    }
+
+    fn name_dialect(&self, by: u32, dialect: Dialect) {
+        let mut named = Box::new(NamedDialect {
+            by,
+            dialect,
+            next: OnceLock::new(),
+        });
+        let mut place = &self.dialect;
+        while let Err(refused) = place.set(named) {
+            named = refused;
+            match place.get() {
+                Some(before) => place = &before.next,
+                None => return,
+            }
+        }
     }
 
     #[inline]
@@ -319,9 +355,12 @@ impl Exchange {
         }
     }
 
-    /// Records why the stream fails. False, and nothing changed, when a cause is known already.
+    /// Records why the stream fails. False, and nothing changed, when a cause is known already, or when the last record of the
+    /// response [has passed](Self::is_terminal): its client has all of it, whatever happens to the body now. Only a digest
+    /// mismatch says something of what the client has.
     pub fn record(&self, cause: Cause) -> bool {
-        self.cell().cause.set((self.depth, cause)).is_ok()
+        let after_end = self.is_terminal() && cause.kind() != FaultKind::DigestMismatch;
+        !after_end && self.cell().cause.set((self.depth, cause)).is_ok()
     }
 
     /// The same for a cause that is costly to make: `cause` is not asked when one is known already.
@@ -373,6 +412,34 @@ impl Exchange {
         self.cell().drain.set((self.depth, drain)).is_ok()
     }
 
+    /// The dialect of the response, if one was named: see [`Dialect`]. What is named last holds, and that is what is known
+    /// furthest in: layers name theirs on the way in, the handler and the head of the response come after.
+    #[must_use]
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.cell().dialects().last().map(|named| named.dialect)
+    }
+
+    #[inline]
+    pub(crate) fn has_dialect(&self) -> bool {
+        self.cell().dialect.get().is_some()
+    }
+
+    /// For a layer that knows which dialect the response to this request speaks: in `on_request`.
+    pub fn set_dialect(&self, dialect: Dialect) {
+        self.cell().name_dialect(self.depth, dialect);
+    }
+
+    /// Whether the last record of the dialect has been given out by the body. Nothing may be written behind it.
+    #[inline]
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.cell().is_terminal.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_terminal(&self) {
+        self.cell().is_terminal.store(true, Ordering::Relaxed);
+    }
+
     /// The numbers of the request.
     #[inline]
     #[must_use]
@@ -420,7 +487,7 @@ impl Exchange {
         let cause = self.cause();
         let own = match cause {
             Some(cause) if !(delivered && cause.kind() == FaultKind::Drain) => BY_CAUSE,
-            _ if *own == StreamEnd::Complete => COMPLETE,
+            _ if *own == StreamEnd::Complete || self.is_terminal() => COMPLETE,
             _ => DROPPED,
         };
         let mine = u64::from(number) << 2 | own;

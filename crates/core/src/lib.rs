@@ -3,6 +3,7 @@
 pub mod boundary;
 mod cause;
 mod delivery;
+mod dialect;
 mod end;
 mod exchange;
 mod expected_digest;
@@ -24,6 +25,7 @@ pub mod wrapper;
 pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
     delivery::{Delivery, declared_length},
+    dialect::{Dialect, ErrorReport, KeepAlive, Record},
     end::{Outcome, StreamEnd},
     exchange::{Claim, Exchange},
     expected_digest::ExpectedDigest,

@@ -18,7 +18,10 @@ use super::{
     chain::{Chain, HeadPoll, HeadSource, Upstream},
     fused::Called,
 };
-use crate::{BoxError, Cause, Delivery, Exchange, FaultKind, StreamEnd, StreamKind, grpc};
+use crate::{
+    BoxError, Cause, Claim, Delivery, Dialect, Exchange, FaultKind, StreamEnd, StreamKind,
+    dialect::Detector, grpc,
+};
 
 pin_project! {
     /// One response under a wrapper, from the call to the end. Boxed once, in the call.
@@ -70,6 +73,8 @@ enum Grpc {
 struct Origin {
     given: Length,
     over: bool,
+    /// The body has to give the last record of its dialect before it ends.
+    awaits: Option<Box<Detector>>,
     /// The content of a refusal, in place of a body.
     refusal: Bytes,
 }
@@ -140,6 +145,7 @@ impl<C: Chain, B> Driver<C, B> {
             origin: Origin {
                 given: Length::unknown(),
                 over: false,
+                awaits: None,
                 refusal: Bytes::new(),
             },
             body: None,
@@ -515,7 +521,11 @@ where
                 Ok(data) => {
                     origin.given.given += data.len() as u64;
                     let last = body.is_end_stream() && !origin.given.is_short();
-                    Poll::Ready(Some(Ok(Piece::Data { data, last })))
+                    if origin.awaits.is_some() {
+                        Poll::Ready(Some(origin.look(data, last, cx.exchange)))
+                    } else {
+                        Poll::Ready(Some(Ok(Piece::Data { data, last })))
+                    }
                 }
                 Err(frame) => Poll::Ready(Some(origin.other(frame, cx.exchange))),
             },
@@ -558,6 +568,43 @@ impl Origin {
         (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
     }
 
+    /// A frame of data that may hold the last record.
+    #[inline(never)]
+    fn look(
+        &mut self,
+        data: Bytes,
+        mut last: bool,
+        exchange: &Exchange,
+    ) -> Result<Piece, BoxError> {
+        if let Some(detector) = &mut self.awaits {
+            if detector.push(&data) {
+                self.awaits = None;
+                exchange.set_terminal();
+            } else if self.given.is_reached() && !self.may_end(exchange) {
+                // nothing can be written behind it, and the client would have all that was declared
+                self.over = true;
+                return Err(incomplete(exchange));
+            } else if last {
+                last = self.may_end(exchange);
+            }
+        }
+        Ok(Piece::Data { data, last })
+    }
+
+    /// Whether the body may end here. When it may not, the end comes with the next poll.
+    #[cold]
+    fn may_end(&mut self, exchange: &Exchange) -> bool {
+        let Some(detector) = &mut self.awaits else {
+            return true;
+        };
+        let may_end = detector.finish();
+        if may_end {
+            self.awaits = None;
+            exchange.set_terminal();
+        }
+        may_end
+    }
+
     /// A frame that holds no data.
     #[cold]
     fn other(&mut self, frame: Frame<Bytes>, exchange: &Exchange) -> Result<Piece, BoxError> {
@@ -570,8 +617,11 @@ impl Origin {
     /// The body says that it has ended. It fails when it owes more.
     fn end(&mut self, exchange: &Exchange) -> Result<(), BoxError> {
         self.over = true;
-        match self.given.is_short() {
-            true => Err(self.short(exchange)),
+        if self.given.is_short() {
+            return Err(self.short(exchange));
+        }
+        match self.awaits.is_some() && !self.may_end(exchange) {
+            true => Err(incomplete(exchange)),
             false => Ok(()),
         }
     }
@@ -582,6 +632,16 @@ impl Origin {
         exchange.record(cause.clone());
         crate::StreamError::from(cause).into()
     }
+}
+
+#[cold]
+fn incomplete(exchange: &Exchange) -> BoxError {
+    let cause = Cause::new(
+        FaultKind::Incomplete,
+        "the body ended without the last record of its dialect",
+    );
+    exchange.record(cause.clone());
+    crate::StreamError::from(cause).into()
 }
 
 /// The same, to look at only.
@@ -602,11 +662,63 @@ impl<B: Body> Hints for RootHints<'_, B> {
     fn is_end_stream(&self) -> bool {
         match self.body {
             Some(body) if !self.origin.over => {
-                body.is_end_stream() && !self.origin.given.is_short()
+                let owes = self.origin.given.is_short() || self.origin.awaits.is_some();
+                body.is_end_stream() && !owes
             }
             _ => self.origin.refusal.is_empty(),
         }
     }
+}
+
+/// Learns which dialect the response speaks. What follows its records, if it has a last one and nobody inside follows them.
+#[inline]
+fn awaits(
+    head: &mut ResponseHead,
+    method: &Method,
+    delivery: Delivery,
+    exchange: &Exchange,
+) -> Option<Box<Detector>> {
+    let extension = match head.extensions.is_empty() {
+        true => None,
+        false => head.extensions.get::<Dialect>().copied(),
+    };
+    let kind = head.stream_kind();
+    let events = kind == StreamKind::Sse;
+    let named = extension.or_else(|| events.then(|| Dialect::of_headers(&head.headers)).flatten());
+    if named.is_none() && !exchange.has_dialect() {
+        return None;
+    }
+    named_dialect(
+        named,
+        kind,
+        head.status.is_success(),
+        method,
+        delivery,
+        exchange,
+    )
+}
+
+#[inline(never)]
+fn named_dialect(
+    named: Option<Dialect>,
+    kind: StreamKind,
+    success: bool,
+    method: &Method,
+    delivery: Delivery,
+    exchange: &Exchange,
+) -> Option<Box<Detector>> {
+    if let Some(dialect) = named {
+        exchange.set_dialect(dialect);
+    }
+    let follows = success && !delivery.is_bodiless() && delivery.declared_length() != Some(0);
+    let dialect = exchange.dialect()?;
+    if !follows || dialect.kind() != kind {
+        return None;
+    }
+    let detector = dialect.detector(method)?;
+    exchange
+        .claim(Claim::LastRecord)
+        .then(|| Box::new(detector))
 }
 
 /// The future of the service, inside of every stage.
@@ -687,6 +799,7 @@ where
                 let head = head.insert(ResponseHead::new(parts));
                 let delivery = head.delivery(self.method, &body.size_hint());
                 self.body.origin.given = Length::of(delivery);
+                self.body.origin.awaits = awaits(head, self.method, delivery, cx.exchange);
                 self.body.body.set(Some(body));
                 Poll::Ready(HeadPoll::Head)
             }

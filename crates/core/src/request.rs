@@ -80,7 +80,7 @@ pub fn matched_route(request: &Extensions) -> Option<&str> {
 
 /// The address of the peer of the connection that a request came on, in the request extensions.
 ///
-/// `Drain::serve` of `tower-stream-drain` puts it there. [`peer_address`] reads it.
+/// `serve` of `tower-stream-serve` puts it there. [`peer_address`] reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr<A>(pub A);
 

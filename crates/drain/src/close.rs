@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response
 
 /// How the connection of a request can be told to close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
+pub enum Closing {
     /// By the header.
     Header,
     /// By the header and an old version: hyper up to 1.11 answers a client of HTTP/1.0 that asked for keep-alive with
@@ -15,7 +15,8 @@ pub(crate) enum Closing {
 }
 
 impl Closing {
-    pub(crate) fn of(version: Version) -> Self {
+    /// For a request of this version.
+    pub fn of(version: Version) -> Self {
         match version {
             Version::HTTP_11 => Self::Header,
             Version::HTTP_10 | Version::HTTP_09 => Self::HeaderAndVersion,
@@ -23,9 +24,10 @@ impl Closing {
         }
     }
 
-    /// Closes the connection after this response, unless it becomes another protocol's.
+    /// Closes the connection after this response, unless it becomes another protocol's. `connect` says whether the request's
+    /// method was CONNECT.
     #[cold]
-    pub(crate) fn close(self, connect: bool, head: &mut response::Parts) {
+    pub fn close(self, connect: bool, head: &mut response::Parts) {
         let status = head.status;
         let tunnel = connect && status.is_success();
         if self == Self::Never || tunnel || status == StatusCode::SWITCHING_PROTOCOLS {

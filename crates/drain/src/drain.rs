@@ -127,7 +127,7 @@ impl Drain {
     }
 
     /// Whether it needs longer than the [`grace_period`](Builder::grace_period) that it was built with, 5 s in reserve.
-    /// [`Drain::serve`] logs it as a warning; with another server, do so yourself.
+    /// `tower_stream_serve::serve` logs it as a warning; with another server, do so yourself.
     #[must_use]
     pub fn over_budget(&self) -> Option<BudgetExceeded> {
         self.shared.settings.over_budget()

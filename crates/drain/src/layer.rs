@@ -22,7 +22,7 @@ use crate::{Drain, shared::Shared};
 /// A request that passes two layers of one drain is counted once.
 ///
 /// A 101 and a 2xx to CONNECT keep their `Connection` header. HTTP/2 has no such header: its connections are closed by
-/// GOAWAY, which only a server can send, see [`Drain::serve`].
+/// GOAWAY, which only a server can send, see [`Drain::server`].
 #[derive(Clone)]
 pub struct DrainLayer {
     pub(crate) shared: Option<Arc<Shared>>,

@@ -19,12 +19,14 @@ mod probe;
 mod refusal;
 #[cfg(not(loom))]
 mod schedule;
-#[cfg(all(feature = "serve", not(loom)))]
-mod serve;
+#[cfg(not(loom))]
+pub mod server;
 #[cfg(not(loom))]
 mod settings;
 #[cfg(not(loom))]
 mod shared;
+#[cfg(all(feature = "signals", not(loom)))]
+mod signals;
 #[cfg(not(loom))]
 mod stage;
 #[cfg(not(loom))]
@@ -32,8 +34,6 @@ mod stats;
 #[cfg(not(loom))]
 mod token;
 
-#[cfg(all(feature = "serve", not(loom)))]
-pub use self::serve::{Listener, PeerAddr, Serve};
 pub use self::state::{Phase, State};
 #[cfg(all(feature = "axum", not(loom)))]
 pub use self::token::MissingDrain;
@@ -45,7 +45,7 @@ pub use self::{
     probe::{Probe, ProbeBody},
     settings::{BudgetExceeded, BuildError, Builder, Refusal},
     stage::DrainStage,
-    stats::{Report, Stats},
+    stats::Stats,
     token::{DrainToken, Draining},
 };
 

@@ -39,15 +39,15 @@ pub(crate) fn answer(
     (response, reset)
 }
 
-/// In the extensions of a response that `serve` resets without its head. Another server sends the head and then resets,
-/// because the body fails: a client may see a 503 first.
+/// In the extensions of a response whose stream a server should reset with REFUSED_STREAM instead of sending its head. A server
+/// that does not know this type sends the head and then resets, because the body fails: a client may see a 503 first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RefusedStream;
+pub struct RefusedStream;
 
 /// In the extensions of a response that the drain gave while the client was still sending. Closed with its bytes unread,
-/// the connection is reset, and the reset may overtake the response: `serve` reads on for a while.
+/// the connection is reset, and the reset may overtake the response: the server should read on for a while.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct UnreadUpload;
+pub struct UnreadUpload;
 
 /// Whether the head of a request announces a body. Over HTTP/2 without a length none is seen, and there none is needed:
 /// the connection is read on whether or not a body is.

@@ -7,12 +7,6 @@ use crate::{Drain, shared::Shared};
 /// Longer than any process runs, and short enough to be added to an [`Instant`](tokio::time::Instant) anywhere.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// hyper adds its timeouts to the time of day, which panics where that overflows.
-#[cfg(feature = "serve")]
-pub(crate) fn at_most_for_ever(duration: Duration) -> Duration {
-    duration.min(FOR_EVER)
-}
-
 /// Decides by the head of a request whether a drain never refuses it.
 pub(crate) type Exempt = Arc<dyn Fn(&http::request::Parts) -> bool + Send + Sync>;
 
@@ -70,7 +64,7 @@ impl Settings {
         Duration::from_millis(fastrand::u64(from..=to.max(from)))
     }
 
-    /// How long before the close a [`serve`](Drain::serve) stops to accept and sends GOAWAY: whoever connected or
+    /// How long before the close a [server](Drain::server) stops to accept and sends GOAWAY: whoever connected or
     /// asked just then, and could not know, is still served.
     pub(crate) fn handover(&self) -> Duration {
         (self.advertise / 4).min(Duration::from_millis(250))
@@ -232,7 +226,7 @@ impl Builder {
     }
 
     /// What the orchestrator grants the process after SIGTERM (`terminationGracePeriodSeconds`), less what a preStop
-    /// hook takes of it: [`Drain::serve`] warns when the drain needs longer, 5 s in reserve.
+    /// hook takes of it: `tower_stream_serve::serve` warns when the drain needs longer, 5 s in reserve.
     pub fn grace_period(mut self, duration: Duration) -> Self {
         self.0.grace_period = Some(duration);
         self

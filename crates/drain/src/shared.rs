@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     /// Futures of [`dead`](Self::dead), which let the drain settle.
     waiting: AtomicUsize,
     /// A task listens for SIGTERM and SIGINT.
-    #[cfg(feature = "serve")]
+    #[cfg(feature = "signals")]
     pub(crate) signals: std::sync::atomic::AtomicBool,
     figures: Figures,
 }
@@ -57,7 +57,7 @@ impl Shared {
             ended: Notify::new(),
             servers: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            #[cfg(feature = "serve")]
+            #[cfg(feature = "signals")]
             signals: std::sync::atomic::AtomicBool::new(false),
             figures: Figures::default(),
         }
@@ -247,18 +247,16 @@ impl Shared {
     }
 
     /// An accept loop begins; the drain is not dead before it has ended.
-    #[cfg(any(feature = "serve", test))]
     pub(crate) fn server_begins(&self) {
         self.servers.fetch_add(1, Ordering::AcqRel);
     }
 
-    #[cfg(feature = "serve")]
     pub(crate) fn server_ends(&self) {
         self.servers.fetch_sub(1, Ordering::AcqRel);
         self.ended.notify_waiters();
     }
 
-    /// Whether a [`serve`](crate::Drain::serve) of this drain runs.
+    /// Whether a server of this drain runs, see [`Drain::server`](crate::Drain::server).
     pub(crate) fn has_server(&self) -> bool {
         self.servers.load(Ordering::Acquire) > 0
     }

@@ -1,5 +1,5 @@
 //! SIGTERM and a drain without a deadline. A binary of its own: a signal is for the whole process.
-#![cfg(all(unix, feature = "serve"))]
+#![cfg(all(unix, feature = "signals"))]
 
 use std::{io, time::Duration};
 

@@ -21,5 +21,8 @@ pub use tower_stream_errors as errors;
 pub use tower_stream_ids as ids;
 #[cfg(feature = "metrics")]
 pub use tower_stream_metrics as metrics;
+#[cfg(feature = "serve")]
+#[doc(inline)]
+pub use tower_stream_serve::{self as serve, serve};
 #[cfg(feature = "trace")]
 pub use tower_stream_trace as trace;

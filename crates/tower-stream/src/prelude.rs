@@ -12,5 +12,7 @@ pub use crate::errors::{ErrorWriterLayer, IdleTimeoutLayer};
 pub use crate::ids::{RequestIdLayer, SequenceLayer};
 #[cfg(feature = "metrics")]
 pub use crate::metrics::StreamMetricsLayer;
+#[cfg(feature = "serve")]
+pub use crate::serve::serve;
 #[cfg(feature = "trace")]
 pub use crate::trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer};

@@ -7,7 +7,8 @@ use std::{
 };
 
 use tokio::{net::TcpListener, task::JoinHandle};
-use tower_stream_drain::{Drain, Report};
+use tower_stream_drain::Drain;
+use tower_stream_serve::Report;
 
 use crate::{Args, State, admin, app};
 
@@ -108,11 +109,16 @@ async fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
 /// Serves both until the drain of the public listener is over: the probes need the other one to its end.
 async fn serve(public: TcpListener, private: TcpListener, state: State) -> io::Result<Report> {
     // main listens for signals, or nobody: a server in process leaves them to its program
-    let public = state.drain.serve(public, app(&state)).without_signals();
+    let public = tower_stream_serve::serve(public, app(&state))
+        .drain(&state.drain)
+        .without_signals();
     // never drained: dropped at the end of the public one, and an idle probe does not hold that
     let private = async {
         let never = Drain::builder().build();
-        never.serve(private, admin(&state)).without_signals().await
+        tower_stream_serve::serve(private, admin(&state))
+            .drain(&never)
+            .without_signals()
+            .await
     };
     tokio::select! {
         report = public.into_future() => report,

@@ -24,6 +24,7 @@ use tower_stream::{
     errors::{ErrorWriterLayer, IdleTimeoutLayer},
     ids::{RequestIdLayer, SequenceLayer},
     metrics::StreamMetricsLayer,
+    serve,
     trace::{ChunkSpanLayer, RequestSpanLayer},
 };
 use tracing_subscriber::layer::SubscriberExt;
@@ -39,7 +40,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Subscriber::None)]
     subscriber: Subscriber,
 
-    /// Serve with `Drain::serve` instead of `axum::serve`
+    /// Serve with `tower_stream::serve` instead of `axum::serve`
     #[arg(long)]
     drain_serve: bool,
 
@@ -124,7 +125,7 @@ async fn main() -> std::io::Result<()> {
     println!("{}", listener.local_addr()?);
     if args.drain_serve {
         // sets TCP_NODELAY itself
-        drain.serve(listener, app).await?;
+        serve(listener, app).drain(&drain).await?;
         return Ok(());
     }
     let listener = listener.tap_io(|io| _ = io.set_nodelay(true));

@@ -27,7 +27,9 @@ async fn a_handler_without_an_answer_is_answered_for_in_the_format_of_the_client
             .layer(drain.farewell())
             .layer(writer)
             .layer(drain.layer());
-        let serving = drain.serve(listener, app).without_signals();
+        let serving = tower_stream_serve::serve(listener, app)
+            .drain(&drain)
+            .without_signals();
         let serving = tokio::spawn(serving.into_future());
         let page = Request::get("/").header("Accept", "text/html");
         let call = Request::post("/", "").header("Content-Type", "application/grpc");
@@ -94,7 +96,9 @@ async fn downloads_that_are_aborted_at_the_deadline_are_not_cut() -> Outcome {
         .layer(drain.farewell())
         .layer(writer)
         .layer(drain.layer());
-    let serving = drain.serve(listener, app).without_signals();
+    let serving = tower_stream_serve::serve(listener, app)
+        .drain(&drain)
+        .without_signals();
     let serving = tokio::spawn(serving.into_future());
     assert_eq!(
         Protocol::Http11
@@ -147,7 +151,12 @@ async fn a_handler_that_blocks_its_thread_does_not_hold_the_server() -> Outcome 
         "late"
     };
     let app = Router::new().route("/", any(block)).layer(drain.layer());
-    let serving = tokio::spawn(drain.serve(listener, app).without_signals().into_future());
+    let serving = tokio::spawn(
+        tower_stream_serve::serve(listener, app)
+            .drain(&drain)
+            .without_signals()
+            .into_future(),
+    );
     let mut client = h1::Connection::open(addr).await?;
     client.send(&Request::get("/")).await?;
     while drain.in_flight() == 0 {
@@ -180,7 +189,12 @@ async fn a_refused_stream_has_no_head() -> Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
     let app = hello().layer(refusing.layer());
-    let serving = tokio::spawn(server.serve(listener, app).without_signals().into_future());
+    let serving = tokio::spawn(
+        tower_stream_serve::serve(listener, app)
+            .drain(&server)
+            .without_signals()
+            .into_future(),
+    );
     for _ in 0..200 {
         let mut connection = h2::Connection::open(addr).await?;
         let mut streams = Vec::new();
@@ -222,8 +236,8 @@ async fn no_duration_of_a_server_panics() -> Outcome {
     let drain = drain().build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    let serving = drain
-        .serve(listener, hello().layer(drain.layer()))
+    let serving = tower_stream_serve::serve(listener, hello().layer(drain.layer()))
+        .drain(&drain)
         .without_signals()
         .max_age(Duration::MAX)
         .header_read_timeout(Duration::MAX);

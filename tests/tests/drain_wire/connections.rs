@@ -12,8 +12,8 @@ async fn a_connection_that_served_enough_or_is_old_is_sent_away_and_loses_nothin
     let drain = drain().build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    let serving = drain
-        .serve(listener, hello().layer(drain.layer()))
+    let serving = tower_stream_serve::serve(listener, hello().layer(drain.layer()))
+        .drain(&drain)
         .without_signals()
         .max_requests(10);
     let serving = tokio::spawn(serving.into_future());
@@ -47,8 +47,8 @@ async fn a_connection_that_served_enough_or_is_old_is_sent_away_and_loses_nothin
     let drain = self::drain().build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    let serving = drain
-        .serve(listener, hello().layer(drain.layer()))
+    let serving = tower_stream_serve::serve(listener, hello().layer(drain.layer()))
+        .drain(&drain)
         .without_signals()
         .max_age(200 * MS);
     let serving = tokio::spawn(serving.into_future());
@@ -76,8 +76,8 @@ async fn two_servers_share_a_drain() -> Outcome {
     for _ in 0..2 {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         addrs.push(listener.local_addr()?);
-        let server = drain
-            .serve(listener, hello().layer(drain.layer()))
+        let server = tower_stream_serve::serve(listener, hello().layer(drain.layer()))
+            .drain(&drain)
             .without_signals();
         serving.push(tokio::spawn(server.into_future()));
     }

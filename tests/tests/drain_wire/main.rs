@@ -17,7 +17,8 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
-use tower_stream_drain::{Builder, Drain, Report};
+use tower_stream_drain::{Builder, Drain};
+use tower_stream_serve::Report;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -42,7 +43,9 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let app = routes.layer(drain.farewell()).layer(drain.layer());
-        let serving = drain.serve(listener, app).without_signals();
+        let serving = tower_stream_serve::serve(listener, app)
+            .drain(&drain)
+            .without_signals();
         let serving = tokio::spawn(serving.into_future());
         Ok(Self {
             drain,

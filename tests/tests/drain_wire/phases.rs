@@ -124,7 +124,12 @@ async fn a_connection_in_the_backlog_is_not_lost() -> Outcome {
     drain.start();
     sleep(160 * MS).await;
     let app = hello().layer(drain.layer());
-    let serving = tokio::spawn(drain.serve(listener, app).without_signals().into_future());
+    let serving = tokio::spawn(
+        tower_stream_serve::serve(listener, app)
+            .drain(&drain)
+            .without_signals()
+            .into_future(),
+    );
     for mut connection in early {
         let answer = connection.reply().await?.finish().await;
         assert_eq!(

@@ -12,7 +12,7 @@ use crate::{Drain, shared::Shared};
 /// handlers that have not: a 503 with `Retry-After`, or `grpc-status: 14`.
 ///
 /// From [`Drain::farewell`]. It counts nothing itself: without a [`DrainLayer`](crate::DrainLayer) and not under
-/// [`Drain::serve`] nothing is in flight as far as the drain can see, so it is dead as soon as it closes and streams get
+/// [`Drain::server`] nothing is in flight as far as the drain can see, so it is dead as soon as it closes and streams get
 /// no farewell. Put it inside of the error writer, if there is one, and inside of a compression; one a route
 /// with another [`policy`](Self::policy) overrules one further out.
 ///

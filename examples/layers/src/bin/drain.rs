@@ -24,7 +24,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use tokio::net::TcpListener;
-use tower_stream::drain::Drain;
+use tower_stream::{drain::Drain, serve};
 
 async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     Sse::new(stream::iter(1..).then(|n: u32| async move {
@@ -61,7 +61,7 @@ async fn main() -> io::Result<()> {
     );
     // not drained: it answers until `main` returns
     tokio::spawn(axum::serve(admin, probes).into_future());
-    let report = drain.serve(public, app).await?;
+    let report = serve(public, app).drain(&drain).await?;
     println!("{report}");
     Ok(())
 }

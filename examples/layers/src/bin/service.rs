@@ -134,7 +134,7 @@ async fn main() -> io::Result<()> {
     let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:3000")).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let drain = Drain::builder().build();
-    let report = drain.serve(listener, app(&drain)).await?;
+    let report = serve(listener, app(&drain)).drain(&drain).await?;
     println!("{report}");
     Ok(())
 }

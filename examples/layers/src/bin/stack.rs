@@ -36,7 +36,7 @@ async fn main() -> std::io::Result<()> {
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let report = drain.serve(listener, app).await?;
+    let report = serve(listener, app).drain(&drain).await?;
     println!("{report}");
     Ok(())
 }

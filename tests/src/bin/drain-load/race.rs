@@ -165,7 +165,9 @@ async fn start(arm: Arm) -> io::Result<Server> {
                 .deadline(Duration::from_secs(10))
                 .build();
             let app = routes.layer(drain.farewell()).layer(drain.layer());
-            let serving = drain.serve(listener, app).without_signals();
+            let serving = tower_stream_serve::serve(listener, app)
+                .drain(&drain)
+                .without_signals();
             tokio::spawn(async move {
                 tokio::spawn(async move {
                     let _ = stopped.await;

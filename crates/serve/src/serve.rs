@@ -1,16 +1,10 @@
-//! A server that can be drained to the last connection.
-
-mod connection;
-mod linger;
-mod listener;
-mod signals;
+//! The server and its accept loop.
 
 use std::{
     fmt,
     future::{Future, IntoFuture},
     io,
     pin::{Pin, pin},
-    sync::Arc,
     time::Duration,
 };
 
@@ -24,68 +18,68 @@ use tokio::{
 };
 use tower_service::Service;
 use tower_stream_core::BoxError;
+use tower_stream_drain::Drain;
 
-use self::connection::Limits;
-pub use self::listener::Listener;
-use crate::{Drain, Report, shared::Shared};
-pub use tower_stream_core::PeerAddr;
+use crate::{
+    Listener, Report,
+    connection::{self, Limits},
+};
 
-impl Drain {
-    /// Serves `app` over HTTP/1 and cleartext HTTP/2 until the drain is dead.
-    ///
-    /// It owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, end a
-    /// connection that got too old, and cut a reader that stalls. Upgrades and extended CONNECT (RFC 8441) work. Each
-    /// request carries its peer's address as [`PeerAddr`] in its extensions.
-    ///
-    /// SIGTERM and SIGINT start the drain and a second of them ends it at once, unless
-    /// [`without_signals`](Serve::without_signals).
-    ///
-    /// A little before the close (250 ms, at most a quarter of advertise) it stops to accept, after it has taken in who
-    /// had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. A request that crosses
-    /// this on its way comes from a client that could not know, so it is still served for 2 s after the close (or a
-    /// quarter of what is left until the deadline), then refused. Several servers may
-    /// share one drain, which is dead when all of them are done.
-    ///
-    /// Out of descriptors, it goes on to accept who is in the backlog as connections end, until the drain is dead.
-    ///
-    /// It resolves 250 ms after the drain is dead at the latest, also while a handler blocks its thread: such a handler
-    /// cannot be stopped and is left behind, and dropping the runtime waits for it. The bound needs a worker of the runtime
-    /// that is free: where handlers block every worker, or the one that happens to drive the timers of a runtime that is
-    /// idle otherwise, no timer fires.
-    ///
-    /// # Errors
-    ///
-    /// When the signals cannot be listened to. A connection that fails, or one that cannot be accepted, is no error: it
-    /// is logged.
-    pub fn serve<L, S>(&self, listener: L, app: S) -> Serve<L, S> {
-        Serve {
-            drain: self.clone(),
-            listener,
-            app,
-            signals: true,
-            limits: Limits::default(),
-        }
-    }
-
-    /// Starts to listen for SIGTERM and SIGINT now, for a program that has work to do before it
-    /// [`serve`](Self::serve)s. The first starts the drain, the second ends it at once.
-    ///
-    /// # Errors
-    ///
-    /// When a handler cannot be installed.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    pub fn listen_for_signals(&self) -> io::Result<()> {
-        signals::listen(self)
+/// Serves `app` over HTTP/1 and cleartext HTTP/2 until its drain is dead.
+///
+/// It owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, end a
+/// connection that got too old, and cut a reader that stalls. Upgrades and extended CONNECT (RFC 8441) work. Each
+/// request carries its peer's address as [`PeerAddr`](crate::PeerAddr) in its extensions.
+///
+/// SIGTERM and SIGINT start the drain and a second of them ends it at once, unless
+/// [`without_signals`](Serve::without_signals).
+///
+/// A little before the close (250 ms, at most a quarter of advertise) it stops to accept, after it has taken in the
+/// clients that had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. A request that
+/// crosses this on its way comes from a client that could not know, so it is still served for 2 s after the close (or a
+/// quarter of what is left until the deadline), then refused. Several servers may share one drain, which is dead when all
+/// of them are done.
+///
+/// When the process is out of descriptors, the server goes on to accept the backlog as connections end, until the drain
+/// is dead.
+///
+/// It resolves 250 ms after the drain is dead at the latest, also while a handler blocks its thread: such a handler
+/// cannot be stopped and is left behind, and dropping the runtime waits for it. The bound needs a worker of the runtime
+/// that is free: where handlers block every worker, or the one that happens to drive the timers of a runtime that is
+/// idle otherwise, no timer fires.
+///
+/// # Errors
+///
+/// When the signals cannot be listened to. A connection that fails, or one that cannot be accepted, is no error: it
+/// is logged.
+///
+/// ```no_run
+/// # async fn run(app: axum::Router) -> std::io::Result<()> {
+/// use tokio::net::TcpListener;
+/// use tower_stream_drain::Drain;
+/// use tower_stream_serve::serve;
+///
+/// let drain = Drain::builder().build();
+/// let app = app.layer(drain.farewell()).layer(drain.layer());
+/// let report = serve(TcpListener::bind("0.0.0.0:3000").await?, app).drain(&drain).await?;
+/// println!("{report}");
+/// # Ok(())
+/// # }
+/// ```
+pub fn serve<L, S>(listener: L, app: S) -> Serve<L, S> {
+    Serve {
+        drain: None,
+        listener,
+        app,
+        signals: true,
+        limits: Limits::default(),
     }
 }
 
-/// A server, to be awaited; from [`Drain::serve`].
+/// A server, to be awaited; from [`serve`].
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Serve<L, S> {
-    drain: Drain,
+    drain: Option<Drain>,
     listener: L,
     app: S,
     signals: bool,
@@ -93,6 +87,14 @@ pub struct Serve<L, S> {
 }
 
 impl<L, S> Serve<L, S> {
+    /// The drain that ends the server. Without it, the server has one of its own with the defaults of
+    /// [`Drain::builder`], which the signals start. Nothing but its connections holds it then, and no response says
+    /// `Connection: close` before the close.
+    pub fn drain(mut self, drain: &Drain) -> Self {
+        self.drain = Some(drain.clone());
+        self
+    }
+
     /// Leaves SIGTERM and SIGINT alone.
     pub fn without_signals(mut self) -> Self {
         self.signals = false;
@@ -134,13 +136,15 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            let drain = self.drain.clone();
+            let drain = drain.unwrap_or_else(|| Drain::builder().build());
             if self.signals {
-                signals::listen(&self.drain)?;
+                drain.listen_for_signals()?;
             }
-            if let Some(warning) = self.drain.over_budget() {
+            if let Some(warning) = drain.over_budget() {
                 tracing::warn!("{warning}");
             }
-            Ok(self.run().await)
+            Ok(self.run(drain).await)
         })
     }
 }
@@ -151,22 +155,6 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 /// How long the tasks of aborted connections may take to end.
 const ABORT: Duration = Duration::from_millis(250);
 
-/// Counts an accept loop among those that the drain waits for.
-struct Serving<'a>(&'a Shared);
-
-impl<'a> Serving<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        shared.server_begins();
-        Self(shared)
-    }
-}
-
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        self.0.server_ends();
-    }
-}
-
 impl<L, S, B> Serve<L, S>
 where
     L: Listener,
@@ -176,15 +164,14 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    async fn run(self) -> Report {
-        let shared = Arc::clone(&self.drain.shared);
-        let serving = Serving::begin(&shared);
+    async fn run(self, drain: Drain) -> Report {
+        let serving = drain.server();
         let mut connections = JoinSet::new();
         let mut accepted = 0;
         let mut listener = self.listener;
         let connection =
-            |(io, peer), app| connection::serve(io, peer, app, self.limits, Arc::clone(&shared));
-        let mut handover = pin!(shared.until(|schedule| Some(schedule.handover)));
+            |(io, peer), app| connection::serve(io, peer, app, self.limits, drain.clone());
+        let mut handover = pin!(drain.handover());
         loop {
             tokio::select! {
                 biased;
@@ -196,7 +183,7 @@ where
                 Some(_) = connections.join_next() => {}
             }
         }
-        let mut dead = pin!(shared.dead());
+        let mut dead = pin!(drain.dead());
         for incoming in listener.close() {
             match incoming {
                 Ok(incoming) => {
@@ -219,7 +206,7 @@ where
         let in_time = tokio::select! {
             biased;
             () = all_done => true,
-            () = shared.dead() => false,
+            () = drain.dead() => false,
         };
         let connections_aborted = connections.len() as u64;
         connections.abort_all();
@@ -230,15 +217,15 @@ where
         drop(serving);
         if in_time {
             // requests of another server, or tokens, may still hold the drain
-            shared.dead().await;
+            drain.dead().await;
         }
         let report = Report {
-            stats: self.drain.stats(),
+            stats: drain.stats(),
             connections: accepted,
             connections_aborted,
-            took: shared
-                .schedule()
-                .map_or(Duration::ZERO, |schedule| schedule.started.elapsed()),
+            took: drain
+                .started_at()
+                .map_or(Duration::ZERO, |started| started.elapsed()),
         };
         tracing::info!("{report}");
         report

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What [`Drain::serve`](crate::Drain::serve) accepts connections from.
+/// What [`serve`](crate::serve) accepts connections from.
 ///
 /// Implemented for tokio's TCP and Unix listeners; implement it to serve over TLS, say.
 pub trait Listener: Send + 'static {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::{
@@ -30,20 +30,23 @@ use tokio::{
 use tower_service::Service;
 use tower_stream_core::{BoxError, PeerAddr};
 
-use super::linger::{Linger, Lingering};
-use crate::{
-    close::{Closing, is_connect},
-    refusal::{RefusedStream, UnreadUpload},
-    settings::{FOR_EVER, at_most_for_ever},
-    shared::Shared,
+use tower_stream_drain::{
+    Drain,
+    server::{Closing, RefusedStream, UnreadUpload},
 };
+
+use crate::linger::{Linger, Lingering};
+
+/// Longer than any process runs, and short enough to be added to a time of day: hyper adds its timeouts to one, which
+/// panics where that overflows.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// When a connection is closed although nothing is wrong.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Limits {
-    pub(super) age: Option<Duration>,
-    pub(super) requests: Option<u64>,
-    pub(super) header_read_timeout: Option<Duration>,
+pub(crate) struct Limits {
+    pub(crate) age: Option<Duration>,
+    pub(crate) requests: Option<u64>,
+    pub(crate) header_read_timeout: Option<Duration>,
 }
 
 /// How long a connection without a request is left open after the close. The first request of a client that connected
@@ -63,7 +66,7 @@ struct ConnectionHandle {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve<I, A, S, B>(io: I, peer: A, app: S, limits: Limits, drain: Arc<Shared>)
+pub(crate) async fn serve<I, A, S, B>(io: I, peer: A, app: S, limits: Limits, drain: Drain)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Clone + Send + Sync + 'static,
@@ -96,7 +99,7 @@ where
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(at_most_for_ever(timeout));
+            .header_read_timeout(timeout.min(FOR_EVER));
     }
     let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(app));
     let mut connection = pin!(connection);
@@ -120,9 +123,9 @@ where
 ///
 /// HTTP/2 has GOAWAY, after which nothing is lost, so it is told at the handover and when it gets too old. HTTP/1 can
 /// only be told by a response; shut down while idle it may lose a request, so that waits for the close.
-async fn told_to_close(connection: &ConnectionHandle, age: Option<Duration>, drain: &Shared) {
+async fn told_to_close(connection: &ConnectionHandle, age: Option<Duration>, drain: &Drain) {
     tokio::select! {
-        () = drain.until(|schedule| Some(schedule.handover)) => {}
+        () = drain.handover() => {}
         () = old(age) => {}
         () = connection.retire.notified() => {}
     }
@@ -134,7 +137,7 @@ async fn told_to_close(connection: &ConnectionHandle, age: Option<Duration>, dra
         }
     };
     let close = async {
-        drain.until(|schedule| Some(schedule.close)).await;
+        drain.close().await;
         // A connection that was accepted just now may have a request on its way that nobody has read.
         if connection.requests.load(Ordering::Relaxed) == 0 {
             sleep(FIRST_REQUEST).await;
@@ -203,7 +206,7 @@ where
             .store(request.version() >= Version::HTTP_2, Ordering::Relaxed);
         self.handle.count();
         let closing = Closing::of(request.version());
-        let connect = is_connect(request.method());
+        let connect = *request.method() == Method::CONNECT;
         request.extensions_mut().insert(PeerAddr(self.peer.clone()));
         Answer {
             future: self.app.call(request),

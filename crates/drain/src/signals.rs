@@ -4,8 +4,26 @@ use std::{io, sync::atomic::Ordering, time::Duration};
 
 use crate::Drain;
 
+impl Drain {
+    /// Starts to listen for SIGTERM and SIGINT now. The first starts the drain, the second ends it at once.
+    ///
+    /// `tower_stream_serve::serve` does it by itself. Call it for a program that has work to do before it serves, and
+    /// with another server.
+    ///
+    /// # Errors
+    ///
+    /// When a handler cannot be installed.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn listen_for_signals(&self) -> io::Result<()> {
+        listen(self)
+    }
+}
+
 /// Listens, unless this drain does so already: two servers of one drain must not make one signal two.
-pub(super) fn listen(drain: &Drain) -> io::Result<()> {
+fn listen(drain: &Drain) -> io::Result<()> {
     if drain.shared.signals.swap(true, Ordering::AcqRel) {
         return Ok(());
     }

@@ -22,10 +22,10 @@ const AT_MOST: Duration = Duration::from_secs(2);
 
 /// Whether a connection reads on after its last response.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Linger(Arc<AtomicBool>);
+pub(crate) struct Linger(Arc<AtomicBool>);
 
 impl Linger {
-    pub(super) fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -37,14 +37,14 @@ impl Linger {
 /// A connection that, when its [`Linger`] is set, reads and drops what the client still sends after the last answer
 /// (RFC 9112 section 9.6). A socket that is closed with unread bytes is reset, and the reset can destroy the answer.
 #[derive(Debug)]
-pub(super) struct Lingering<I> {
+pub(crate) struct Lingering<I> {
     io: I,
     linger: Linger,
     until: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Lingering<I> {
-    pub(super) fn new(io: I, linger: Linger) -> Self {
+    pub(crate) fn new(io: I, linger: Linger) -> Self {
         Self {
             io,
             linger,

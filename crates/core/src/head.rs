@@ -1,6 +1,6 @@
 //! What a head says of its body, and what of it stops being true when a layer changes the body.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// The members of a comma-separated list field, over all its lines and in order (RFC 9110 section 5.6.1).
 ///
@@ -100,6 +100,29 @@ pub fn bytes_encoded(headers: &mut HeaderMap, etag_of_plain: Option<&HeaderValue
     {
         headers.insert(header::ETAG, weak);
     }
+}
+
+/// In the extensions of a response whose `Cache-Control: no-transform` was added by a layer, for the hops behind the server. The
+/// handler has not asked for it, so it keeps no layer of the same server from compressing. See [`forbids_transform`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AddedNoTransform;
+
+/// Whether the handler has forbidden to transform its response: `Cache-Control` has `no-transform` (RFC 9111 section 5.2.2.6),
+/// and no layer has [added](AddedNoTransform) it. A layer that compresses leaves such a response as it is.
+///
+/// ```
+/// use tower_http::compression::CompressionLayer;
+/// use tower_stream_core::forbids_transform;
+///
+/// let layer = CompressionLayer::new()
+///     .compress_when(|_, _, headers: &_, extensions: &_| !forbids_transform(headers, extensions));
+/// # drop(layer);
+/// ```
+#[must_use]
+pub fn forbids_transform(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let forbids = |directive: &str| directive.eq_ignore_ascii_case("no-transform");
+    list_members(headers, &header::CACHE_CONTROL).any(forbids)
+        && extensions.get::<AddedNoTransform>().is_none()
 }
 
 fn is_strong(tag: &HeaderValue) -> bool {
@@ -202,6 +225,22 @@ mod tests {
         assert!(allows_insertion(ok, &headers));
         headers.append("content-encoding", HeaderValue::from_static("br"));
         assert!(!allows_insertion(ok, &headers));
+    }
+
+    #[test]
+    fn only_a_no_transform_of_the_handler_forbids() {
+        for (line, forbids) in [
+            ("no-cache", false),
+            ("no-cache , No-Transform", true),
+            ("x-no-transform", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("cache-control", HeaderValue::from_static(line));
+            let mut extensions = Extensions::new();
+            assert_eq!(forbids_transform(&headers, &extensions), forbids, "{line}");
+            extensions.insert(AddedNoTransform);
+            assert!(!forbids_transform(&headers, &extensions), "{line}");
+        }
     }
 
     #[test]

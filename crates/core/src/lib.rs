@@ -30,8 +30,8 @@ pub use self::{
     exchange::{Claim, Exchange},
     expected_digest::ExpectedDigest,
     head::{
-        allows_insertion, bytes_changed, bytes_encoded, digests_changed, head_replaced, is_encoded,
-        list_members,
+        AddedNoTransform, allows_insertion, bytes_changed, bytes_encoded, digests_changed,
+        forbids_transform, head_replaced, is_encoded, list_members,
     },
     hold::RecordHold,
     ids::{InvalidRequestId, RequestId, Sequence},

@@ -17,6 +17,8 @@ pub use tower_stream_digest as digest;
 pub use tower_stream_drain as drain;
 #[cfg(feature = "errors")]
 pub use tower_stream_errors as errors;
+#[cfg(feature = "headers")]
+pub use tower_stream_headers as headers;
 #[cfg(feature = "ids")]
 pub use tower_stream_ids as ids;
 #[cfg(feature = "metrics")]

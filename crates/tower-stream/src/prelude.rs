@@ -8,6 +8,8 @@ pub use crate::digest::{DigestLayer, VerifyDigestLayer, VerifyRequestDigestLayer
 pub use crate::drain::{Drain, DrainToken, Draining};
 #[cfg(feature = "errors")]
 pub use crate::errors::{ErrorWriterLayer, IdleTimeoutLayer};
+#[cfg(feature = "headers")]
+pub use crate::headers::StreamHeadersLayer;
 #[cfg(feature = "ids")]
 pub use crate::ids::{RequestIdLayer, SequenceLayer};
 #[cfg(feature = "metrics")]

@@ -45,6 +45,7 @@ slots! {
     "trace" RequestSpanLayer of tower_stream_trace;
     "metrics" StreamMetricsLayer of tower_stream_metrics;
     "drain" DrainLayer of tower_stream_drain;
+    "headers" StreamHeadersLayer of tower_stream_headers;
     "digest" DigestLayer of tower_stream_digest;
     "errors" ErrorWriterLayer of tower_stream_errors;
     "drain" FarewellLayer of tower_stream_drain;
@@ -103,6 +104,7 @@ struct Outside {
     request_span: RequestSpanLayer,
     metrics: StreamMetricsLayer,
     drain: DrainLayer,
+    headers: StreamHeadersLayer,
     digest: DigestLayer,
 }
 
@@ -120,7 +122,10 @@ type OutsideLayers = (
     RequestIdLayer,
     (
         RequestSpanLayer,
-        (StreamMetricsLayer, (DrainLayer, DigestLayer)),
+        (
+            StreamMetricsLayer,
+            (DrainLayer, (StreamHeadersLayer, DigestLayer)),
+        ),
     ),
 );
 
@@ -139,9 +144,11 @@ impl Outside {
             request_span,
             metrics,
             drain,
+            headers,
             digest,
         } = self.clone();
-        (request_id, (request_span, (metrics, (drain, digest))))
+        let inner = (drain, (headers, digest));
+        (request_id, (request_span, (metrics, inner)))
     }
 }
 
@@ -168,7 +175,8 @@ pub type InnerStack<S> = Wrapped<S, InsideLayers>;
 pub type OuterStack<S> = Wrapped<S, OutsideLayers>;
 
 impl StreamStack {
-    /// The stack with its defaults: request ids, request spans, chunk spans by the global tracer, and the error writer.
+    /// The stack with its defaults: request ids, request spans, the header guard, chunk spans by the global tracer, and
+    /// the error writer.
     ///
     /// The global tracer is looked up now: set the provider first. Without one, chunk spans cost nothing.
     pub fn new() -> Self {
@@ -183,6 +191,10 @@ impl StreamStack {
             stack.outside.request_span = RequestSpanLayer::new();
             let tracer = opentelemetry::global::tracer("tower-stream");
             stack.inside.chunk_span = ChunkSpanLayer::new(tracer);
+        }
+        #[cfg(feature = "headers")]
+        {
+            stack.outside.headers = StreamHeadersLayer::new();
         }
         #[cfg(feature = "errors")]
         {
@@ -199,6 +211,7 @@ impl StreamStack {
                 request_span: Off::off(),
                 metrics: Off::off(),
                 drain: Off::off(),
+                headers: Off::off(),
                 digest: Off::off(),
             },
             compression: Identity::new(),
@@ -253,6 +266,13 @@ impl<C> StreamStack<C> {
     #[cfg(feature = "drain")]
     pub fn farewell(mut self, layer: FarewellLayer) -> Self {
         self.inside.farewell = layer;
+        self
+    }
+
+    /// Guards the heads of streams as this layer does. Default: on, for the kinds of stream that it knows.
+    #[cfg(feature = "headers")]
+    pub fn headers(mut self, layer: StreamHeadersLayer) -> Self {
+        self.outside.headers = layer;
         self
     }
 

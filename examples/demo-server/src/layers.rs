@@ -5,6 +5,7 @@ use tower::ServiceBuilder;
 use tower_stream_core::StreamKind;
 use tower_stream_digest::DigestLayer;
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
+use tower_stream_headers::StreamHeadersLayer;
 use tower_stream_ids::SequenceLayer;
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
@@ -13,8 +14,8 @@ use crate::{State, failures::Failures};
 /// Puts every layer around `routes`, or with `--bare` none.
 ///
 /// Outermost first:
-/// `RequestId -> RequestSpan -> StreamMetrics -> Drain -> Digest(emit) -> [compression] ->
-/// ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) -> handler`.
+/// `RequestId -> RequestSpan -> StreamMetrics -> Drain -> StreamHeaders -> Digest(emit) ->
+/// [compression] -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) -> handler`.
 /// `tower_stream::StreamStack` is this order as one layer; here each stands by itself, to be read and tried.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     if state.args.bare {
@@ -28,6 +29,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             .layer(state.metrics.clone())
             // Counted to the end of the body; refused and closed once the server stops.
             .layer(state.drain.layer())
+            // No proxy and no cache holds a stream back.
+            .layer(StreamHeadersLayer::new())
             .layer(state.digests.clone())
             // A response that fails is ended in its own format.
             .layer(ErrorWriterLayer::new().writer(Failures))
@@ -75,6 +78,7 @@ mod tests {
             let events = get_with(args.clone(), "/events?count=1&interval_ms=0").await;
             assert_eq!(!events.header("x-request-id").is_empty(), layered);
             assert_eq!(events.text().contains("\nid: 1\n"), layered);
+            assert_eq!(events.header("x-accel-buffering") == "no", layered);
             let bytes = get_with(args, "/bytes?size=5").await;
             assert_eq!(!bytes.header("x-content-md5").is_empty(), layered);
         }

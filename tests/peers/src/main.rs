@@ -22,6 +22,7 @@ use tower_stream::{
     digest::{DigestLayer, VerifyDigestLayer},
     drain::Drain,
     errors::{ErrorWriterLayer, IdleTimeoutLayer},
+    headers::StreamHeadersLayer,
     ids::{RequestIdLayer, SequenceLayer},
     metrics::StreamMetricsLayer,
     serve,
@@ -67,6 +68,7 @@ enum Layers {
     Metrics,
     Drain,
     Digest,
+    Headers,
     ErrorWriter,
     Farewell,
     IdleTimeout,
@@ -95,6 +97,7 @@ async fn main() -> std::io::Result<()> {
     }
     let drain = Drain::builder().build();
     let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
+    let six = StreamStack::new().headers(StreamHeadersLayer::off());
     let app = Router::new().route("/events", get(events::events));
     let app = match args.layers {
         Layers::Bare => app,
@@ -105,7 +108,7 @@ async fn main() -> std::io::Result<()> {
                 .layer(CatchPanicLayer::new())
                 .layer(PropagateRequestIdLayer::x_request_id()),
         ),
-        Layers::Ours => app.layer(StreamStack::new().drain(&drain).chunk_span(chunks)),
+        Layers::Ours => app.layer(six.drain(&drain).chunk_span(chunks)),
         Layers::Off => app.layer(StreamStack::off()),
         Layers::RouterLayer => app.layer(MapRequestLayer::new(|request: Request| request)),
         Layers::Nothing => app.layer(nothing::NothingLayer),
@@ -114,6 +117,7 @@ async fn main() -> std::io::Result<()> {
         Layers::Metrics => app.layer(StreamMetricsLayer::new(&global::meter("peer-servers"))),
         Layers::Drain => app.layer(drain.layer()),
         Layers::Digest => app.layer(DigestLayer::md5()),
+        Layers::Headers => app.layer(StreamHeadersLayer::new()),
         Layers::ErrorWriter => app.layer(ErrorWriterLayer::new()),
         Layers::Farewell => app.layer(drain.farewell()),
         Layers::IdleTimeout => app.layer(IdleTimeoutLayer::new(Duration::from_secs(30))),

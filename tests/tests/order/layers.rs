@@ -41,6 +41,7 @@ pub(crate) enum Piece {
     RequestSpan,
     Metrics,
     Drain,
+    Headers,
     Digest,
     Errors,
     Farewell,
@@ -62,11 +63,12 @@ pub(crate) enum Piece {
 
 impl Piece {
     /// In the recommended order.
-    pub(crate) const OURS: [Self; 10] = [
+    pub(crate) const OURS: [Self; 11] = [
         Self::RequestId,
         Self::RequestSpan,
         Self::Metrics,
         Self::Drain,
+        Self::Headers,
         Self::Digest,
         Self::Errors,
         Self::Farewell,
@@ -297,6 +299,7 @@ fn apply(
         Piece::RequestSpan => app.layer(RequestSpanLayer::new()),
         Piece::Metrics => app.layer(StreamMetricsLayer::new(&telemetry.meter())),
         Piece::Drain => app.layer(drain.layer()),
+        Piece::Headers => app.layer(StreamHeadersLayer::new()),
         Piece::Digest => {
             let hashed = hashed.clone();
             app.layer(DigestLayer::md5().on_sent(move |sent| hashed.push(&sent.end)))

@@ -187,6 +187,12 @@ impl Exchange<'_> {
             let ids = response.head.headers.all("x-request-id").count();
             assert_eq!(ids, 1, "one request id");
         }
+        // what answers in place of a stream is none
+        if stack.has(Piece::Headers) && self.kind == Kind::Sse && response.status() == 200 {
+            assert_eq!(response.header("x-accel-buffering"), Some("no"));
+            let cache_control = response.header("cache-control");
+            assert_eq!(cache_control, Some("no-cache, no-transform"));
+        }
         if kept(Piece::Cors) {
             assert!(response.header("access-control-allow-origin").is_some());
         }

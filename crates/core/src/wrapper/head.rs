@@ -19,7 +19,7 @@ pub struct ResponseHead {
 
 #[derive(Clone, Copy, Debug)]
 struct Facts {
-    kind: StreamKind,
+    content: StreamKind,
     is_grpc: bool,
     encoded: bool,
     declared: Option<u64>,
@@ -43,9 +43,7 @@ impl ResponseHead {
             let encoded = is_encoded(headers);
             let content_type = headers.get(header::CONTENT_TYPE);
             Facts {
-                kind: content_type
-                    .filter(|_| !encoded)
-                    .map_or(StreamKind::Other, StreamKind::of_content_type),
+                content: content_type.map_or(StreamKind::Other, StreamKind::of_content_type),
                 is_grpc: content_type.is_some_and(|value| grpc::kind(value.as_bytes()).is_some()),
                 encoded,
                 declared: declared_length(headers),
@@ -56,7 +54,16 @@ impl ResponseHead {
     /// What the response streams: [`StreamKind::of`] its headers.
     #[inline]
     pub fn stream_kind(&mut self) -> StreamKind {
-        self.facts().kind
+        match self.facts() {
+            Facts { encoded: true, .. } => StreamKind::Other,
+            Facts { content, .. } => content,
+        }
+    }
+
+    /// What the content type says the response streams, also under a content coding: for a layer that changes the head only.
+    #[inline]
+    pub fn content_kind(&mut self) -> StreamKind {
+        self.facts().content
     }
 
     /// Whether the content type is one of gRPC's or gRPC-Web's.
@@ -134,6 +141,7 @@ mod tests {
         assert!(head.allows_insertion());
         set(&mut head, header::CONTENT_ENCODING, "br");
         assert_eq!(head.stream_kind(), StreamKind::Other);
+        assert_eq!(head.content_kind(), StreamKind::Sse);
         assert!(!head.allows_insertion());
     }
 }

@@ -13,6 +13,7 @@ use tower_stream::{
     digest::DigestLayer,
     drain::Drain,
     errors::ErrorWriterLayer,
+    headers::StreamHeadersLayer,
     ids::{RequestIdLayer, SequenceLayer},
     metrics::StreamMetricsLayer,
     trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer},
@@ -33,9 +34,13 @@ pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
         .build()
         .meter("bench");
     let chunks = || ChunkSpanLayer::new(listener.tracer());
-    let some = StreamStack::new().drain(&drain).chunk_span(chunks());
+    let some = StreamStack::new()
+        .headers(StreamHeadersLayer::off())
+        .drain(&drain)
+        .chunk_span(chunks());
     let all = some
         .clone()
+        .headers(StreamHeadersLayer::new())
         .metrics(StreamMetricsLayer::new(&meter))
         .sequence(SequenceLayer::new())
         .digest(DigestLayer::md5());
@@ -62,6 +67,7 @@ pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
         "RequestId" => RequestIdLayer::new(),
         "RequestSpan" => RequestSpanLayer::new(),
         "Drain" => drain.layer(),
+        "StreamHeaders" => StreamHeadersLayer::new(),
         "ErrorWriter" => ErrorWriterLayer::new(),
         "Farewell" => drain.farewell(),
         "RequestSpan + ChunkSpan" => ServiceBuilder::new().layer(RequestSpanLayer::new()).layer(chunks()),

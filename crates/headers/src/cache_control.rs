@@ -1,0 +1,116 @@
+//! `Cache-Control` of a stream.
+
+use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
+
+/// The value for a handler that has said nothing.
+const STREAM: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
+
+/// What `Cache-Control` has to become.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Guarded {
+    /// `None`: it is strict enough as it is.
+    pub(crate) value: Option<HeaderValue>,
+    /// The handler has not said `no-transform` itself.
+    pub(crate) adds_no_transform: bool,
+}
+
+/// Merges `no-cache` and `no-transform` into the directives of the handler, all of which stay (RFC 9111 section 5.2.2).
+///
+/// `no-store` makes `no-cache` needless. `no-cache="field"` is about that field only (section 5.2.2.4), so it is not the
+/// directive that is missing.
+pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
+    let mut lines = headers.get_all(CACHE_CONTROL).iter();
+    let Some(first) = lines.next() else {
+        return Guarded {
+            value: Some(STREAM),
+            adds_no_transform: true,
+        };
+    };
+    // what axum's `Sse` says
+    if first == "no-cache" && lines.next().is_none() {
+        return Guarded {
+            value: Some(STREAM),
+            adds_no_transform: true,
+        };
+    }
+    let (mut fresh, mut whole) = (false, false);
+    let mut merged = Vec::new();
+    for directive in headers.get_all(CACHE_CONTROL).iter().flat_map(directives) {
+        let is = |name: &str| directive.eq_ignore_ascii_case(name.as_bytes());
+        fresh |= is("no-cache") || is("no-store");
+        whole |= is("no-transform");
+        if !merged.is_empty() {
+            merged.extend_from_slice(b", ");
+        }
+        merged.extend_from_slice(directive);
+    }
+    let missing = [(fresh, "no-cache"), (whole, "no-transform")];
+    for (_, directive) in missing.iter().filter(|(there, _)| !there) {
+        if !merged.is_empty() {
+            merged.extend_from_slice(b", ");
+        }
+        merged.extend_from_slice(directive.as_bytes());
+    }
+    Guarded {
+        // parts of valid values are valid
+        value: (!fresh || !whole).then(|| HeaderValue::from_bytes(&merged).unwrap_or(STREAM)),
+        adds_no_transform: !whole,
+    }
+}
+
+/// The directives of one line. A comma within a quoted string separates nothing.
+fn directives(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    line.as_bytes()
+        .split(move |byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = quoted,
+                b'"' => quoted = !quoted,
+                b',' => return !quoted,
+                _ => {}
+            }
+            false
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(|directive| !directive.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_the_handler_said_is_lost_or_weakened() {
+        for (lines, merged) in [
+            (&[][..], "no-cache, no-transform"),
+            (&["no-cache"], "no-cache, no-transform"),
+            (&["No-Cache", ""], "No-Cache, no-transform"),
+            (&["no-store"], "no-store, no-transform"),
+            (
+                &["private, max-age=5"],
+                "private, max-age=5, no-cache, no-transform",
+            ),
+            (&["private", "no-store"], "private, no-store, no-transform"),
+            (&["no-transform"], "no-transform, no-cache"),
+            (
+                &["no-cache=\"a, no-store\" , x=\"\\\", no-cache\""],
+                "no-cache=\"a, no-store\", x=\"\\\", no-cache\", no-cache, no-transform",
+            ),
+            // a backslash outside of a string escapes nothing
+            (&["x=\\, no-store"], "x=\\, no-store, no-transform"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
+            }
+            assert_eq!(guarded(&headers).value.unwrap(), merged, "{lines:?}");
+        }
+        for enough in ["no-store, no-transform", "NO-TRANSFORM,no-cache"] {
+            let mut headers = HeaderMap::new();
+            headers.append(CACHE_CONTROL, HeaderValue::from_static(enough));
+            let guarded = guarded(&headers);
+            assert!(guarded.value.is_none() && !guarded.adds_no_transform);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the layer does to one response.
+
+use std::{fmt, task::Poll};
+
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
+use tower_stream_core::{
+    AddedNoTransform, Exchange, StreamKind, declared_length,
+    wrapper::{AfterHead, Begin, Hints, Hook, ResponseHead, Source, Stage, StageContext},
+};
+
+use crate::{StreamHeadersLayer, cache_control, hop_by_hop, layer::OnlyIf};
+
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// What [`StreamHeadersLayer`] keeps of one request until the head is there.
+pub struct StreamHeadersStage {
+    only_if: Option<OnlyIf>,
+    version: Version,
+    is_head: bool,
+    /// Without it no layer outside compresses, and nobody asks who has said `no-transform`.
+    accepts_coding: bool,
+}
+
+impl Hook for StreamHeadersLayer {
+    type Stage = StreamHeadersStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        !self.is_on()
+    }
+
+    #[inline]
+    fn on_request<B>(&self, request: &mut Request<B>, _: &Exchange) -> Begin<StreamHeadersStage> {
+        if !self.is_on() {
+            return Begin::Pass;
+        }
+        Begin::Follow(StreamHeadersStage {
+            only_if: self.wanted(),
+            version: request.version(),
+            is_head: request.method() == Method::HEAD,
+            accepts_coding: request.headers().contains_key(header::ACCEPT_ENCODING),
+        })
+    }
+}
+
+impl Stage for StreamHeadersStage {
+    #[inline]
+    fn on_head(
+        &mut self,
+        head: &mut ResponseHead,
+        up: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        let wanted = match &self.only_if {
+            Some(wanted) => wanted(head),
+            None => matches!(
+                head.content_kind(),
+                StreamKind::Sse | StreamKind::JsonLines | StreamKind::JsonSeq | StreamKind::GrpcWeb
+            ),
+        };
+        if wanted && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            self.guard(head, up);
+        }
+        Poll::Ready(AfterHead::Leave)
+    }
+}
+
+impl StreamHeadersStage {
+    fn guard(&self, head: &mut ResponseHead, up: &impl Hints) {
+        let mut foreign = false;
+        let mut length = false;
+        for name in head.headers.keys() {
+            foreign |= hop_by_hop::is_of_connection(name);
+            length |= name == header::CONTENT_LENGTH;
+        }
+        if foreign {
+            let status = head.status;
+            hop_by_hop::remove(&mut head.headers, status, self.version);
+        }
+        if length && !self.is_head && head.content_kind() == StreamKind::Sse {
+            drop_guessed_length(head, up);
+        }
+        let cache_control = cache_control::guarded(&head.headers);
+        if let Some(value) = cache_control.value {
+            head.insert_field(header::CACHE_CONTROL, value);
+        }
+        if cache_control.adds_no_transform && self.accepts_coding {
+            head.extensions.insert(AddedNoTransform);
+        }
+        if !head.headers.contains_key(ACCEL_BUFFERING) {
+            head.insert_field(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        }
+        head.insert_field(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+    }
+}
+
+/// A length that the body does not confirm was copied from somewhere: whatever is written into the stream would not fit.
+#[cold]
+fn drop_guessed_length(head: &mut ResponseHead, up: &impl Hints) {
+    let exact = up.size_hint().exact();
+    if exact.is_none() || exact != declared_length(&head.headers) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+impl fmt::Debug for StreamHeadersStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamHeadersStage")
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

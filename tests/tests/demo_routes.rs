@@ -59,7 +59,8 @@ async fn events_and_lines_give_what_was_asked_for() -> Outcome {
             .await?;
             assert_eq!(response.status(), 200, "{route} {protocol:?}");
             assert_eq!(response.header("content-type"), Some(content_type));
-            assert_eq!(response.header("cache-control"), Some("no-cache"));
+            let cache_control = response.header("cache-control");
+            assert_eq!(cache_control, Some("no-cache, no-transform"));
             assert_eq!(
                 response.header("x-accel-buffering"),
                 Some("no"),

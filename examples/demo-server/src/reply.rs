@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -36,14 +36,9 @@ pub(crate) const EVENTS: &str = "text/event-stream";
 /// One JSON object a line.
 pub(crate) const LINES: &str = "application/x-ndjson";
 
-/// A stream of records: no cache may keep it and no proxy may hold it back (nginx buffers until the end unless told).
+/// A stream of records. What keeps caches and proxies from holding it back is the header guard's.
 pub(crate) fn stream(media_type: &'static str, body: Body) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, media_type),
-        (header::CACHE_CONTROL, "no-cache"),
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    (headers, body).into_response()
+    ([(header::CONTENT_TYPE, media_type)], body).into_response()
 }
 
 /// `value` as JSON text.

@@ -34,7 +34,7 @@ mod tests {
         let answer = get("/events?count=3&interval_ms=0&bytes=5").await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), "text/event-stream");
-        assert_eq!(answer.header("cache-control"), "no-cache");
+        assert_eq!(answer.header("cache-control"), "no-cache, no-transform");
         assert_eq!(answer.header("x-accel-buffering"), "no");
         assert_eq!(answer.header("content-length"), "");
         assert_eq!(

@@ -140,10 +140,17 @@ impl Scanner {
         Boundaries(self.lines(chunk))
     }
 
+    /// Whether a LF that comes next still belongs to the line end before it: what was scanned ends in CR.
+    #[must_use]
+    pub fn awaits_lf(&self) -> bool {
+        matches!(self.state, State::LineStart { after_cr: true, .. })
+    }
+
     /// Goes over a chunk that its last bytes show to end with a record; gives false, and does nothing, for every
     /// chunk that has to be looked at more closely.
     #[inline]
-    pub(crate) fn takes_whole(&mut self, chunk: &[u8]) -> bool {
+    #[must_use]
+    pub fn takes_whole(&mut self, chunk: &[u8]) -> bool {
         let whole = match self.format {
             RecordFormat::Lines => chunk.ends_with(b"\n"),
             // in whatever state: the second line end is that of a blank line

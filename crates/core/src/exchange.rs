@@ -53,6 +53,10 @@ pub(crate) struct Cell {
     /// the last record of the dialect has been given out
     is_terminal: AtomicBool,
     numbers: AtomicU64,
+    /// the chunks that the layer that writes heartbeats has let through
+    chunks: AtomicU64,
+    /// and what it has written itself
+    heartbeats: AtomicU64,
     /// the cell whose numbers this one draws from, if not its own
     numbers_of: Option<Arc<Cell>>,
     /// for each [`Claim`] the depth of the layer that made it, or 0
@@ -100,10 +104,12 @@ pub enum Claim {
     Farewell,
     /// Looking for the last record of a [`Dialect`]. Claimed when the head is there, so by the innermost wrapper.
     LastRecord,
+    /// Writing heartbeats, and counting chunks just inside of them. Claimed when the head is there, so by the innermost layer.
+    Heartbeats,
 }
 
 impl Claim {
-    const COUNT: usize = Self::LastRecord as usize + 1;
+    const COUNT: usize = Self::Heartbeats as usize + 1;
 }
 
 /// How a body that has reported ended, in [`Cell::settled`].
@@ -462,6 +468,32 @@ impl Exchange {
     #[must_use]
     pub fn is_claimed(&self, claim: Claim) -> bool {
         self.cell().claims[claim as usize].load(Ordering::Relaxed) != 0
+    }
+
+    /// How many chunks the layer that writes heartbeats has let through: data frames with data in them. 0 where
+    /// [`Claim::Heartbeats`] is not made.
+    #[inline]
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.cell().chunks.load(Ordering::Relaxed)
+    }
+
+    /// For the layer that writes heartbeats: it has let this many chunks through.
+    #[inline]
+    pub fn set_chunks(&self, chunks: u64) {
+        self.cell().chunks.store(chunks, Ordering::Relaxed);
+    }
+
+    /// How many heartbeats were written into the response.
+    #[inline]
+    #[must_use]
+    pub fn heartbeats(&self) -> u64 {
+        self.cell().heartbeats.load(Ordering::Relaxed)
+    }
+
+    /// For the layer that writes heartbeats: it writes one more.
+    pub fn count_heartbeat(&self) {
+        self.cell().heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Numbers a body that is observed; each next one is outside of those before it.

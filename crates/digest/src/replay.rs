@@ -214,10 +214,11 @@ mod tests {
     }
 
     fn with_context<T>(run: impl FnOnce(&mut StageContext<'_, '_>) -> T) -> T {
-        run(&mut StageContext {
-            task: &mut Context::from_waker(Waker::noop()),
-            exchange: &mut Exchange::new(),
-        })
+        let mut exchange = Exchange::new();
+        run(&mut StageContext::new(
+            &mut Context::from_waker(Waker::noop()),
+            &mut exchange,
+        ))
     }
 
     #[test]

@@ -121,6 +121,10 @@ impl Stage for IdleTimeoutStage {
             *polled = self.wait(cx);
             return;
         }
+        // a heartbeat of a layer further in says nothing of the producer
+        if cx.is_heartbeat() {
+            return;
+        }
         self.waiting_since = None;
         self.restarted = false;
     }

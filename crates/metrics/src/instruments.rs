@@ -45,6 +45,7 @@ pub(crate) struct Instruments {
     pub(crate) stream_duration: Histogram<f64>,
     pub(crate) stream_active: UpDownCounter<i64>,
     pub(crate) stream_count: Counter<u64>,
+    pub(crate) heartbeats: Counter<u64>,
     pub(crate) body_size: Histogram<u64>,
     pub(crate) request_duration: Histogram<f64>,
     pub(crate) active_requests: UpDownCounter<i64>,
@@ -95,6 +96,11 @@ impl Instruments {
                 .u64_counter(names::STREAM_COUNT)
                 .with_unit("{stream}")
                 .with_description("Responses that have ended, by how they ended.")
+                .build(),
+            heartbeats: meter
+                .u64_counter(names::HEARTBEATS)
+                .with_unit("{heartbeat}")
+                .with_description("Heartbeats written into idle responses.")
                 .build(),
             body_size: meter
                 .u64_histogram(names::BODY_SIZE)

@@ -16,6 +16,8 @@ pub const STREAM_DURATION: &str = "http.server.response.stream.duration";
 pub const STREAM_ACTIVE: &str = "http.server.response.stream.active";
 /// Counter: responses that have ended.
 pub const STREAM_COUNT: &str = "http.server.response.stream.count";
+/// Counter: heartbeats that were written into idle streams. They are no chunks: no gap ends with one.
+pub const HEARTBEATS: &str = "http.server.response.heartbeats";
 /// Histogram, bytes: data of one body.
 pub const BODY_SIZE: &str = "http.server.response.body.size";
 /// Histogram, seconds: from the call to the end of the body, as OpenTelemetry's HTTP convention names it.

@@ -164,6 +164,12 @@ impl Stage for Stream {
         }
     }
 
+    fn on_heartbeat(&mut self, piece: &Piece) {
+        self.bytes += piece.data().map_or(0, |data| data.len() as u64);
+        let route = std::slice::from_ref(&self.route.route);
+        self.route.instruments.heartbeats.add(1, route);
+    }
+
     fn on_grpc_status(&mut self, code: u8) {
         self.grpc_status = Some(code);
     }

@@ -19,6 +19,8 @@ pub use tower_stream_drain as drain;
 pub use tower_stream_errors as errors;
 #[cfg(feature = "headers")]
 pub use tower_stream_headers as headers;
+#[cfg(feature = "heartbeat")]
+pub use tower_stream_heartbeat as heartbeat;
 #[cfg(feature = "ids")]
 pub use tower_stream_ids as ids;
 #[cfg(feature = "metrics")]

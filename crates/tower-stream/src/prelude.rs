@@ -10,6 +10,8 @@ pub use crate::drain::{Drain, DrainToken, Draining};
 pub use crate::errors::{ErrorWriterLayer, IdleTimeoutLayer};
 #[cfg(feature = "headers")]
 pub use crate::headers::StreamHeadersLayer;
+#[cfg(feature = "heartbeat")]
+pub use crate::heartbeat::{Heartbeat, HeartbeatLayer};
 #[cfg(feature = "ids")]
 pub use crate::ids::{RequestIdLayer, SequenceLayer};
 #[cfg(feature = "metrics")]

@@ -47,6 +47,7 @@ slots! {
     "drain" DrainLayer of tower_stream_drain;
     "headers" StreamHeadersLayer of tower_stream_headers;
     "digest" DigestLayer of tower_stream_digest;
+    "heartbeat" HeartbeatLayer of tower_stream_heartbeat;
     "errors" ErrorWriterLayer of tower_stream_errors;
     "drain" FarewellLayer of tower_stream_drain;
     "trace" ChunkSpanLayer of tower_stream_trace;
@@ -111,6 +112,7 @@ struct Outside {
 /// The layers inside of the compression.
 #[derive(Clone, Debug)]
 struct Inside {
+    heartbeat: HeartbeatLayer,
     errors: ErrorWriterLayer,
     farewell: FarewellLayer,
     chunk_span: ChunkSpanLayer,
@@ -130,10 +132,13 @@ type OutsideLayers = (
 );
 
 type InsideLayers = (
-    ErrorWriterLayer,
+    HeartbeatLayer,
     (
-        FarewellLayer,
-        (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+        ErrorWriterLayer,
+        (
+            FarewellLayer,
+            (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+        ),
     ),
 );
 
@@ -155,13 +160,15 @@ impl Outside {
 impl Inside {
     fn layers(&self) -> InsideLayers {
         let Self {
+            heartbeat,
             errors,
             farewell,
             chunk_span,
             sequence,
             verify,
         } = self.clone();
-        (errors, (farewell, (chunk_span, (sequence, verify))))
+        let inner = (farewell, (chunk_span, (sequence, verify)));
+        (heartbeat, (errors, inner))
     }
 }
 
@@ -216,6 +223,7 @@ impl StreamStack {
             },
             compression: Identity::new(),
             inside: Inside {
+                heartbeat: Off::off(),
                 errors: Off::off(),
                 farewell: Off::off(),
                 chunk_span: Off::off(),
@@ -299,6 +307,13 @@ impl<C> StreamStack<C> {
             compression: CompressionSlot::new(layer),
             inside: self.inside,
         }
+    }
+
+    /// Writes heartbeats into idle streams as this layer does. Default: off, for it changes what is sent.
+    #[cfg(feature = "heartbeat")]
+    pub fn heartbeat(mut self, layer: HeartbeatLayer) -> Self {
+        self.inside.heartbeat = layer;
+        self
     }
 
     /// Writes errors as this layer does. Default: on, for every kind of stream that it knows.

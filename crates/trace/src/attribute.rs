@@ -30,8 +30,10 @@ pub const TIMESTAMP_US: &str = "timestamp_us";
 pub const CHUNK_SPANS_SKIPPED: &str = "stream.chunk_spans_skipped";
 /// On the request span: `complete`, `aborted`, `error` or `panic` (string).
 pub const STREAM_OUTCOME: &str = "stream.outcome";
-/// On the request span: how many data frames the body gave (int).
+/// On the request span: how many data frames the body gave, heartbeats not counted (int).
 pub const STREAM_CHUNKS: &str = "stream.chunks";
+/// On the request span: how many heartbeats were written into the body; absent when there was none (int).
+pub const STREAM_HEARTBEATS: &str = "stream.heartbeats";
 /// On the request span: milliseconds from the call to the first data frame (double).
 pub const STREAM_TTFC_MS: &str = "stream.ttfc_ms";
 /// On the request span: the request id (string).

@@ -48,6 +48,10 @@ pub struct Args {
     #[arg(long, env = "DEMO_IDLE_TIMEOUT", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration)]
     pub idle_timeout: Duration,
 
+    /// Longest silence of an idle stream of events before it gets a heartbeat; 0 or off writes none
+    #[arg(long, env = "DEMO_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration_or_off)]
+    pub heartbeat: Duration,
+
     /// First part of a drain: /readyz answers 503 and responses close their connections, but requests are served
     #[arg(long, env = "DEMO_ADVERTISE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
     pub advertise: Duration,
@@ -95,6 +99,7 @@ impl Default for Args {
             files: None,
             upstream: None,
             idle_timeout: THIRTY,
+            heartbeat: Duration::from_secs(15),
             advertise: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             settle: Duration::from_millis(250),
@@ -185,6 +190,14 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error} (write it like 600ms, 3s or 2m)"))
 }
 
+/// `off` and `0` are zero.
+fn duration_or_off(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "off" => Ok(Duration::ZERO),
+        _ => duration_or_none(text),
+    }
+}
+
 fn otlp(text: &str) -> Result<String, String> {
     if cfg!(not(feature = "otlp")) {
         return Err(
@@ -241,10 +254,19 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_can_be_off() {
+        for (text, seconds) in [("0", 0), ("off", 0), ("0s", 0), ("2m", 120)] {
+            let args = parse(&["--heartbeat", text]).unwrap();
+            assert_eq!(args.heartbeat, Duration::from_secs(seconds));
+        }
+    }
+
+    #[test]
     fn a_bad_flag_is_named_and_exits_with_2() {
         for (flag, value) in [
             ("--idle-timeout", "soon"),
             ("--idle-timeout", "0s"),
+            ("--heartbeat", "on"),
             ("--deadline", "-3s"),
             ("--deadline", "0s"),
             ("--advertise", "-1s"),

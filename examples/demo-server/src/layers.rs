@@ -6,6 +6,7 @@ use tower_stream_core::StreamKind;
 use tower_stream_digest::DigestLayer;
 use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
 use tower_stream_headers::StreamHeadersLayer;
+use tower_stream_heartbeat::HeartbeatLayer;
 use tower_stream_ids::SequenceLayer;
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
@@ -15,7 +16,7 @@ use crate::{State, failures::Failures};
 ///
 /// Outermost first:
 /// `RequestId -> RequestSpan -> StreamMetrics -> Drain -> StreamHeaders -> Digest(emit) ->
-/// [compression] -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) -> handler`.
+/// [compression] -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) -> handler`.
 /// `tower_stream::StreamStack` is this order as one layer; here each stands by itself, to be read and tried.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     if state.args.bare {
@@ -32,6 +33,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // No proxy and no cache holds a stream back.
             .layer(StreamHeadersLayer::new())
             .layer(state.digests.clone())
+            // A stream that waits for its next event shows that the server lives.
+            .layer(HeartbeatLayer::new().interval(state.args.heartbeat))
             // A response that fails is ended in its own format.
             .layer(ErrorWriterLayer::new().writer(Failures))
             // A stream that is left at the deadline ends with a farewell.

@@ -14,7 +14,7 @@ use opentelemetry_sdk::{
         InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
         data::{AggregatedMetrics, MetricData},
     },
-    trace::{InMemorySpanExporter, SdkTracer, SdkTracerProvider},
+    trace::{InMemorySpanExporter, SdkTracer, SdkTracerProvider, SpanData},
 };
 use tower::retry::RetryLayer;
 use tower_http::{
@@ -43,6 +43,7 @@ pub(crate) enum Piece {
     Drain,
     Headers,
     Digest,
+    Heartbeat,
     Errors,
     Farewell,
     ChunkSpan,
@@ -63,13 +64,14 @@ pub(crate) enum Piece {
 
 impl Piece {
     /// In the recommended order.
-    pub(crate) const OURS: [Self; 11] = [
+    pub(crate) const OURS: [Self; 12] = [
         Self::RequestId,
         Self::RequestSpan,
         Self::Metrics,
         Self::Drain,
         Self::Headers,
         Self::Digest,
+        Self::Heartbeat,
         Self::Errors,
         Self::Farewell,
         Self::ChunkSpan,
@@ -88,6 +90,8 @@ pub(crate) struct Stack {
     pub(crate) probed_inside: bool,
     /// What tower-http's timeout allows between two frames.
     pub(crate) timeout: Duration,
+    /// The interval of heartbeats.
+    pub(crate) heartbeat: Duration,
     /// Such a timeout outside of everything, the outer probe too.
     pub(crate) cut_outside: Option<Duration>,
     /// What a random order was made from.
@@ -100,6 +104,7 @@ impl Stack {
             pieces: pieces.into(),
             probed_inside: true,
             timeout: PATIENCE,
+            heartbeat: PATIENCE,
             cut_outside: None,
             seed: None,
         }
@@ -203,6 +208,32 @@ impl Telemetry {
         told.collect()
     }
 
+    /// All spans that have ended.
+    pub(crate) fn finished_spans(&self) -> Vec<SpanData> {
+        self.spans.get_finished_spans().expect("not shut down")
+    }
+
+    /// How many values a histogram of seconds has taken.
+    pub(crate) fn measured(&self, name: &str) -> u64 {
+        self.metrics.reset();
+        self.meters.force_flush().expect("not shut down");
+        let exported = self.metrics.get_finished_metrics().expect("not shut down");
+        let metrics = exported
+            .iter()
+            .flat_map(|resource| resource.scope_metrics())
+            .flat_map(|scope| scope.metrics())
+            .filter(|metric| metric.name() == name);
+        let counts = metrics.map(|metric| -> u64 {
+            match metric.data() {
+                AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
+                    histogram.data_points().map(|point| point.count()).sum()
+                }
+                other => panic!("{name} is no histogram: {other:?}"),
+            }
+        });
+        counts.sum()
+    }
+
     /// What was logged since the last call.
     pub(crate) fn log(&self) -> Log {
         Log::new(self.log.take_json())
@@ -304,6 +335,7 @@ fn apply(
             let hashed = hashed.clone();
             app.layer(DigestLayer::md5().on_sent(move |sent| hashed.push(&sent.end)))
         }
+        Piece::Heartbeat => app.layer(HeartbeatLayer::new().interval(stack.heartbeat)),
         Piece::Errors => app.layer(ErrorWriterLayer::new()),
         Piece::Farewell => app.layer(drain.farewell()),
         Piece::ChunkSpan => app.layer(ChunkSpanLayer::new(telemetry.tracer())),

@@ -5,6 +5,7 @@
 mod endings;
 #[path = "../grpc/mod.rs"]
 mod grpc;
+mod heartbeats;
 mod layers;
 mod log;
 mod pairs;

@@ -206,7 +206,7 @@ impl Exchange<'_> {
 }
 
 /// The text, and whether a compressed one came to its end.
-fn unzipped(response: &Response) -> (String, bool) {
+pub(crate) fn unzipped(response: &Response) -> (String, bool) {
     let body = response.body();
     if response.header("content-encoding") != Some("gzip") || body.is_empty() {
         let text = String::from_utf8(body.to_vec());

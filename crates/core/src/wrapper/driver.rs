@@ -75,6 +75,8 @@ struct Origin {
     over: bool,
     /// The body has to give the last record of its dialect before it ends.
     awaits: Option<Box<Detector>>,
+    /// A service inside writes heartbeats into the body.
+    heartbeats: Option<Heard>,
     /// The content of a refusal, in place of a body.
     refusal: Bytes,
 }
@@ -116,6 +118,28 @@ impl Length {
     }
 }
 
+/// What the layer inside that writes heartbeats has counted, when the last frame came.
+#[derive(Default)]
+struct Heard {
+    chunks: u64,
+    heartbeats: u64,
+}
+
+impl Heard {
+    /// Whether the frame that has just come is a heartbeat. A layer in between may have joined one with a chunk.
+    #[inline]
+    fn is_heartbeat(&mut self, exchange: &Exchange) -> bool {
+        let before = std::mem::replace(
+            self,
+            Self {
+                chunks: exchange.chunks(),
+                heartbeats: exchange.heartbeats(),
+            },
+        );
+        before.chunks == self.chunks && before.heartbeats != self.heartbeats
+    }
+}
+
 /// More than the bodies of one request: a failure without a head settles the outcome for all of them.
 const NO_BODY: u32 = u32::MAX;
 
@@ -146,6 +170,7 @@ impl<C: Chain, B> Driver<C, B> {
                 given: Length::unknown(),
                 over: false,
                 awaits: None,
+                heartbeats: None,
                 refusal: Bytes::new(),
             },
             body: None,
@@ -245,7 +270,7 @@ where
             },
         };
         *running = true;
-        let mut cx = StageContext { task, exchange };
+        let mut cx = StageContext::new(task, exchange);
         let polled = this.chain.poll_head(&mut root, head, &mut cx);
         let HeadRoot {
             mut future,
@@ -288,10 +313,7 @@ where
             origin: &mut *this.origin,
             body: this.body,
         };
-        let mut cx = StageContext {
-            task,
-            exchange: &mut state.exchange,
-        };
+        let mut cx = StageContext::new(task, &mut state.exchange);
         state.running = true;
         let mut polled = Poll::Pending;
         this.chain.poll(&mut root, &mut cx, &mut polled);
@@ -520,6 +542,9 @@ where
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     origin.given.given += data.len() as u64;
+                    if let Some(heard) = &mut origin.heartbeats {
+                        cx.heartbeat = heard.is_heartbeat(cx.exchange);
+                    }
                     let last = body.is_end_stream() && !origin.given.is_short();
                     if origin.awaits.is_some() {
                         Poll::Ready(Some(origin.look(data, last, cx.exchange)))
@@ -797,6 +822,9 @@ where
                 cx.exchange.join_within(self.outside, &mut parts.extensions);
                 *self.number = cx.exchange.number_body();
                 let head = head.insert(ResponseHead::new(parts));
+                // heads come from the inside out, so a claim of now was made inside
+                let claimed = cx.exchange.is_claimed(Claim::Heartbeats);
+                self.body.origin.heartbeats = claimed.then(Heard::default);
                 let delivery = head.delivery(self.method, &body.size_hint());
                 self.body.origin.given = Length::of(delivery);
                 self.body.origin.awaits = awaits(head, self.method, delivery, cx.exchange);

@@ -89,9 +89,12 @@ pub trait Stage: Send + 'static {
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) {
-        let _ = (up, cx);
+        let _ = up;
         if let Poll::Ready(Some(Ok(piece))) = polled {
-            self.on_piece(piece);
+            match cx.heartbeat {
+                false => self.on_piece(piece),
+                true => self.on_heartbeat(piece),
+            }
         }
     }
 
@@ -106,6 +109,14 @@ pub trait Stage: Send + 'static {
     #[inline]
     fn on_piece(&mut self, piece: &Piece) {
         let _ = piece;
+    }
+
+    /// The body gave this heartbeat, which a layer further in has written because the stream was idle. It is bytes on the wire
+    /// and nothing else: no chunk, and no sign of life of the handler. Runs in place of [`Stage::on_piece`], which is what the
+    /// default calls.
+    #[inline]
+    fn on_heartbeat(&mut self, piece: &Piece) {
+        self.on_piece(piece);
     }
 
     /// The response said this gRPC status, 0 included: in its head (Trailers-Only), in its trailers, or in a gRPC-Web
@@ -197,6 +208,11 @@ impl<T: Stage> Stage for Box<T> {
         (**self).on_piece(piece);
     }
 
+    #[inline]
+    fn on_heartbeat(&mut self, piece: &Piece) {
+        (**self).on_heartbeat(piece);
+    }
+
     fn on_grpc_status(&mut self, code: u8) {
         (**self).on_grpc_status(code);
     }
@@ -249,6 +265,32 @@ pub struct StageContext<'a, 'b> {
     pub task: &'a mut Context<'b>,
     /// The cell of the request. A stage that ends a response records why **before** it discards anything.
     pub exchange: &'a mut Exchange,
+    pub(super) heartbeat: bool,
+}
+
+impl<'a, 'b> StageContext<'a, 'b> {
+    /// That of one poll.
+    #[inline]
+    pub fn new(task: &'a mut Context<'b>, exchange: &'a mut Exchange) -> Self {
+        Self {
+            task,
+            exchange,
+            heartbeat: false,
+        }
+    }
+
+    /// Whether the piece that the last poll gave is a heartbeat: see [`Stage::on_heartbeat`].
+    #[inline]
+    #[must_use]
+    pub fn is_heartbeat(&self) -> bool {
+        self.heartbeat
+    }
+
+    /// Says what the piece is that this poll gives. For the layer that writes heartbeats; those further out then know.
+    #[inline]
+    pub fn set_heartbeat(&mut self, heartbeat: bool) {
+        self.heartbeat = heartbeat;
+    }
 }
 
 impl fmt::Debug for StageContext<'_, '_> {

@@ -93,7 +93,7 @@ where
                     exchange,
                     body,
                 } = &mut **upload;
-                let mut cx = StageContext { task, exchange };
+                let mut cx = StageContext::new(task, exchange);
                 let polled = checking.poll(&mut Root(body), &mut cx);
                 polled.map_ok(Piece::into_frame)
             }

@@ -98,9 +98,11 @@ impl Stage for SequenceStage {
         &mut self,
         polled: &mut Polled,
         _: &mut impl Source,
-        _: &mut StageContext<'_, '_>,
+        cx: &mut StageContext<'_, '_>,
     ) {
         match polled {
+            // no record of the handler's
+            Poll::Ready(Some(Ok(_))) if cx.is_heartbeat() => {}
             Poll::Ready(Some(Ok(Piece::Data { data, .. }))) => {
                 *data = self.stamped(std::mem::take(data));
             }

@@ -14,6 +14,7 @@ use tower_stream::{
     drain::Drain,
     errors::ErrorWriterLayer,
     headers::StreamHeadersLayer,
+    heartbeat::HeartbeatLayer,
     ids::{RequestIdLayer, SequenceLayer},
     metrics::StreamMetricsLayer,
     trace::{ChunkSelection, ChunkSpanLayer, RequestSpanLayer},
@@ -41,6 +42,7 @@ pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
     let all = some
         .clone()
         .headers(StreamHeadersLayer::new())
+        .heartbeat(HeartbeatLayer::new())
         .metrics(StreamMetricsLayer::new(&meter))
         .sequence(SequenceLayer::new())
         .digest(DigestLayer::md5());
@@ -68,6 +70,7 @@ pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
         "RequestSpan" => RequestSpanLayer::new(),
         "Drain" => drain.layer(),
         "StreamHeaders" => StreamHeadersLayer::new(),
+        "Heartbeat" => HeartbeatLayer::new(),
         "ErrorWriter" => ErrorWriterLayer::new(),
         "Farewell" => drain.farewell(),
         "RequestSpan + ChunkSpan" => ServiceBuilder::new().layer(RequestSpanLayer::new()).layer(chunks()),

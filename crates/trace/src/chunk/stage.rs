@@ -84,6 +84,8 @@ impl Stage for ChunkSpans {
         }
     }
 
+    fn on_heartbeat(&mut self, _: &Piece) {}
+
     fn on_end(&mut self, _: &StreamEnd) {
         if let State::Following(chunks) = &mut self.0 {
             chunks.finish();

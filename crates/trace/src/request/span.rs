@@ -38,6 +38,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         http.response.status_code = field::Empty,
         stream.outcome = field::Empty,
         stream.chunks = field::Empty,
+        stream.heartbeats = field::Empty,
         stream.ttfc_ms = field::Empty,
         http.response.body.size = field::Empty,
         error.type = field::Empty,

@@ -20,6 +20,9 @@ pub struct RequestSpan {
     called: Instant,
     status: Option<StatusCode>,
     chunks: i64,
+    /// A layer further in writes heartbeats and counts the chunks, also where a compression in between joins some.
+    counted_inside: bool,
+    heartbeats: i64,
     bytes: u64,
     to_first: Option<Duration>,
     grpc_status: Option<u8>,
@@ -33,6 +36,8 @@ impl RequestSpan {
             called: Instant::now(),
             status: None,
             chunks: 0,
+            counted_inside: false,
+            heartbeats: 0,
             bytes: 0,
             to_first: None,
             grpc_status: None,
@@ -66,9 +71,14 @@ impl Stage for RequestSpan {
         &mut self,
         head: &mut ResponseHead,
         _: &mut impl Source,
-        _: &mut StageContext<'_, '_>,
+        cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
         self.status = Some(head.status);
+        self.counted_inside = cx.exchange.is_claimed(Claim::Heartbeats);
+        if self.counted_inside {
+            // of the attempt whose response this is
+            self.exchange = cx.exchange.clone();
+        }
         // Recorded now, for the log lines of a stream that goes on for minutes.
         let code = i64::from(head.status.as_u16());
         self.span.record("http.response.status_code", code);
@@ -87,6 +97,11 @@ impl Stage for RequestSpan {
         self.bytes += data.len() as u64;
     }
 
+    fn on_heartbeat(&mut self, piece: &Piece) {
+        self.heartbeats += 1;
+        self.bytes += piece.data().map_or(0, |data| data.len() as u64);
+    }
+
     fn on_grpc_status(&mut self, code: u8) {
         self.grpc_status = Some(code);
     }
@@ -102,12 +117,15 @@ impl Stage for RequestSpan {
         let size = self
             .status
             .map(|_| i64::try_from(self.bytes).unwrap_or(i64::MAX));
-        let chunks = self.status.map(|_| self.chunks);
+        let counted = self.counted_inside.then(|| self.exchange.chunks());
+        let counted = counted.and_then(|chunks| i64::try_from(chunks).ok());
+        let chunks = self.status.map(|_| counted.unwrap_or(self.chunks));
         // at once, for each record goes through the whole subscriber
         tracing::record_all!(
             self.span,
             stream.outcome = outcome.as_str(),
             stream.chunks = chunks,
+            stream.heartbeats = (self.heartbeats > 0).then_some(self.heartbeats),
             stream.ttfc_ms = self.to_first.map(|time| time.as_secs_f64() * 1e3),
             http.response.body.size = size,
             error.type = error_type,

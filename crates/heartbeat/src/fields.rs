@@ -1,0 +1,81 @@
+//! The fields of events that change how a client reads what follows.
+
+use tower_stream_core::{RecordFormat, boundary::Scanner};
+
+/// Whether a line is an `id:` or a `retry:` field. Both stay with some clients for the rest of the stream.
+fn is_id_or_retry(line: &[u8]) -> bool {
+    let name = line.split(|byte| *byte == b':').next();
+    matches!(name, Some(b"id" | b"retry"))
+}
+
+/// Whether any line of these bytes is one.
+pub(crate) fn has_id_or_retry(bytes: &[u8]) -> bool {
+    let mut watch = IdWatch::default();
+    watch.scan(&mut Scanner::new(RecordFormat::Sse), bytes);
+    watch.seen
+}
+
+/// Looks for an `id:` or a `retry:` in a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdWatch {
+    seen: bool,
+    /// The beginning of a line that has not ended yet, with how much of it is known.
+    open: [u8; Self::LONGEST],
+    length: usize,
+}
+
+impl IdWatch {
+    /// `retry:`
+    const LONGEST: usize = 6;
+
+    pub(crate) fn has_seen(&self) -> bool {
+        self.seen
+    }
+
+    /// Goes over the next chunk, and takes the scanner behind it.
+    pub(crate) fn scan(&mut self, scanner: &mut Scanner, chunk: &[u8]) {
+        let mut lines = scanner.lines(chunk);
+        for line in lines.by_ref() {
+            self.add(line.text);
+            self.seen |= is_id_or_retry(&self.open[..self.length]);
+            self.length = 0;
+        }
+        let rest = lines.rest();
+        self.add(rest);
+    }
+
+    fn add(&mut self, text: &[u8]) {
+        let taken = text.len().min(Self::LONGEST - self.length);
+        self.open[self.length..][..taken].copy_from_slice(&text[..taken]);
+        self.length += taken;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_found_wherever_it_is_cut() {
+        for (text, found) in [
+            ("data: 1\nid: 7\n\n", true),
+            ("id\n", true),
+            ("id:\r\rdata: 1\r\r", true),
+            ("event: x\r\nretry: 3000\r\n\r\n", true),
+            ("\u{feff}id: 1\n\n", true),
+            ("data: id: 7\n\n", false),
+            ("identity: 7\nretry-after: 1\n: id: 1\n\n", false),
+            // not a line yet
+            ("data: 1\n\nid: 7", false),
+        ] {
+            for cut in 0..=text.len() {
+                let (mut watch, mut scanner) =
+                    (IdWatch::default(), Scanner::new(RecordFormat::Sse));
+                let (first, second) = text.as_bytes().split_at(cut);
+                watch.scan(&mut scanner, first);
+                watch.scan(&mut scanner, second);
+                assert_eq!(watch.has_seen(), found, "{text:?} cut at {cut}");
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What the layer does with one response.
+
+use std::{fmt, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::SizeHint;
+use tower_stream_core::{
+    Claim, Exchange, RecordFormat,
+    boundary::Scanner,
+    bytes_changed,
+    wrapper::{
+        AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+    },
+};
+
+use crate::{Heartbeat, HeartbeatLayer, fields::IdWatch, layer::Config, retry, timer::Silence};
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What [`HeartbeatLayer`] keeps of one request.
+pub struct HeartbeatStage(State);
+
+enum State {
+    Called {
+        config: Arc<Config>,
+        method: Method,
+    },
+    /// Boxed: all stages of a request stand in one allocation, and most responses are no streams.
+    Following(Box<Following>),
+    /// Nothing can be written, or nothing more.
+    Over,
+}
+
+struct Following {
+    config: Arc<Config>,
+    heartbeat: Heartbeat,
+    scanner: Scanner,
+    /// A chunk that ends with a record needs no closer look.
+    plain: bool,
+    /// `None`: whether the stream has ids does not matter.
+    ids: Option<IdWatch>,
+    /// The stream writes CR where others write LF.
+    ends_in_two_crs: bool,
+    /// Still to be written.
+    retry: bool,
+    /// Made at the first wait.
+    silence: Option<Silence>,
+    /// A frame has passed since the timer was looked at.
+    passed: bool,
+    /// Data frames with data in them.
+    chunks: u64,
+    /// Bytes were added, so a digest in the trailers is of others.
+    changed: bool,
+}
+
+impl Hook for HeartbeatLayer {
+    type Stage = HeartbeatStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.config().is_none()
+    }
+
+    #[inline]
+    fn on_request<B>(&self, request: &mut Request<B>, _: &Exchange) -> Begin<HeartbeatStage> {
+        let Some(config) = self.config() else {
+            return Begin::Pass;
+        };
+        Begin::Follow(HeartbeatStage(State::Called {
+            config: Arc::clone(config),
+            method: request.method().clone(),
+        }))
+    }
+}
+
+impl Stage for HeartbeatStage {
+    fn on_head(
+        &mut self,
+        head: &mut ResponseHead,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        let called = std::mem::replace(&mut self.0, State::Over);
+        let State::Called { config, method } = called else {
+            return Poll::Ready(AfterHead::Leave);
+        };
+        let Some(following) = Following::begin(config, &method, head, up, cx.exchange) else {
+            return Poll::Ready(AfterHead::Leave);
+        };
+        self.0 = State::Following(Box::new(following));
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        let State::Following(following) = &mut self.0 else {
+            return;
+        };
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
+                if following.passes(data, cx.exchange) =>
+            {
+                cx.set_heartbeat(false);
+            }
+            Poll::Pending if following.is_waiting(cx) => {}
+            Poll::Pending => *polled = following.look(cx),
+            Poll::Ready(_) => self.take(polled, cx),
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let mut size = up.size_hint();
+        if matches!(self.0, State::Following(_)) {
+            let lower = size.lower();
+            size = SizeHint::new();
+            size.set_lower(lower);
+        }
+        size
+    }
+}
+
+impl HeartbeatStage {
+    /// What needs a closer look, or is the end.
+    #[inline(never)]
+    fn take(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
+        let State::Following(following) = &mut self.0 else {
+            return;
+        };
+        cx.set_heartbeat(false);
+        match polled {
+            Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
+                *data = following.take(std::mem::take(data), cx.exchange);
+                if !*last {
+                    return;
+                }
+            }
+            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
+                // a digest is of the bytes without heartbeats
+                if let (true, Some(trailers)) = (following.changed, frame.trailers_mut()) {
+                    bytes_changed(trailers);
+                    if trailers.is_empty() {
+                        *polled = Poll::Ready(None);
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.0 = State::Over;
+    }
+}
+
+impl Following {
+    /// `None`: nothing can be written into this response, or a layer further in writes already.
+    fn begin(
+        config: Arc<Config>,
+        method: &Method,
+        head: &mut ResponseHead,
+        up: &impl Hints,
+        exchange: &Exchange,
+    ) -> Option<Self> {
+        let kind = head.stream_kind();
+        let format = kind.records()?;
+        let chosen = head.extensions.get::<Heartbeat>();
+        let heartbeat = chosen.unwrap_or_else(|| config.heartbeat(kind)).clone();
+        let delivery = head.delivery(method, &up.size_hint());
+        // not one byte may be added to a declared length, nor to a part of something
+        let open = delivery.declared_length().is_none() && !delivery.is_bodiless();
+        let writes = open && head.allows_insertion() && !up.is_end_stream();
+        if !writes || heartbeat.is_none() || !exchange.claim(Claim::Heartbeats) {
+            return None;
+        }
+        bytes_changed(&mut head.headers);
+        let events = format == RecordFormat::Sse;
+        Some(Self {
+            scanner: Scanner::new(format),
+            plain: false,
+            ids: heartbeat.asks_for_ids().then(IdWatch::default),
+            ends_in_two_crs: false,
+            retry: events && config.retry.is_some(),
+            silence: None,
+            passed: false,
+            chunks: 0,
+            changed: false,
+            heartbeat,
+            config,
+        })
+    }
+
+    /// Whether a chunk passes as it is, and needs no closer look.
+    #[inline(always)]
+    fn passes(&mut self, data: &[u8], exchange: &Exchange) -> bool {
+        let passes = self.plain && self.scanner.takes_whole(data);
+        if passes {
+            self.count(exchange);
+        }
+        passes
+    }
+
+    #[inline(always)]
+    fn count(&mut self, exchange: &Exchange) {
+        self.passed = true;
+        self.chunks += 1;
+        exchange.set_chunks(self.chunks);
+    }
+
+    /// A chunk that needs a closer look.
+    fn take(&mut self, mut data: Bytes, exchange: &Exchange) -> Bytes {
+        if data.is_empty() {
+            return data;
+        }
+        let first = self.chunks == 0;
+        self.count(exchange);
+        if first && self.changed && data.starts_with(BYTE_ORDER_MARK) {
+            // behind a heartbeat it is no mark any more, but a part of the name of the first field
+            data = data.slice(BYTE_ORDER_MARK.len()..);
+        }
+        if self.retry
+            && self.scanner.at_boundary()
+            && let Some(retry) = self.config.retry
+            && let Some(with) = retry::inserted(&data, retry)
+        {
+            self.retry = false;
+            self.changed = true;
+            data = with;
+        }
+        match &mut self.ids {
+            Some(ids) => ids.scan(&mut self.scanner, &data),
+            None => _ = self.scanner.last_boundary(&data),
+        }
+        self.plain = self.ids.is_none() && !self.retry;
+        self.ends_in_two_crs = data.ends_with(b"\r\r");
+        data
+    }
+
+    /// The body has nothing ready, and there is nothing to do but to wait.
+    #[inline(always)]
+    fn is_waiting(&self, cx: &StageContext<'_, '_>) -> bool {
+        let began = self.chunks > 0 || self.config.before_first;
+        let set = |silence: &Silence| silence.is_set(self.passed, cx.task);
+        !began || self.silence.as_ref().is_some_and(set)
+    }
+
+    #[inline(never)]
+    fn look(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
+        // where a CRLF is cut the LF may still come; with it, a heartbeat would be followed by one more blank line
+        let cut = self.scanner.awaits_lf() && !self.ends_in_two_crs;
+        let may_write = self.scanner.at_boundary() && !cut;
+        let interval = self.config.interval;
+        let silence = self.silence.get_or_insert_with(|| {
+            self.passed = false;
+            Silence::begin(interval)
+        });
+        if !silence.is_over(&mut self.passed, may_write, cx.task) {
+            return Poll::Pending;
+        }
+        self.changed = true;
+        cx.exchange.count_heartbeat();
+        cx.set_heartbeat(true);
+        let after_ids = self.ids.is_some_and(|ids| ids.has_seen());
+        let data = self.heartbeat.bytes(after_ids);
+        Poll::Ready(Some(Ok(Piece::open(data))))
+    }
+}
+
+impl fmt::Debug for HeartbeatStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.0 {
+            State::Called { .. } => "called",
+            State::Following(_) => "following",
+            State::Over => "over",
+        };
+        f.debug_tuple("HeartbeatStage").field(&state).finish()
+    }
+}

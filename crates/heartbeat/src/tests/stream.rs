@@ -1,0 +1,219 @@
+//! When heartbeats come.
+
+use futures_util::FutureExt;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_has_one_in_each_interval() {
+    let steps = [mock::data("data: 1\n\n"), mock::hang()];
+    let mut body = under(&layer(), events(steps)).await.into_body();
+    let frames = read(&mut body, seconds(33)).await;
+    let times: Vec<_> = frames[1..].iter().map(|(time, _)| *time).collect();
+    assert_eq!(times, [8, 16, 24, 32]);
+    assert!(frames[1..].iter().all(|(_, text)| text == COMMENT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_is_never_longer_than_the_interval_and_hardly_shorter() {
+    // frames at every phase of the timer
+    for millis in (0..8_000).step_by(250) {
+        let mut steps = vec![mock::data("data: 1\n\n"), mock::pending()];
+        for _ in 0..5 {
+            steps.push(mock::sleep(Duration::from_millis(1_100)));
+            steps.push(mock::data("data: 2\n\n"));
+        }
+        steps.push(mock::sleep(Duration::from_millis(millis + 1)));
+        steps.push(mock::data("data: 3\n\n"));
+        steps.push(mock::hang());
+        let mut body = under(&layer(), events(steps)).await.into_body();
+        let (mut last, mut beats) = (Instant::now(), 0);
+        while beats < 3 {
+            let frame = body.frame().await.unwrap().unwrap();
+            let silence = last.elapsed();
+            last = Instant::now();
+            if frame.data_ref().unwrap() == COMMENT {
+                beats += 1;
+                assert!(silence >= seconds(6), "{silence:?} at {millis}");
+            }
+            // tokio's timer counts milliseconds
+            assert!(
+                silence <= Duration::from_millis(8_002),
+                "{silence:?} at {millis}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_gives_frames_has_none() {
+    let mut steps = Vec::new();
+    for _ in 0..20 {
+        steps.push(mock::data("data: 1\n\n"));
+        steps.push(mock::sleep(Duration::from_millis(5_900)));
+    }
+    let all = sent(&layer(), steps).await;
+    assert_eq!(all, "data: 1\n\n".repeat(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_before_the_first_bytes_unless_asked() {
+    let steps = || {
+        [
+            mock::sleep(seconds(20)),
+            mock::data("data: 1\n\n"),
+            mock::sleep(seconds(9)),
+        ]
+    };
+    let without = sent(&layer(), steps()).await;
+    assert_eq!(without, format!("data: 1\n\n{COMMENT}"));
+    let with = sent(&layer().before_first(true), steps()).await;
+    assert_eq!(with, format!("{COMMENT}{COMMENT}data: 1\n\n{COMMENT}"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_sent_more_than_one_for_the_time_that_nobody_polled() {
+    let steps = [mock::data("data: 1\n\n"), mock::hang()];
+    let mut body = under(&layer(), events(steps)).await.into_body();
+    assert!(body.frame().await.is_some());
+    assert!(body.frame().now_or_never().is_none());
+    // the reader is behind, so the server does not ask
+    tokio::time::advance(seconds(1_000)).await;
+    let times: Vec<_> = read(&mut body, seconds(17)).await;
+    assert_eq!(
+        times.iter().map(|(at, _)| *at).collect::<Vec<_>>(),
+        [0, 8, 16]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_was_not_asked_for_in_time_comes_first_and_counts() {
+    let steps = [
+        mock::data("data: 1\n\n"),
+        mock::sleep(seconds(1)),
+        mock::data("data: 2\n\n"),
+        mock::hang(),
+    ];
+    let mut body = under(&layer(), events(steps)).await.into_body();
+    assert!(body.frame().await.is_some());
+    assert!(body.frame().now_or_never().is_none());
+    tokio::time::advance(seconds(1_000)).await;
+    let frames = read(&mut body, seconds(9)).await;
+    assert_eq!(frames[0].1, "data: 2\n\n");
+    assert!((6..=8).contains(&frames[1].0), "{frames:?}");
+    assert_eq!(frames.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_after_the_end() {
+    for end in [mock::trailer("x-sum", "7"), mock::error("disk gone")] {
+        let steps = [mock::data("data: 1\n\n"), end];
+        let mut body = under(&layer(), events(steps)).await.into_body();
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        let _ = body.frame().await.unwrap();
+        let next = timeout(seconds(60), body.frame()).await;
+        assert!(next.unwrap().is_none());
+    }
+    let mut body = under(&layer(), events([mock::data("data: 1\n\n")]))
+        .await
+        .into_body();
+    assert_eq!(read(&mut body, seconds(60)).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_heartbeats_of_a_handler_are_frames_like_others() {
+    let mut steps = vec![mock::data("data: 1\n\n")];
+    for _ in 0..9 {
+        steps.push(mock::sleep(seconds(5)));
+        steps.push(mock::data(":\n\n"));
+    }
+    let all = sent(&layer(), steps).await;
+    assert_eq!(all, format!("data: 1\n\n{}", ":\n\n".repeat(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_are_counted_apart_from_chunks() {
+    let steps = [
+        mock::data("data: 1\n\nda"),
+        mock::data(""),
+        mock::data("ta: 2\n\n"),
+        mock::hang(),
+    ];
+    let mut request = Request::new(());
+    let exchange = Exchange::of(request.extensions_mut());
+    let mut body = asked(&layer(), request, events(steps)).await.into_body();
+    read(&mut body, seconds(17)).await;
+    assert_eq!((exchange.chunks(), exchange.heartbeats()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_chooses_for_its_response() {
+    let mut response = events([mock::data("data: 1\n\n"), mock::hang()]);
+    response.extensions_mut().insert(Heartbeat::ping());
+    let mut body = under(&layer(), response).await.into_body();
+    let frames = read(&mut body, seconds(9)).await;
+    assert_eq!(frames[1].1, "event: ping\ndata: {\"type\":\"ping\"}\n\n");
+    let mut response = events([mock::data("data: 1\n\n"), mock::hang()]);
+    response.extensions_mut().insert(Heartbeat::none());
+    let mut body = under(&layer(), response).await.into_body();
+    assert_eq!(read(&mut body, seconds(60)).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_layers_the_inner_one_writes() {
+    let steps = [mock::data("data: 1\n\n"), mock::hang()];
+    let inner = layer().events(Heartbeat::ping());
+    let mut response = Some(events(steps));
+    let service = service_fn(move |_: Request<()>| {
+        let response = response.take().unwrap();
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let service = layer().layer(inner.layer(service));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    body.frame().await.unwrap().unwrap();
+    for _ in 0..3 {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(frame.starts_with(b"event: ping"), "{frame:?}");
+    }
+}
+
+#[test]
+fn heartbeats_of_every_size() {
+    let forms = [
+        Heartbeat::comment(),
+        Heartbeat::comment_alone(),
+        Heartbeat::comment_unless_ids(),
+        Heartbeat::ping(),
+        Heartbeat::custom("data\n\n"),
+    ];
+    for form in forms {
+        for after_ids in [false, true] {
+            let short = form.bytes(after_ids);
+            for size in 0..80 {
+                let bytes = form.clone().padded(size).bytes(after_ids);
+                // a comment line of one byte does not exist
+                let lacks_one = short.len() + 1 == size && !short.starts_with(b": ");
+                let expected = short.len().max(size - usize::from(lacks_one));
+                assert_eq!(bytes.len(), expected, "{form:?} {size}");
+                let plain = bytes.iter().filter(|byte| **byte == b'\n').count();
+                let lines = short.iter().filter(|byte| **byte == b'\n').count();
+                let more = usize::from(bytes.len() > short.len() && !short.starts_with(b": "));
+                assert_eq!(plain, lines + more, "{bytes:?}");
+            }
+        }
+    }
+    assert!(Heartbeat::none().padded(9).bytes(false).is_empty());
+}
+
+#[test]
+#[should_panic(expected = "must not have an `id:`")]
+fn a_heartbeat_has_no_id() {
+    let _ = Heartbeat::custom("event: ping\nid: 7\ndata\n\n");
+}
+
+#[test]
+#[should_panic(expected = "has to end with a line end")]
+fn a_heartbeat_is_whole_lines() {
+    let _ = Heartbeat::custom("data: 1");
+}

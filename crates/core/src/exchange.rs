@@ -104,6 +104,8 @@ pub enum Claim {
     Farewell,
     /// Looking for the last record of a [`Dialect`]. Claimed when the head is there, so by the innermost wrapper.
     LastRecord,
+    /// Writing an `id:` into each server-sent event. Claimed when the head is there.
+    EventIds,
     /// Writing heartbeats, and counting chunks just inside of them. Claimed when the head is there, so by the innermost layer.
     Heartbeats,
 }

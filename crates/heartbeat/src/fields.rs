@@ -34,6 +34,10 @@ impl IdWatch {
 
     /// Goes over the next chunk, and takes the scanner behind it.
     pub(crate) fn scan(&mut self, scanner: &mut Scanner, chunk: &[u8]) {
+        if scanner.at_boundary() {
+            // chunks that were not searched may have come in between
+            self.length = 0;
+        }
         let mut lines = scanner.lines(chunk);
         for line in lines.by_ref() {
             self.add(line.text);

@@ -39,8 +39,7 @@ impl Heartbeat {
         Self { form, size: 0 }
     }
 
-    /// A comment and a blank line: `: heartbeat\n\n`. Whoever follows the standard (WHATWG HTML section 9.2.6) ignores it. The
-    /// default for server-sent events.
+    /// A comment and a blank line: `: heartbeat\n\n`. Whoever follows the standard (WHATWG HTML section 9.2.6) ignores it.
     #[must_use]
     pub const fn comment() -> Self {
         Self::new(Form::Comment)
@@ -52,8 +51,14 @@ impl Heartbeat {
         Self::new(Form::CommentAlone)
     }
 
-    /// A comment, which has a blank line until the stream has sent an `id:` or a `retry:`, and none from then on: what the
-    /// OpenAI SDK for Python can read.
+    /// A comment, which has a blank line until the stream has sent an `id:` or a `retry:`, and none from then on. The default
+    /// for server-sent events.
+    ///
+    /// Once a stream has had an id, the OpenAI SDK for Python and `httpx-sse` take each blank line for the end of an event.
+    /// Without ids, `@google/genai` and others that split at blank lines lose the event behind a comment that has none.
+    ///
+    /// The layer knows of the ids that a layer inside writes (`tower_stream_ids::SequenceLayer`); otherwise it searches the
+    /// first 16 chunks, and the next one after each heartbeat.
     #[must_use]
     pub const fn comment_unless_ids() -> Self {
         Self::new(Form::CommentUnlessIds)

@@ -48,7 +48,7 @@ impl HeartbeatLayer {
         Self {
             config: Some(Arc::new(Config {
                 interval: Duration::from_secs(15),
-                events: Heartbeat::comment(),
+                events: Heartbeat::comment_unless_ids(),
                 lines: Heartbeat::none(),
                 before_first: false,
                 retry: None,
@@ -75,7 +75,7 @@ impl HeartbeatLayer {
         self.set(|config| config.interval = interval)
     }
 
-    /// What is written into server-sent events. Default: [`Heartbeat::comment`].
+    /// What is written into server-sent events. Default: [`Heartbeat::comment_unless_ids`].
     pub fn events(self, heartbeat: Heartbeat) -> Self {
         self.set(|config| config.events = heartbeat)
     }

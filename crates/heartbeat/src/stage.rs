@@ -16,6 +16,9 @@ use tower_stream_core::{
 
 use crate::{Heartbeat, HeartbeatLayer, fields::IdWatch, layer::Config, retry, timer::Silence};
 
+/// A producer that numbers its events does so from the first one on.
+const SEARCHES: u8 = 16;
+
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What [`HeartbeatLayer`] keeps of one request.
@@ -38,8 +41,11 @@ struct Following {
     scanner: Scanner,
     /// A chunk that ends with a record needs no closer look.
     plain: bool,
-    /// `None`: whether the stream has ids does not matter.
+    /// `None`: whether the stream has ids does not matter, or a layer inside writes them.
     ids: Option<IdWatch>,
+    /// How many chunks are still searched for ids, which costs more than all else that is done with a chunk.
+    searches: u8,
+    after_ids: bool,
     /// The stream writes CR where others write LF.
     ends_in_two_crs: bool,
     /// Still to be written.
@@ -177,11 +183,14 @@ impl Following {
             return None;
         }
         bytes_changed(&mut head.headers);
+        let stamped = exchange.is_claimed(Claim::EventIds);
         let events = format == RecordFormat::Sse;
         Some(Self {
             scanner: Scanner::new(format),
             plain: false,
-            ids: heartbeat.asks_for_ids().then(IdWatch::default),
+            ids: (heartbeat.asks_for_ids() && !stamped).then(IdWatch::default),
+            searches: SEARCHES,
+            after_ids: stamped,
             ends_in_two_crs: false,
             retry: events && config.retry.is_some(),
             silence: None,
@@ -231,10 +240,17 @@ impl Following {
             data = with;
         }
         match &mut self.ids {
-            Some(ids) => ids.scan(&mut self.scanner, &data),
+            Some(ids) => {
+                ids.scan(&mut self.scanner, &data);
+                self.searches = self.searches.saturating_sub(1);
+                if ids.has_seen() {
+                    self.after_ids = true;
+                    self.ids = None;
+                }
+            }
             None => _ = self.scanner.last_boundary(&data),
         }
-        self.plain = self.ids.is_none() && !self.retry;
+        self.plain = !self.retry && (self.ids.is_none() || self.searches == 0);
         self.ends_in_two_crs = data.ends_with(b"\r\r");
         data
     }
@@ -263,8 +279,10 @@ impl Following {
         self.changed = true;
         cx.exchange.count_heartbeat();
         cx.set_heartbeat(true);
-        let after_ids = self.ids.is_some_and(|ids| ids.has_seen());
-        let data = self.heartbeat.bytes(after_ids);
+        // whatever made the stream wait, what comes next may be of another kind
+        self.searches = self.searches.max(1);
+        self.plain &= self.ids.is_none();
+        let data = self.heartbeat.bytes(self.after_ids);
         Poll::Ready(Some(Ok(Piece::open(data))))
     }
 }

@@ -85,11 +85,33 @@ async fn a_comment_loses_its_blank_line_once_there_was_an_id() {
         all,
         format!("data: 1\n\n{COMMENT}data: 2\nid: 2\n\n{ALONE}")
     );
+    // with a blank line whatever comes
+    let comments = layer.clone().events(Heartbeat::comment());
+    let all = sent(&comments, steps()).await;
+    assert_eq!(
+        all,
+        format!("data: 1\n\n{COMMENT}data: 2\nid: 2\n\n{COMMENT}")
+    );
     // our own `retry:` is one more field that stays
     let all = sent(&layer.retry(seconds(3)), steps()).await;
     let (retry, rest) = all.split_once('\n').unwrap();
     assert!(retry.starts_with("retry: "), "{all:?}");
     assert_eq!(rest, format!("data: 1\n\n{ALONE}data: 2\nid: 2\n\n{ALONE}"));
+}
+
+/// The search for ids ends when the first chunks had none, and begins anew after a heartbeat.
+#[tokio::test(start_paused = true)]
+async fn ids_are_searched_for_at_the_beginning_and_after_each_heartbeat() {
+    let number = |n: usize| mock::data(format!("data: {n}\nid: {n}\n\n"));
+    for (first, found) in [(0, ALONE), (15, ALONE), (16, COMMENT)] {
+        let mut steps: Vec<_> = (0..first).map(|_| mock::data("data: 1\n\n")).collect();
+        let wait = || mock::sleep(seconds(9));
+        steps.extend([number(1), wait(), number(2), wait()]);
+        let all = sent(&layer(), steps).await;
+        let rest = all.strip_prefix(&"data: 1\n\n".repeat(first)).unwrap();
+        let expected = format!("data: 1\nid: 1\n\n{found}data: 2\nid: 2\n\n{ALONE}");
+        assert_eq!(rest, expected, "after {first} without");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +171,7 @@ proptest! {
             let mut scanner = Scanner::new(RecordFormat::Sse);
             let mut given = String::new();
             for (_, text) in read(&mut body, seconds(1_000)).await {
-                if text == COMMENT {
+                if text == COMMENT || text == ALONE {
                     assert!(scanner.at_boundary(), "within {given:?}");
                 } else {
                     scanner.last_boundary(text.as_bytes());

@@ -85,6 +85,9 @@ impl Stage for SequenceStage {
         let stamps = !matches!(self.stamp, Stamp::Nothing);
         if stamps {
             bytes_changed(&mut head.headers);
+            if matches!(self.stamp, Stamp::Sse(_)) {
+                cx.exchange.claim(Claim::EventIds);
+            }
         }
         self.draws = cx.exchange.claim(Claim::ChunkNumbers);
         Poll::Ready(match stamps || self.draws {

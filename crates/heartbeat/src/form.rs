@@ -1,6 +1,7 @@
 //! What is written.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tower_stream_core::KeepAlive;
 
 use crate::fields;
 
@@ -152,5 +153,17 @@ impl Heartbeat {
         }
         padded.put_slice(rest);
         padded.freeze()
+    }
+}
+
+impl From<KeepAlive> for Heartbeat {
+    fn from(keep_alive: KeepAlive) -> Self {
+        match keep_alive {
+            KeepAlive::Comment => Self::comment(),
+            KeepAlive::CommentAlone => Self::comment_alone(),
+            KeepAlive::CommentUnlessIds => Self::comment_unless_ids(),
+            KeepAlive::Ping => Self::ping(),
+            _ => Self::none(),
+        }
     }
 }

@@ -21,20 +21,19 @@ pub struct HeartbeatLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) interval: Duration,
-    pub(crate) events: Heartbeat,
-    pub(crate) lines: Heartbeat,
+    pub(crate) events: Option<Heartbeat>,
+    pub(crate) lines: Option<Heartbeat>,
     pub(crate) before_first: bool,
     pub(crate) retry: Option<Duration>,
 }
 
 impl Config {
-    /// What is written into a stream of this kind.
-    pub(crate) fn heartbeat(&self, kind: StreamKind) -> &Heartbeat {
-        static NONE: Heartbeat = Heartbeat::none();
+    /// What is written into a stream of this kind, where the layer overrules its dialect.
+    pub(crate) fn heartbeat(&self, kind: StreamKind) -> Option<&Heartbeat> {
         match kind {
-            StreamKind::Sse => &self.events,
-            StreamKind::JsonLines | StreamKind::JsonSeq => &self.lines,
-            _ => &NONE,
+            StreamKind::Sse => self.events.as_ref(),
+            StreamKind::JsonLines | StreamKind::JsonSeq => self.lines.as_ref(),
+            _ => None,
         }
     }
 }
@@ -48,8 +47,8 @@ impl HeartbeatLayer {
         Self {
             config: Some(Arc::new(Config {
                 interval: Duration::from_secs(15),
-                events: Heartbeat::comment_unless_ids(),
-                lines: Heartbeat::none(),
+                events: None,
+                lines: None,
                 before_first: false,
                 retry: None,
             })),
@@ -75,15 +74,16 @@ impl HeartbeatLayer {
         self.set(|config| config.interval = interval)
     }
 
-    /// What is written into server-sent events. Default: [`Heartbeat::comment_unless_ids`].
+    /// What is written into server-sent events of every dialect. Default: what the clients of the response's
+    /// [`Dialect`](tower_stream_core::Dialect) take, and [`Heartbeat::comment_unless_ids`] where none is named.
     pub fn events(self, heartbeat: Heartbeat) -> Self {
-        self.set(|config| config.events = heartbeat)
+        self.set(|config| config.events = Some(heartbeat))
     }
 
     /// What is written into JSON lines and JSON text sequences. Default: nothing, for no bytes are harmless to all clients. Many
     /// skip a blank line: `Heartbeat::custom("\n")`.
     pub fn lines(self, heartbeat: Heartbeat) -> Self {
-        self.set(|config| config.lines = heartbeat)
+        self.set(|config| config.lines = Some(heartbeat))
     }
 
     /// Whether a heartbeat may come before the first bytes of the handler: for models that think long before the first token.

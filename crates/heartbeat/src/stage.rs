@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body::SizeHint;
 use tower_stream_core::{
-    Claim, Exchange, RecordFormat,
+    Claim, Dialect, Exchange, RecordFormat, StreamKind,
     boundary::Scanner,
     bytes_changed,
     wrapper::{
@@ -162,6 +162,13 @@ impl HeartbeatStage {
     }
 }
 
+/// What the clients of the response's dialect take.
+fn of_dialect(kind: StreamKind, exchange: &Exchange) -> Heartbeat {
+    let named = exchange.dialect().filter(|dialect| dialect.kind() == kind);
+    let dialect = named.unwrap_or_else(|| Dialect::plain(kind));
+    dialect.keep_alive().into()
+}
+
 impl Following {
     /// `None`: nothing can be written into this response, or a layer further in writes already.
     fn begin(
@@ -174,7 +181,8 @@ impl Following {
         let kind = head.stream_kind();
         let format = kind.records()?;
         let chosen = head.extensions.get::<Heartbeat>();
-        let heartbeat = chosen.unwrap_or_else(|| config.heartbeat(kind)).clone();
+        let heartbeat = chosen.or_else(|| config.heartbeat(kind)).cloned();
+        let heartbeat = heartbeat.unwrap_or_else(|| of_dialect(kind, exchange));
         let delivery = head.delivery(method, &up.size_hint());
         // not one byte may be added to a declared length, nor to a part of something
         let open = delivery.declared_length().is_none() && !delivery.is_bodiless();
@@ -268,6 +276,11 @@ impl Following {
         // where a CRLF is cut the LF may still come; with it, a heartbeat would be followed by one more blank line
         let cut = self.scanner.awaits_lf() && !self.ends_in_two_crs;
         let may_write = self.scanner.at_boundary() && !cut;
+        if cx.exchange.is_terminal() {
+            // a client that has the last record of its dialect reads no further, or takes what follows for an error
+            self.silence = None;
+            return Poll::Pending;
+        }
         let interval = self.config.interval;
         let silence = self.silence.get_or_insert_with(|| {
             self.passed = false;

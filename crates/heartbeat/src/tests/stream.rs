@@ -2,6 +2,8 @@
 
 use futures_util::FutureExt;
 
+use tower_stream_core::{Dialect, StreamKind};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -216,4 +218,42 @@ fn a_heartbeat_has_no_id() {
 #[should_panic(expected = "has to end with a line end")]
 fn a_heartbeat_is_whole_lines() {
     let _ = Heartbeat::custom("data: 1");
+}
+
+/// A stream whose request a layer further out has given this dialect.
+async fn speaking(dialect: Dialect, steps: impl IntoIterator<Item = Step>) -> Vec<String> {
+    let mut request = Request::new(());
+    Exchange::of(request.extensions_mut()).set_dialect(dialect);
+    let mut body = asked(&layer(), request, events(steps)).await.into_body();
+    let frames = read(&mut body, seconds(20)).await;
+    frames.into_iter().map(|(_, text)| text).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dialect_chooses() {
+    const EVENT: &str = "data: 1\nid: 1\n\n";
+    let ping = Heartbeat::ping().bytes(false);
+    for (dialect, written) in [
+        (Dialect::OPENAI_CHAT, ALONE),
+        (Dialect::ANTHROPIC, std::str::from_utf8(&ping).unwrap()),
+        (Dialect::GEMINI, COMMENT),
+        (Dialect::plain(StreamKind::Sse), ALONE),
+        // of another kind: the handler has answered otherwise
+        (Dialect::OLLAMA, ALONE),
+    ] {
+        let sent = speaking(dialect, [mock::data(EVENT), mock::hang()]).await;
+        assert_eq!(sent, [EVENT, written, written], "{dialect:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_after_the_last_record_of_a_dialect() {
+    let steps = [
+        mock::data("data: {}\n\n"),
+        mock::sleep(seconds(9)),
+        mock::data("data: [DONE]\n\n"),
+        mock::hang(),
+    ];
+    let sent = speaking(Dialect::OPENAI_CHAT, steps).await;
+    assert_eq!(sent, ["data: {}\n\n", COMMENT, "data: [DONE]\n\n"]);
 }

@@ -126,10 +126,13 @@ impl Stack {
         kind == Kind::Sse && self.has(Piece::Sequence) && !compressed
     }
 
-    /// The check sees the handler's own promise; stamps change the bytes, and take the promise with them.
+    /// The check sees the handler's own promise; stamps and heartbeats change the bytes, and take the promise with them.
     pub(crate) fn verifies(&self, kind: Kind) -> bool {
         let stamped = self.stamps(kind) && self.is_inside(Piece::Sequence, Piece::Verify);
-        self.has(Piece::Verify) && !stamped
+        let compressed = self.is_inside(Piece::Gzip, Piece::Heartbeat);
+        let beats = kind == Kind::Sse && !compressed;
+        let beaten = beats && self.is_inside(Piece::Heartbeat, Piece::Verify);
+        self.has(Piece::Verify) && !stamped && !beaten
     }
 }
 

@@ -98,7 +98,8 @@ impl Exchange<'_> {
     fn check_digest(&self, response: &Response) {
         let stack = self.stack;
         let changed = stack.is_inside(Piece::Digest, Piece::Gzip)
-            || stack.is_inside(Piece::Digest, Piece::Sequence);
+            || stack.is_inside(Piece::Digest, Piece::Sequence)
+            || stack.is_inside(Piece::Digest, Piece::Heartbeat);
         if !stack.has(Piece::Digest) || changed {
             return;
         }

@@ -12,12 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use pin_project_lite::pin_project;
@@ -25,39 +27,36 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
     task::yield_now,
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tower_service::Service;
 use tower_stream_core::{BoxError, PeerAddr};
-
 use tower_stream_drain::{
     Drain,
     server::{Closing, RefusedStream, UnreadUpload},
 };
 
-use crate::linger::{Linger, Lingering};
-
-/// Longer than any process runs, and short enough to be added to a time of day: hyper adds its timeouts to one, which
-/// panics where that overflows.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// When a connection is closed although nothing is wrong.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    pub(crate) age: Option<Duration>,
-    pub(crate) requests: Option<u64>,
-    pub(crate) header_read_timeout: Option<Duration>,
-}
+use crate::{
+    activity::{Activity, HeadTimer, Silence, Streams},
+    linger::{Linger, Lingering},
+    preface::{Peeked, Version},
+    settings::{FOR_EVER, Settings},
+};
 
 /// How long a connection without a request is left open after the close. The first request of a client that connected
 /// before it is mostly in the kernel already.
 const FIRST_REQUEST: Duration = Duration::from_millis(50);
 
+/// How long a connection that was told to close, and serves nothing, is waited for: an HTTP/2 client has to acknowledge
+/// the GOAWAY, which one that has vanished never does.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
+
 /// What a connection and its requests tell each other.
 #[derive(Debug)]
 struct ConnectionHandle {
+    version: Version,
+    activity: Arc<Activity>,
     linger: Linger,
-    h2: AtomicBool,
     /// The connection is to close: HTTP/1 is told with its next response.
     retired: AtomicBool,
     retire: Notify,
@@ -66,7 +65,7 @@ struct ConnectionHandle {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<I, A, S, B>(io: I, peer: A, app: S, limits: Limits, drain: Drain)
+pub(crate) async fn serve<I, A, S, B>(io: I, peer: A, app: S, settings: Arc<Settings>, drain: Drain)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Clone + Send + Sync + 'static,
@@ -76,46 +75,161 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let activity = Arc::new(Activity::new(
+        settings.header_timeout,
+        settings.idle_timeout,
+    ));
+    let old_at = settings.max_age.and_then(|age| {
+        let age = Duration::try_from_secs_f64(jittered(age.as_secs_f64())).ok()?;
+        Instant::now().checked_add(age)
+    });
+    let mut silence = pin!(Silence::new(Arc::clone(&activity)));
+    let peeked = tokio::select! {
+        biased;
+        peeked = Peeked::read(io, Arc::clone(&activity)) => peeked,
+        () = silence.as_mut() => return trace_silence(),
+        () = first_request_is_late(&drain) => return,
+    };
+    let (io, version) = match peeked {
+        Ok(peeked) => peeked,
+        Err(error) => {
+            tracing::trace!(%error, "connection failed before its first request");
+            return;
+        }
+    };
     let handle = Arc::new(ConnectionHandle {
+        version,
+        activity: Arc::clone(&activity),
         linger: Linger::default(),
-        h2: AtomicBool::new(false),
-        retired: AtomicBool::new(false),
+        // the first request may come when the connection is old already
+        retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
         retire: Notify::new(),
         requests: AtomicU64::new(0),
-        max_requests: limits
-            .requests
+        max_requests: settings
+            .max_requests
             .map_or(u64::MAX, |max| jittered(max as f64) as u64)
             .max(1),
     });
     let io = TokioIo::new(Lingering::new(io, handle.linger.clone()));
-    let app = Connected {
+    let app = TowerToHyperService::new(Connected {
         app,
         peer,
         handle: Arc::clone(&handle),
-    };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http2().enable_connect_protocol();
-    if let Some(timeout) = limits.header_read_timeout {
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(timeout.min(FOR_EVER));
+    });
+    match version {
+        Version::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(HeadTimer(activity))
+                .header_read_timeout(FOR_EVER)
+                .max_header_size(settings.max_header_size)
+                .max_buf_size(settings.http1_buffer());
+            let connection = builder.serve_connection(io, app).with_upgrades();
+            run(connection, silence, &handle, old_at, &drain).await;
+        }
+        Version::Http2 => {
+            let mut builder = http2::Builder::new(Streams(activity));
+            builder
+                .enable_connect_protocol()
+                .timer(TokioTimer::new())
+                .keep_alive_interval(settings.ping_interval.map(|time| time.min(FOR_EVER)))
+                .keep_alive_timeout(settings.ping_timeout.min(FOR_EVER))
+                .max_header_list_size(settings.http2_header_list())
+                .max_send_buf_size(settings.http2_send_buffer())
+                .max_concurrent_streams(settings.max_concurrent_streams)
+                .max_pending_accept_reset_streams(settings.max_pending_resets);
+            let connection = builder.serve_connection(io, app);
+            run(connection, silence, &handle, old_at, &drain).await;
+        }
     }
-    let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(app));
-    let mut connection = pin!(connection);
+}
 
-    let mut ended = None;
+/// A connection of either version.
+trait Shutdown: Future<Output = hyper::Result<()>> {
+    fn graceful_shutdown(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> Shutdown for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B, E> Shutdown for http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Drives a connection to its end.
+async fn run(
+    connection: impl Shutdown,
+    silence: Pin<&mut Silence>,
+    handle: &ConnectionHandle,
+    old_at: Option<Instant>,
+    drain: &Drain,
+) {
+    let mut connection = pin!(connection);
     tokio::select! {
         biased;
-        end = connection.as_mut() => ended = Some(end),
-        () = told_to_close(&handle, limits.age, &drain) => {}
+        end = connection.as_mut() => return trace_end(end),
+        () = told_to_close(handle, old_at, drain) => {}
+        () = silence => {
+            // GOAWAY loses no request that is on its way. HTTP/1 has nothing like it.
+            if handle.version == Version::Http1 || handle.has_no_request() {
+                return trace_silence();
+            }
+        }
     }
-    if ended.is_none() {
-        connection.as_mut().graceful_shutdown();
-        ended = Some(connection.await);
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        end = connection.as_mut() => trace_end(end),
+        () = first_request_is_late(drain), if handle.has_no_request() => {}
+        () = has_gone(&handle.activity) => trace_silence(),
     }
-    if let Some(Err(error)) = ended {
+}
+
+fn trace_end(end: hyper::Result<()>) {
+    if let Err(error) = end {
         tracing::trace!(%error, "connection failed");
+    }
+}
+
+fn trace_silence() {
+    tracing::trace!("connection closed: its client sent no request in time");
+}
+
+/// Waits until a connection that has sent no request need not be waited for any longer.
+async fn first_request_is_late(drain: &Drain) {
+    drain.close().await;
+    sleep(FIRST_REQUEST).await;
+}
+
+/// Waits until a connection that was told to close has served nothing for a while.
+async fn has_gone(activity: &Activity) {
+    let told = Instant::now();
+    loop {
+        let idle = activity.idle().map(|idle| idle.min(told.elapsed()));
+        match UNACKNOWLEDGED.checked_sub(idle.unwrap_or_default()) {
+            None | Some(Duration::ZERO) => return,
+            Some(left) => sleep(left).await,
+        }
     }
 }
 
@@ -123,41 +237,29 @@ where
 ///
 /// HTTP/2 has GOAWAY, after which nothing is lost, so it is told at the handover and when it gets too old. HTTP/1 can
 /// only be told by a response; shut down while idle it may lose a request, so that waits for the close.
-async fn told_to_close(connection: &ConnectionHandle, age: Option<Duration>, drain: &Drain) {
+async fn told_to_close(connection: &ConnectionHandle, old_at: Option<Instant>, drain: &Drain) {
     tokio::select! {
         () = drain.handover() => {}
-        () = old(age) => {}
+        () = reached(old_at) => {}
         () = connection.retire.notified() => {}
     }
     connection.retired.store(true, Ordering::Relaxed);
-    let goaway = async {
-        while !connection.h2.load(Ordering::Relaxed) {
-            // by the next request, which may be the first
-            connection.retire.notified().await;
-        }
-    };
-    let close = async {
-        drain.close().await;
-        // A connection that was accepted just now may have a request on its way that nobody has read.
-        if connection.requests.load(Ordering::Relaxed) == 0 {
-            sleep(FIRST_REQUEST).await;
-        }
-        // hyper closes an idle connection without a look at its socket. A request may be there that tokio has not seen:
-        // this task goes on after tokio has asked the system, and then polls the connection first, which reads it.
-        yield_now().await;
-    };
-    tokio::select! {
-        () = goaway => {}
-        () = close => {}
+    if connection.version == Version::Http2 {
+        return;
     }
+    drain.close().await;
+    // A connection that was accepted just now may have a request on its way that nobody has read.
+    if connection.has_no_request() {
+        sleep(FIRST_REQUEST).await;
+    }
+    // hyper closes an idle connection without a look at its socket. A request may be there that tokio has not seen:
+    // this task goes on after tokio has asked the system, and then polls the connection first, which reads it.
+    yield_now().await;
 }
 
-async fn old(age: Option<Duration>) {
-    match age {
-        Some(age) => {
-            let age = jittered(age.as_secs_f64());
-            sleep(Duration::try_from_secs_f64(age).unwrap_or(FOR_EVER)).await;
-        }
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
@@ -168,13 +270,18 @@ fn jittered(value: f64) -> f64 {
 }
 
 impl ConnectionHandle {
-    fn count(&self) {
+    fn request_begins(&self) {
+        if self.version == Version::Http1 {
+            self.activity.request_begins();
+        }
         if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_requests {
             self.retired.store(true, Ordering::Relaxed);
-        }
-        if self.retired.load(Ordering::Relaxed) {
             self.retire.notify_one();
         }
+    }
+
+    fn has_no_request(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -201,13 +308,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        self.handle
-            .h2
-            .store(request.version() >= Version::HTTP_2, Ordering::Relaxed);
-        self.handle.count();
+        self.handle.request_begins();
         let closing = Closing::of(request.version());
         let connect = *request.method() == Method::CONNECT;
-        request.extensions_mut().insert(PeerAddr(self.peer.clone()));
+        let extensions = request.extensions_mut();
+        extensions.insert(PeerAddr(self.peer.clone()));
+        #[cfg(feature = "axum")]
+        extensions.insert(axum::extract::ConnectInfo(self.peer.clone()));
         Answer {
             future: self.app.call(request),
             handle: Arc::clone(&self.handle),

@@ -18,7 +18,8 @@ pub trait Listener: Send + 'static {
 
     /// Waits for the next connection. Errors are for the listener to log and to wait out.
     ///
-    /// It has to be safe to cancel.
+    /// The server polls the future to its end. It drops one only when it stops to accept, so a future that is not safe
+    /// to cancel can lose one connection then, and none before.
     fn accept(&mut self) -> impl Future<Output = (Self::Io, Self::Addr)> + Send;
 
     /// Gives the connections that the system has completed and nobody has accepted yet, then stops listening. Their

@@ -5,6 +5,7 @@ use std::{
     future::{Future, IntoFuture},
     io,
     pin::{Pin, pin},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,17 +14,15 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{
-    task::JoinSet,
+    io::{AsyncRead, AsyncWrite},
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 use tower_service::Service;
 use tower_stream_core::BoxError;
 use tower_stream_drain::Drain;
 
-use crate::{
-    Listener, Report,
-    connection::{self, Limits},
-};
+use crate::{Listener, Report, connection, limits::Clients, settings::Settings};
 
 /// Serves `app` over HTTP/1 and cleartext HTTP/2 until its drain is dead.
 ///
@@ -72,7 +71,9 @@ pub fn serve<L, S>(listener: L, app: S) -> Serve<L, S> {
         listener,
         app,
         signals: true,
-        limits: Limits::default(),
+        settings: Settings::default(),
+        max_connections: None,
+        max_per_client: None,
     }
 }
 
@@ -83,7 +84,9 @@ pub struct Serve<L, S> {
     listener: L,
     app: S,
     signals: bool,
-    limits: Limits,
+    settings: Settings,
+    max_connections: Option<usize>,
+    max_per_client: Option<usize>,
 }
 
 impl<L, S> Serve<L, S> {
@@ -101,23 +104,109 @@ impl<L, S> Serve<L, S> {
         self
     }
 
+    /// How long a client may take to send a request head: its first one, counted from the connection (TLS handshake
+    /// included), and each later one, counted from its first byte. The connection is closed then, without an answer.
+    /// 10 s; `None` is no limit.
+    ///
+    /// It ends connections that send nothing, and clients that send a head a byte at a time (Slowloris), each of which would
+    /// hold a descriptor for ever.
+    pub fn header_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.header_timeout = timeout.into();
+        self
+    }
+
+    /// How long a connection may wait for its next request. 75 s; `None` is no limit. HTTP/2 is told by GOAWAY.
+    ///
+    /// A proxy that keeps idle connections should close them first, because a request that it sends while the server
+    /// closes is lost on HTTP/1: keep this above the proxy's own limit, which commonly is 60 s.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.idle_timeout = timeout.into();
+        self
+    }
+
+    /// How often an HTTP/2 client is sent a PING when nothing was received. 20 s; `None` sends none.
+    ///
+    /// The connection of a client that does not answer in [`ping_timeout`](Self::ping_timeout) is closed: without it, a
+    /// client that has vanished holds its streams until the kernel gives up, which may take hours.
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.settings.ping_interval = interval.into();
+        self
+    }
+
+    /// How long an HTTP/2 client may take to answer a PING. 20 s.
+    pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.ping_timeout = timeout;
+        self
+    }
+
+    /// How many bytes the head of a request may have. 64 KiB. A larger one is answered 431 over HTTP/1 and HTTP/2
+    /// alike; an HTTP/2 client that ignores the limit altogether loses its connection.
+    ///
+    /// It bounds the memory that a client can make the server hold before any handler runs.
+    pub fn max_header_size(mut self, bytes: usize) -> Self {
+        self.settings.max_header_size = bytes;
+        self
+    }
+
+    /// How many bytes of a response the server takes from its body before the client has taken them: per connection over
+    /// HTTP/1, per stream over HTTP/2. 64 KiB. An HTTP/1 connection buffers [`max_header_size`](Self::max_header_size) at
+    /// least.
+    ///
+    /// A client that reads slowly holds this much memory, beside what the kernel buffers.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.settings.send_buffer = bytes;
+        self
+    }
+
+    /// How many requests one HTTP/2 connection may have open at once; the client is told
+    /// (SETTINGS_MAX_CONCURRENT_STREAMS), and a stream above it is refused. 200.
+    pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
+        self.settings.max_concurrent_streams = streams;
+        self
+    }
+
+    /// How many streams an HTTP/2 client may have opened and reset before the server has looked at them. 20. The connection
+    /// of a client that resets more is closed with ENHANCE_YOUR_CALM.
+    ///
+    /// It stops the rapid reset attack (CVE-2023-44487), which makes a server begin work without end that is
+    /// cancelled at once.
+    pub fn max_pending_resets(mut self, resets: usize) -> Self {
+        self.settings.max_pending_resets = resets;
+        self
+    }
+
+    /// How many connections may be open at once. No limit by default. The server does not accept more, so that they wait
+    /// in the backlog of the listener until one has ended.
+    ///
+    /// It keeps the server within its descriptors and its memory. Give the clients a share each as well
+    /// ([`max_connections_per_client`](Self::max_connections_per_client)), or one client can use all of them up.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = Some(connections.max(1));
+        self
+    }
+
+    /// How many connections one client may have open at once; one above that is closed as soon as it is accepted. No limit
+    /// by default.
+    ///
+    /// A client is an IPv4 address, or the /64 of an IPv6 address, because one host usually has all of that. Behind a proxy
+    /// every connection comes from the address of the proxy, so do not limit there. It applies to listeners whose address is a
+    /// [`SocketAddr`](std::net::SocketAddr): a Unix socket has no clients to tell apart.
+    pub fn max_connections_per_client(mut self, connections: usize) -> Self {
+        self.max_per_client = Some(connections.max(1));
+        self
+    }
+
     /// Closes each connection at about this age, each at another one within 10 %, so that clients spread over new
-    /// servers. HTTP/2 is told by GOAWAY, HTTP/1 by `Connection: close` on its next response: no request is lost.
+    /// servers. HTTP/2 is told by GOAWAY, HTTP/1 by `Connection: close` on its next response: no request is lost. Off by
+    /// default.
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.limits.age = Some(age);
+        self.settings.max_age = Some(age);
         self
     }
 
-    /// Closes each connection after about this many requests, 10 % more or less.
+    /// Closes each connection after about this many requests, 10 % more or less. Off by default.
     pub fn max_requests(mut self, requests: u64) -> Self {
-        self.limits.requests = Some(requests);
-        self
-    }
-
-    /// Closes an HTTP/1 connection whose next request head is not complete after this time, idle time included. Without
-    /// it, none is, as with `axum::serve`.
-    pub fn header_read_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.header_read_timeout = Some(timeout);
+        self.settings.max_requests = Some(requests);
         self
     }
 }
@@ -152,6 +241,13 @@ where
 /// How long after an error a connection is accepted again, if none has ended before.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
+/// How many connections are taken from the backlog of a listener that closes: more than a backlog holds, and not without end
+/// while clients go on to connect.
+const MAX_BACKLOG: u32 = 65_536;
+
+/// After how many of them other tasks of the thread have their turn.
+const BACKLOG_STEP: u32 = 64;
+
 /// How long the tasks of aborted connections may take to end.
 const ABORT: Duration = Duration::from_millis(250);
 
@@ -166,29 +262,49 @@ where
 {
     async fn run(self, drain: Drain) -> Report {
         let serving = drain.server();
-        let mut connections = JoinSet::new();
-        let mut accepted = 0;
+        let mut server = Accepted {
+            app: self.app,
+            settings: Arc::new(self.settings),
+            clients: self.max_per_client.map(Clients::new),
+            drain: drain.clone(),
+            connections: JoinSet::new(),
+            count: 0,
+        };
         let mut listener = self.listener;
-        let connection =
-            |(io, peer), app| connection::serve(io, peer, app, self.limits, drain.clone());
-        let mut handover = pin!(drain.handover());
-        loop {
-            tokio::select! {
-                biased;
-                () = handover.as_mut() => break,
-                incoming = listener.accept() => {
-                    accepted += 1;
-                    connections.spawn(connection(incoming, self.app.clone()));
-                }
-                Some(_) = connections.join_next() => {}
+        let max_connections = self.max_connections.unwrap_or(usize::MAX);
+        {
+            let mut handover = pin!(drain.handover());
+            'accepting: loop {
+                // It is polled to its end and not dropped when a connection ends: a listener may be in the middle of a
+                // connection.
+                let mut accept = pin!(listener.accept());
+                let incoming = loop {
+                    tokio::select! {
+                        biased;
+                        () = handover.as_mut() => break 'accepting,
+                        incoming = accept.as_mut(), if server.connections.len() < max_connections => break incoming,
+                        Some(_) = server.connections.join_next() => {}
+                    }
+                };
+                server.begin(incoming);
+                // those that have ended, which the loop above does not come to under a flood
+                while server.connections.try_join_next().is_some() {}
             }
         }
         let mut dead = pin!(drain.dead());
+        let mut taken = 0;
         for incoming in listener.close() {
             match incoming {
                 Ok(incoming) => {
-                    accepted += 1;
-                    connections.spawn(connection(incoming, self.app.clone()));
+                    taken += 1;
+                    server.begin(incoming);
+                    if taken == MAX_BACKLOG {
+                        break;
+                    }
+                    if taken % BACKLOG_STEP == 0 {
+                        while server.connections.try_join_next().is_some() {}
+                        yield_now().await;
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept");
@@ -196,24 +312,24 @@ where
                         biased;
                         () = dead.as_mut() => break,
                         // a connection that ends gives its descriptor back; so may something else
-                        Some(_) = connections.join_next() => {}
+                        Some(_) = server.connections.join_next() => {}
                         () = sleep(ACCEPT_AGAIN) => {}
                     }
                 }
             }
         }
-        let all_done = async { while connections.join_next().await.is_some() {} };
+        let all_done = async { while server.connections.join_next().await.is_some() {} };
         let in_time = tokio::select! {
             biased;
             () = all_done => true,
             () = drain.dead() => false,
         };
-        let connections_aborted = connections.len() as u64;
-        connections.abort_all();
-        let aborted = async { while connections.join_next().await.is_some() {} };
+        let connections_aborted = server.connections.len() as u64;
+        server.connections.abort_all();
+        let aborted = async { while server.connections.join_next().await.is_some() {} };
         // a handler that blocks its thread cannot be aborted: it is left behind
         let _ = timeout(ABORT, aborted).await;
-        connections.detach_all();
+        server.connections.detach_all();
         drop(serving);
         if in_time {
             // requests of another server, or tokens, may still hold the drain
@@ -221,7 +337,7 @@ where
         }
         let report = Report {
             stats: drain.stats(),
-            connections: accepted,
+            connections: server.count,
             connections_aborted,
             took: drain
                 .started_at()
@@ -232,11 +348,52 @@ where
     }
 }
 
+/// The connections of a server, and what each of them gets.
+struct Accepted<S> {
+    app: S,
+    settings: Arc<Settings>,
+    clients: Option<Clients>,
+    drain: Drain,
+    connections: JoinSet<()>,
+    count: u64,
+}
+
+impl<S, B> Accepted<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn begin<I, A>(&mut self, (io, peer): (I, A))
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: Clone + Send + Sync + 'static,
+    {
+        self.count += 1;
+        let clients = self.clients.as_ref();
+        let Ok(place) = clients.map(|clients| clients.enter(&peer)).transpose() else {
+            tracing::debug!("connection refused: its client has its share of them");
+            return;
+        };
+        let app = self.app.clone();
+        let settings = Arc::clone(&self.settings);
+        let connection = connection::serve(io, peer, app, settings, self.drain.clone());
+        self.connections.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+}
+
 impl<L, S> fmt::Debug for Serve<L, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("drain", &self.drain)
-            .field("limits", &self.limits)
+            .field("settings", &self.settings)
+            .field("max_connections", &self.max_connections)
+            .field("max_connections_per_client", &self.max_per_client)
             .finish_non_exhaustive()
     }
 }

@@ -240,7 +240,10 @@ async fn no_duration_of_a_server_panics() -> Outcome {
         .drain(&drain)
         .without_signals()
         .max_age(Duration::MAX)
-        .header_read_timeout(Duration::MAX);
+        .header_timeout(Duration::MAX)
+        .idle_timeout(Duration::MAX)
+        .ping_interval(Duration::MAX)
+        .ping_timeout(Duration::MAX);
     let serving = tokio::spawn(serving.into_future());
     for _ in 0..20 {
         for protocol in Protocol::ALL {

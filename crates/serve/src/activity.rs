@@ -1,0 +1,238 @@
+//! What a connection is doing, and the deadline that follows from it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::rt::{Executor, Sleep, Timer};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use crate::settings::FOR_EVER;
+
+/// Whether a connection serves a request, waits for one, or is in the middle of a request head.
+///
+/// One of an HTTP/1 connection is written by its own task only. The requests of an HTTP/2 connection end in tasks of their
+/// own.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    began: Instant,
+    /// Requests that are being served.
+    open: AtomicUsize,
+    /// When it began to wait for a request, or when the head that it reads began, in milliseconds after `began`.
+    since: AtomicU64,
+    /// It waits for its first head, or for the rest of a head.
+    in_head: AtomicBool,
+    /// Bytes have been received since this was cleared.
+    received: AtomicBool,
+    header_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+}
+
+impl Activity {
+    pub(crate) fn new(header_timeout: Option<Duration>, idle_timeout: Option<Duration>) -> Self {
+        Self {
+            began: Instant::now(),
+            open: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            in_head: AtomicBool::new(true),
+            received: AtomicBool::new(false),
+            header_timeout,
+            idle_timeout,
+        }
+    }
+
+    /// Bytes came from the client.
+    #[inline]
+    pub(crate) fn received(&self) {
+        self.received.store(true, Ordering::Relaxed);
+    }
+
+    fn touch(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(since, Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Instant {
+        let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
+        self.began + since.min(FOR_EVER)
+    }
+
+    /// How long no request has been served, `None` while one is.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        let idle = self.open.load(Ordering::Acquire) == 0;
+        idle.then(|| self.since().elapsed())
+    }
+
+    /// When the client must have sent more; `None` while a request is served, and without a limit.
+    fn deadline(&self) -> Option<Instant> {
+        if self.open.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let timeout = match self.in_head.load(Ordering::Relaxed) {
+            true => self.header_timeout,
+            false => self.idle_timeout,
+        };
+        Some(self.since() + timeout?.min(FOR_EVER))
+    }
+
+    /// No later than any deadline that begins from now on with the end of a request.
+    fn look_again(&self) -> Instant {
+        Instant::now() + self.idle_timeout.unwrap_or(FOR_EVER).min(FOR_EVER)
+    }
+
+    /// A request of an HTTP/1 connection has been read.
+    pub(crate) fn request_begins(&self) {
+        self.in_head.store(false, Ordering::Relaxed);
+        self.open.store(1, Ordering::Relaxed);
+    }
+
+    /// An HTTP/1 connection waits for its next head.
+    fn waits(&self) {
+        // the first head counts from the beginning of the connection
+        if !self.in_head.load(Ordering::Relaxed) {
+            self.received.store(false, Ordering::Relaxed);
+            self.touch();
+        }
+        self.open.store(0, Ordering::Release);
+    }
+
+    /// An HTTP/1 connection still waits for the rest of its next head.
+    fn still_waits(&self) {
+        if !self.in_head.load(Ordering::Relaxed) && self.received.load(Ordering::Relaxed) {
+            self.in_head.store(true, Ordering::Relaxed);
+            self.touch();
+        }
+    }
+}
+
+/// hyper's timer of an HTTP/1 connection. hyper starts it when it waits for a request head and polls it for as long as the
+/// head is not complete. It never fires: [`Silence`] does, and it knows whether the head has begun.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadTimer(pub(crate) Arc<Activity>);
+
+// the trait names std's type
+#[allow(clippy::disallowed_types)]
+impl Timer for HeadTimer {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+        self.0.waits();
+        Box::pin(Waiting(Arc::clone(&self.0)))
+    }
+
+    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn Sleep>> {
+        self.sleep(FOR_EVER)
+    }
+
+    fn now(&self) -> std::time::Instant {
+        // the one time whose value nobody reads: `sleep_until` ignores it
+        self.0.began.into_std()
+    }
+}
+
+struct Waiting(Arc<Activity>);
+
+impl Future for Waiting {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        self.0.still_waits();
+        Poll::Pending
+    }
+}
+
+impl Sleep for Waiting {}
+
+/// Spawns the streams of an HTTP/2 connection. A stream is open until its response has been sent, and its tunnel closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Streams(pub(crate) Arc<Activity>);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.in_head.store(false, Ordering::Relaxed);
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(OpenStream {
+            future,
+            _open: Open(Arc::clone(&self.0)),
+        });
+    }
+}
+
+pin_project! {
+    struct OpenStream<F> {
+        #[pin]
+        future: F,
+        _open: Open,
+    }
+}
+
+impl<F: Future> Future for OpenStream<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
+    }
+}
+
+struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // before the count falls, so that nobody sees an idle connection with an old time
+        self.0.touch();
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+pin_project! {
+    /// Ends when the client of a connection has been silent for too long. To be polled after the connection, by the same task.
+    pub(crate) struct Silence {
+        activity: Arc<Activity>,
+        #[pin]
+        sleep: tokio::time::Sleep,
+    }
+}
+
+impl Silence {
+    pub(crate) fn new(activity: Arc<Activity>) -> Self {
+        let first = activity.deadline().unwrap_or_else(|| activity.look_again());
+        let sleep = tokio::time::sleep_until(first);
+        Self { activity, sleep }
+    }
+}
+
+impl Future for Silence {
+    type Output = ();
+
+    /// The timer is moved only when it fires, or fires too late: a request costs no timer. While requests are served, it
+    /// fires once in an idle timeout, which is never later than the next deadline.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let deadline = this.activity.deadline();
+        if let Some(deadline) = deadline
+            && deadline < this.sleep.deadline()
+        {
+            this.sleep.as_mut().reset(deadline);
+        }
+        while this.sleep.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let next = match this.activity.deadline() {
+                Some(deadline) if deadline <= now => return Poll::Ready(()),
+                Some(deadline) => deadline,
+                None => this.activity.look_again(),
+            };
+            this.sleep.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+}

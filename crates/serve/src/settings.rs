@@ -1,0 +1,60 @@
+//! What a server is built with.
+
+use std::time::Duration;
+
+/// Longer than any process runs, and short enough to be added to a time of day: hyper adds its timeouts to one, which
+/// panics where that overflows.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The limits of each connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) max_requests: Option<u64>,
+    pub(crate) header_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) ping_interval: Option<Duration>,
+    pub(crate) ping_timeout: Duration,
+    pub(crate) max_header_size: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) max_concurrent_streams: u32,
+    pub(crate) max_pending_resets: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_age: None,
+            max_requests: None,
+            header_timeout: Some(Duration::from_secs(10)),
+            idle_timeout: Some(Duration::from_secs(75)),
+            ping_interval: Some(Duration::from_secs(20)),
+            ping_timeout: Duration::from_secs(20),
+            max_header_size: 64 * 1024,
+            send_buffer: 64 * 1024,
+            max_concurrent_streams: 200,
+            max_pending_resets: 20,
+        }
+    }
+}
+
+/// The smallest buffer that hyper accepts for an HTTP/1 connection.
+const MIN_HTTP1_BUFFER: usize = 8 * 1024;
+
+impl Settings {
+    /// What hyper may keep of an HTTP/1 connection: a head has to fit, and so has what waits to be sent.
+    pub(crate) fn http1_buffer(&self) -> usize {
+        self.max_header_size
+            .max(self.send_buffer)
+            .max(MIN_HTTP1_BUFFER)
+    }
+
+    pub(crate) fn http2_header_list(&self) -> u32 {
+        u32::try_from(self.max_header_size).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn http2_send_buffer(&self) -> usize {
+        // h2 refuses more
+        self.send_buffer.min(u32::MAX as usize)
+    }
+}

@@ -11,7 +11,7 @@ import subprocess
 import zlib
 
 from check import Arrivals, check
-from proxies import PROXIES, running
+from proxies import ALL, running
 
 # seconds: between two events, until the proxy cuts, between two heartbeats
 PAUSE, LIMIT, BEAT = (90, 60, 15) if os.environ.get("LONG") else (7, 3, 1)
@@ -74,15 +74,15 @@ def idle(kind: str, server: str, survives: bool) -> None:
 
 with demo("--heartbeat", f"{BEAT}s", "--idle-timeout", "120s") as server, demo("--heartbeat", "off", "--idle-timeout", "120s") as quiet, demo("--bare") as bare:
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        idles = [pool.submit(idle, kind, server, True) for kind in PROXIES]
+        idles = [pool.submit(idle, kind, server, True) for kind in ALL]
         # one is enough to show that the limit is one
         idles.append(pool.submit(idle, "nginx", quiet, False))
-        for kind in PROXIES:
+        for kind in ALL:
             for hard in (False, True):
                 with running(kind, server, hard=hard) as port:
                     how = "that compresses events" if hard else "as it is by default"
                     check(f"{kind} {how}: an event is there before the next is made", first_before_last(port))
-        with running("nginx", bare) as port:
-            check("nginx: without the guard events are held back", not first_before_last(port))
+        with running("nginx over HTTP/1.0", bare) as port:
+            check("nginx over HTTP/1.0: without the guard events are held back", not first_before_last(port))
         for done in idles:
             done.result()

@@ -20,13 +20,14 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def nginx(name: str, port: int, server: str, idle: int, hard: bool) -> list[str]:
+def nginx(name: str, port: int, server: str, idle: int, hard: bool, version: str = "1.1") -> list[str]:
     where = SCRATCH / name
     where.mkdir()
     temporary = " ".join(
         f"{kind}_temp_path {where}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    # buffering is on, as it is by default: X-Accel-Buffering has to switch it off
+    # Buffering is on, as it is by default. X-Accel-Buffering has to switch it off where nginx speaks HTTP/1.0 to the server;
+    # over HTTP/1.1, version 1.22 passes each chunk on anyway.
     zipped = "gzip on; gzip_proxied any; gzip_types text/event-stream; gzip_min_length 0;" if hard else ""
     (where / "nginx.conf").write_text(f"""
         daemon off; pid {where}/pid; error_log {where}/error.log;
@@ -36,12 +37,16 @@ def nginx(name: str, port: int, server: str, idle: int, hard: bool) -> list[str]
             server {{
                 listen 127.0.0.1:{port};
                 location / {{
-                    proxy_pass http://{server}; proxy_http_version 1.1; proxy_set_header Connection "";
+                    proxy_pass http://{server}; proxy_http_version {version}; proxy_set_header Connection "";
                     proxy_read_timeout {idle}s;
                 }}
             }}
         }}""")
     return ["nginx", "-p", str(where), "-c", str(where / "nginx.conf")]
+
+
+def nginx_by_default(name: str, port: int, server: str, idle: int, hard: bool) -> list[str]:
+    return nginx(name, port, server, idle, hard, version="1.0")
 
 
 def haproxy(name: str, port: int, server: str, idle: int, hard: bool) -> list[str]:
@@ -127,6 +132,8 @@ static_resources:
 
 
 PROXIES = {"nginx": nginx, "haproxy": haproxy, "caddy": caddy, "envoy": envoy}
+# over HTTP/1.0 a cut looks like an end, so this one is for streams that end well
+ALL = {"nginx over HTTP/1.0": nginx_by_default, **PROXIES}
 
 
 @contextlib.contextmanager
@@ -136,8 +143,8 @@ def running(kind: str, server: str, idle: int = 30, hard: bool = False):
     `hard`: it compresses events, as far as the response allows it.
     """
     port = free_port()
-    name = f"{kind}-{port}"
-    command = PROXIES[kind](name, port, server, idle, hard)
+    name = f"proxy-{port}"
+    command = ALL[kind](name, port, server, idle, hard)
     command[0] = shutil.which(command[0], path=PATH) or command[0]
     with (SCRATCH / f"{name}.log").open("wb") as log:
         environment = {**os.environ, "HOME": str(SCRATCH), "PATH": PATH}

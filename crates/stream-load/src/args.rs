@@ -13,22 +13,22 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
 
-/// Opens streams over HTTP, follows each to its end, and says how they ended.
+/// Opens streams over HTTP, reads each one to its end, and reports how they ended.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "stream-load",
     version,
-    after_help = "Exit code: 0 when every threshold holds, 1 when one does not, 2 for a bad command line.\n\
-                  Without --total and --duration one round of --streams (or 10) is made.\n\
+    after_help = "Exit code: 0 when every threshold is met, 1 when one is not, 2 for a bad command line.\n\
+                  Without --total and --duration, the run opens --streams streams (or 10) once.\n\
                   Latency is measured from the time at which a stream was due by --rate, service time from its actual \
-                  start; without --rate they are the same.\n\
-                  Ctrl-C ends the run: streams that have not ended are `running`, and the report is made."
+                  start. Without --rate they are the same.\n\
+                  Ctrl-C ends the run: streams that have not ended are reported as `running`."
 )]
 pub struct Args {
-    /// What to ask for: an `http://` or `https://` URL
+    /// URL to request (`http://` or `https://`)
     pub url: Uri,
 
-    /// How many streams are open at a time: 10, or with --rate at most 1000
+    /// Number of streams that are open at the same time [default: 10, or up to 1000 with --rate]
     #[arg(short = 'n', long, value_parser = number(1..=1_000_000_usize), value_name = "N")]
     pub streams: Option<usize>,
 
@@ -40,39 +40,39 @@ pub struct Args {
     #[arg(short, long, value_parser = duration(MILLISECOND..=YEAR))]
     pub duration: Option<Duration>,
 
-    /// After --duration, let open streams go on for at most this long; those that have not ended by then are `running`
+    /// Time that open streams have left after --duration; a stream that has not ended by then is reported as `running`
     #[arg(long, value_parser = duration(Duration::ZERO..=YEAR), default_value = "10s", value_name = "DURATION")]
     pub grace: Duration,
 
-    /// Open new streams on a schedule: one each 1/PER_SECOND, and never more than this many a second. A stream that is
-    /// due while --streams are open begins later, and is counted as behind schedule
+    /// Start new streams at this rate per second. A stream that is due while --streams are already open starts later
+    /// and is reported as behind schedule
     #[arg(short, long, value_parser = number(0.001..=1_000_000.0_f64), value_name = "PER_SECOND")]
     pub rate: Option<f64>,
 
-    /// Let at most this many streams wait for their response heads; more than a server accepts at a time (often 128) lose
-    /// a second each
+    /// Number of streams that may wait for their response heads at the same time. A server whose accept queue overflows
+    /// (often at 128 connections) delays each further connection by a second
     #[arg(long, value_parser = number(1..=1_000_000_usize), value_name = "N")]
     pub opening: Option<usize>,
 
-    /// Protocol version; the only one that is offered to an `https://` server (ALPN)
+    /// HTTP version; over `https://`, the only protocol offered by ALPN
     #[arg(long, value_enum, default_value_t = Http::H1)]
     pub http: Http,
 
-    /// https: trust the certificates in this PEM file, and not those that the system trusts
+    /// https: trust only the certificates in this PEM file, not the system's
     #[cfg(feature = "tls")]
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     pub cacert: Option<PathBuf>,
 
-    /// https: take any certificate
+    /// https: accept any server certificate
     #[cfg(feature = "tls")]
     #[arg(long)]
     pub insecure: bool,
 
-    /// HTTP/1.1: use a connection again for the next stream
+    /// HTTP/1.1: reuse connections
     #[arg(long)]
     pub keep_alive: bool,
 
-    /// HTTP/2: how many streams share a connection
+    /// HTTP/2: number of streams that share a connection
     #[arg(long, value_parser = number(1..=1_000_000_usize), default_value = "100", value_name = "N")]
     pub streams_per_connection: usize,
 
@@ -80,23 +80,23 @@ pub struct Args {
     #[arg(short = 'X', long, default_value = "GET")]
     pub method: Method,
 
-    /// A request header, as `name: value`; may be repeated
+    /// Request header as `name: value`; may be given more than once
     #[arg(short = 'H', long = "header", value_parser = parse_header, value_name = "HEADER")]
     pub headers: Vec<(HeaderName, HeaderValue)>,
 
-    /// Request body (with POST unless --method says otherwise)
+    /// Request body; the method is then POST unless --method is given
     #[arg(long, value_name = "TEXT")]
     pub data: Option<String>,
 
-    /// How records are told apart; `auto` goes by the content type
+    /// Format of the records in a body; `auto` decides by Content-Type
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub format: Format,
 
-    /// Longest time to a connection and to a response head
+    /// Longest time to connect, and longest time from there to the response head
     #[arg(long, value_parser = duration(MILLISECOND..=YEAR), default_value = "10s", value_name = "DURATION")]
     pub connect_timeout: Duration,
 
-    /// Longest gap between chunks
+    /// Longest time between two chunks
     #[arg(long, value_parser = duration(MILLISECOND..=YEAR), default_value = "60s", value_name = "DURATION")]
     pub idle_timeout: Duration,
 
@@ -104,96 +104,99 @@ pub struct Args {
     #[arg(long, value_parser = duration(MILLISECOND..=YEAR), value_name = "DURATION")]
     pub timeout: Option<Duration>,
 
-    /// How many bytes the body of each stream has to have
+    /// Number of bytes that each body must have
     #[arg(long, value_parser = number(0..=u64::MAX), value_name = "N")]
     pub expect_bytes: Option<u64>,
 
-    /// How many records (events, lines) each stream has to have
+    /// Number of records (events or lines) that each stream must have
     #[arg(long, value_parser = number(0..=u64::MAX), value_name = "N")]
     pub expect_records: Option<u64>,
 
-    /// What the last record of each stream, as it was sent, has to hold (without records: its last 4 KiB)
+    /// Text that the last record of each stream must contain, searched in the raw bytes (in a body without records: in
+    /// its last 4 KiB)
     #[arg(long, value_name = "TEXT")]
     pub expect_last: Option<String>,
 
-    /// Share of streams that are not read on after their first chunk
+    /// Share of streams that stop reading after their first chunk but keep the connection open
     #[arg(long, default_value = "0%", value_name = "PERCENT")]
     pub stall: Percent,
 
-    /// Most streams without a connection, or without any response (those that an HTTP/2 server gave back included)
+    /// Allowed share of streams that got no connection or no response, streams rejected by GOAWAY or REFUSED_STREAM
+    /// included
     #[arg(long, default_value = "0.5%", value_name = "PERCENT")]
     pub max_connect_failures: Percent,
 
-    /// Most streams answered with 4xx
+    /// Allowed share of streams answered with a 4xx status
     #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
     pub max_4xx: Percent,
 
-    /// Most streams answered with 5xx
+    /// Allowed share of streams answered with a 5xx status
     #[arg(long, default_value = "0.1%", value_name = "PERCENT")]
     pub max_5xx: Percent,
 
-    /// Most streams cut (reset, early end of file, half a record, wrong digest, timeout, not as expected)
+    /// Allowed share of broken streams (connection or stream reset, early end of file, incomplete last record, wrong
+    /// digest, timeout, or an --expect option not met)
     #[arg(long, default_value = "0.3%", value_name = "PERCENT")]
     pub max_cut: Percent,
 
-    /// Most streams ended by an error record
+    /// Allowed share of streams that ended with an error record
     #[arg(long, default_value = "100%", value_name = "PERCENT")]
     pub max_errors: Percent,
 
-    /// Most streams that have not ended when the run is over; endless streams need 100%
+    /// Allowed share of streams that are still open at the end of the run; endless streams need 100%
     #[arg(long, default_value = "0%", value_name = "PERCENT")]
     pub max_running: Percent,
 
-    /// Form of the report on standard output
+    /// Format of the report on standard output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 
-    /// No progress bar, even on a terminal
+    /// Show no progress bar, even on a terminal
     #[arg(long)]
     pub no_progress: bool,
 }
 
-/// The protocol to speak.
+/// HTTP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Http {
     /// HTTP/1.1
     #[value(name = "1", alias = "1.1", alias = "h1")]
     H1,
-    /// HTTP/2: with prior knowledge, or over TLS by ALPN
+    /// HTTP/2: by prior knowledge in cleartext, by ALPN over TLS
     #[value(name = "2", alias = "h2")]
     H2,
 }
 
-/// How records are told apart.
+/// Format of the records in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// By the content type of the response
+    /// Decided by the Content-Type of the response
     Auto,
     /// Server-sent events
     Sse,
-    /// JSON values, one a line
+    /// JSON values, one per line
     Jsonl,
     /// Bytes without records
     Raw,
 }
 
-/// The form of the report.
+/// Format of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// A table for people
+    /// Human-readable table
     Text,
     /// One JSON object
     Json,
 }
 
 impl Args {
-    /// What clap cannot check by itself.
+    /// Checks what clap cannot check by itself.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         match self.url.scheme_str() {
             Some("http") => {}
             Some("https") if cfg!(feature = "tls") => {}
             Some("https") => {
-                let text = "https:// is not spoken: built without the feature `tls`";
+                let text = "https:// URLs need the cargo feature `tls`";
                 return Err(UsageError(text.to_owned()));
             }
             _ => {
@@ -206,13 +209,15 @@ impl Args {
             .authority()
             .is_some_and(|a| a.as_str().contains('@'))
         {
-            let instead = "say it with --header 'authorization: ..'";
-            return Err(UsageError(format!("a user in the URL: {instead}")));
+            let instead = "use --header 'authorization: ..'";
+            return Err(UsageError(format!(
+                "credentials in the URL are not supported: {instead}"
+            )));
         }
         Ok(())
     }
 
-    /// How many streams the run has, unless only its duration is given.
+    /// Number of streams in the run; `None` when only a duration is given.
     pub(crate) fn total(&self) -> Option<u64> {
         match (self.total, self.duration) {
             (Some(total), _) => Some(total),
@@ -221,7 +226,7 @@ impl Args {
         }
     }
 
-    /// How many streams are open at a time, at most.
+    /// Number of streams that may be open at the same time.
     pub(crate) fn concurrency(&self) -> usize {
         let default = match self.rate {
             Some(_) => STREAMS_ON_SCHEDULE,
@@ -244,16 +249,17 @@ impl Args {
 
 const STREAMS: usize = 10;
 
-/// Enough for a server that pauses for a second at 1000 streams a second: a fixed number of streams that all wait would
-/// stop the schedule.
+/// Large enough for a server that pauses for one second at 1000 streams per second. With fewer streams, all of them
+/// would wait for the server and no new one could start on schedule.
 const STREAMS_ON_SCHEDULE: usize = 1000;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The longest time that is taken, so that a sum of an instant and some of them is an instant.
+/// Upper limit for every duration, so that adding several of them to an `Instant` cannot overflow.
 const YEAR: Duration = Duration::from_secs(31_557_600);
 
-/// Parses a number in `range`. The message of clap's own range parsers names the range only for what is a number.
+/// Parses a number in `range`. Unlike clap's own range parsers, the error also names the range when the text is not a
+/// number.
 fn number<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
 where
     T: FromStr + PartialOrd + Display + Clone,
@@ -293,7 +299,7 @@ impl Percent {
         self.0 / 100.0
     }
 
-    /// Whether `part` of `whole` is at most this share.
+    /// Returns whether `part` of `whole` is at most this share.
     #[must_use]
     pub fn allows(self, part: u64, whole: u64) -> bool {
         part as f64 <= self.ratio() * whole as f64
@@ -318,7 +324,7 @@ impl fmt::Display for Percent {
     }
 }
 
-/// A command line that cannot be run.
+/// The command line is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageError(pub(crate) String);
 

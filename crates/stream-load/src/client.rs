@@ -21,7 +21,7 @@ use tokio::{
 use crate::tls::Tls;
 use crate::{Args, Http, UsageError};
 
-/// Opens connections, and keeps those that can be used again.
+/// Opens connections and keeps the reusable ones.
 #[derive(Debug)]
 pub(crate) struct Client {
     address: Address,
@@ -32,21 +32,21 @@ pub(crate) struct Client {
     per_connection: usize,
     idle_h1: Mutex<Vec<conn::http1::SendRequest<Full<Bytes>>>>,
     shared_h2: Mutex<Vec<Shared>>,
-    /// held while an h2 connection is made, so that those who wait share it
+    /// Held while an h2 connection is opened, so that streams that wait for one share it.
     connecting: tokio::sync::Mutex<()>,
 }
 
-/// Where the next connection goes.
+/// Returns the address for the next connection.
 pub(crate) struct Address(Box<dyn Fn() -> SocketAddr + Send + Sync>);
 
 #[derive(Clone, Debug)]
 struct Shared {
     sender: conn::http2::SendRequest<Full<Bytes>>,
-    /// one for each stream that uses the connection, and one for this list
+    /// One reference for each stream that uses the connection, and one for this list.
     users: Arc<()>,
 }
 
-/// A connection that carries one stream for now.
+/// A connection that is in use by one stream.
 pub(crate) enum Connection {
     H1(conn::http1::SendRequest<Full<Bytes>>),
     H2 {
@@ -55,7 +55,7 @@ pub(crate) enum Connection {
     },
 }
 
-/// Why a request has no response.
+/// Why a request got no response.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
     NotConnected(io::Error),
@@ -79,10 +79,10 @@ impl Client {
         })
     }
 
-    /// Sends over a connection that is known, or over a new one.
+    /// Sends a request over a reused connection, or over a new one.
     ///
-    /// A known connection may turn out to be closing before anything of the request was written. Then the request goes
-    /// over the next connection, as in every client that has a pool; it is no failure.
+    /// The server may close a reused connection before any byte of the request was written. The request is then sent
+    /// over the next connection, as every HTTP client with a pool does, and is not counted as a failure.
     pub(crate) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// A connection, and whether it was known before.
+    /// Returns a connection, and whether it is a reused one.
     async fn connect(&self) -> io::Result<(Connection, bool)> {
         let _connecting = match self.http {
             Http::H1 => None,
@@ -162,7 +162,7 @@ impl Client {
         match self.http {
             Http::H1 => loop {
                 let mut sender = self.idle_h1.lock().pop()?;
-                // its last body is read, but its task may have to see that yet
+                // The response body was read to its end, but the connection task may not have noticed that yet.
                 if sender.ready().await.is_ok() {
                     return Some(Connection::H1(sender));
                 }
@@ -181,7 +181,7 @@ impl Client {
         }
     }
 
-    /// Takes back the connection of a stream that was read to its end.
+    /// Takes back a connection after its response was read to its end.
     pub(crate) fn give_back(&self, connection: Connection) {
         if let (Connection::H1(sender), true) = (connection, self.keep_alive) {
             self.idle_h1.lock().push(sender);
@@ -206,7 +206,7 @@ impl Address {
         Self(Box::new(next))
     }
 
-    /// The first address of the URL's host.
+    /// Uses the first address of the URL's host.
     pub(crate) async fn of(args: &Args) -> io::Result<Self> {
         let host = args.url.host().unwrap_or_default().trim_matches(['[', ']']);
         let port = args.url.port_u16().unwrap_or(match args.url.scheme_str() {

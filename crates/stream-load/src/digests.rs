@@ -1,11 +1,11 @@
-//! Checking what a server says of its bytes.
+//! Checks the digests that a server sends.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Version};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-/// Digests of the bytes of one response, as far as any may be asked for.
+/// Running digests of one response body, one for each algorithm that the response may announce.
 pub(crate) struct Digests {
     md5: Option<Md5>,
     sha256: Option<Sha256>,
@@ -20,22 +20,22 @@ impl std::fmt::Debug for Digests {
     }
 }
 
-/// What the announced digests say of the bytes.
+/// Result of comparing the announced digests with the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// No digest that this program knows was announced.
+    /// The response announced no digest of a known algorithm.
     NoneAnnounced,
-    /// Every one is right.
+    /// All announced digests match.
     Right,
-    /// One is wrong.
+    /// At least one announced digest does not match.
     Wrong,
 }
 
 impl Digests {
-    /// Hashes what the head announces, in itself or for its trailers.
+    /// Selects the algorithms that the head announces, either by value or in its `Trailer` field.
     ///
-    /// Over HTTP/2 trailers may come that no `Trailer` field announced (RFC 9110 section 6.6.2 only recommends the field),
-    /// so a response without a digest in its head is hashed for them.
+    /// HTTP/2 trailers may carry a digest that no `Trailer` field announced: RFC 9110 section 6.6.2 only recommends
+    /// that field. A response without a digest in its head is therefore hashed with every algorithm.
     pub(crate) fn new(head: &HeaderMap, version: Version) -> Self {
         let trailer = head
             .get("trailer")
@@ -62,7 +62,7 @@ impl Digests {
         }
     }
 
-    /// Compares with what head and trailers announce.
+    /// Compares the digests with those in the head and the trailers.
     pub(crate) fn check(self, head: &HeaderMap, trailers: Option<&HeaderMap>) -> Check {
         let md5 = self.md5.map(|md5| md5.finalize().to_vec());
         let sha256 = self.sha256.map(|sha256| sha256.finalize().to_vec());
@@ -72,7 +72,7 @@ impl Digests {
             .chain(trailers.map(announced).into_iter().flatten());
         for (algorithm, expected) in all {
             let actual = if algorithm == "md5" { &md5 } else { &sha256 };
-            // an algorithm that the head did not lead to expect was not hashed
+            // Not hashed: the head did not announce this algorithm.
             let Some(actual) = actual else { continue };
             if *actual != expected {
                 return Check::Wrong;
@@ -83,7 +83,7 @@ impl Digests {
     }
 }
 
-/// The digests of the sent bytes in these fields: `Content-Digest` (RFC 9530), `X-Content-MD5` and `Content-MD5`.
+/// Collects the digests of the bytes on the wire: `Content-Digest` (RFC 9530), `X-Content-MD5` and `Content-MD5`.
 fn announced(fields: &HeaderMap) -> Vec<(&'static str, Vec<u8>)> {
     let text = |name: &str| {
         fields

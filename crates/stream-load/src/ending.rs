@@ -1,46 +1,48 @@
-//! The ways a stream can end, as its reader sees them.
+//! The ways a stream can end, as seen by the client.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How one stream ended. Each stream has exactly one.
+/// How a stream ended. Each stream has exactly one ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// All of it arrived, and a digest that was announced is right.
+    /// The body is complete, and all announced digests match.
     Whole,
-    /// The server ended it early and said so in the stream: it is going away.
+    /// The server is shutting down: it ended the stream early with a drain record.
     Drained,
-    /// The stream's own last record is an error.
+    /// The last record of the stream is an error.
     InBandError,
-    /// It was ended cleanly in the middle of a record, so its reader drops the half or takes it for a whole; or its
-    /// closing record (an error, a farewell) was written into the middle of another.
+    /// The body ended cleanly in the middle of a record, so a client drops that record or takes it for a complete one.
+    /// Also used when a final error or drain record was written into the middle of another record.
     HalfRecord,
     /// The connection or the HTTP/2 stream ended before the response did.
     Cut,
-    /// The whole body arrived and is not what its digest says.
+    /// The body is complete and does not match its digest.
     DigestMismatch,
-    /// The whole body arrived and is not what it was expected to be (`--expect-..`), or the head has a status of 3xx:
-    /// redirects are not followed.
+    /// The body is complete and does not meet an `--expect-..` option, or the status is 3xx (redirects are not
+    /// followed).
     Unexpected,
-    /// The head has a status of 4xx.
+    /// The response has a 4xx status.
     Status4xx,
-    /// The head has a status of 5xx.
+    /// The response has a 5xx status.
     Status5xx,
-    /// No connection could be made, or it was over before anything of the request was sent.
+    /// No connection could be made, or it closed before any byte of the request was sent.
     ConnectFailure,
-    /// The connection was made and ended without a response.
+    /// The connection closed without a response.
     NoResponse,
-    /// The HTTP/2 server has sent a GOAWAY that names an earlier stream: this one was not processed, and may be sent again.
+    /// The HTTP/2 server sent a GOAWAY with a lower stream id: it did not process this request, so a client may retry
+    /// it.
     GoneAway,
-    /// The HTTP/2 server has refused the stream unprocessed (REFUSED_STREAM): it may be sent again.
+    /// The HTTP/2 server reset the stream with REFUSED_STREAM: it did not process this request, so a client may retry
+    /// it.
     Refused,
-    /// Nothing came for longer than `--idle-timeout`, or the stream took longer than `--timeout`.
+    /// No chunk arrived for `--idle-timeout`, or the stream took longer than `--timeout`.
     Timeout,
-    /// It had not ended when the run was over (`--duration` and `--grace`, or Ctrl-C).
+    /// The stream had not ended at the end of the run (`--duration` plus `--grace`, or Ctrl-C).
     Running,
-    /// It was not read on purpose (`--stall`).
+    /// The stream was deliberately not read (`--stall`).
     Stalled,
 }
 
@@ -65,7 +67,7 @@ impl Ending {
         Self::Stalled,
     ];
 
-    /// Its name in the reports.
+    /// The name in the reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

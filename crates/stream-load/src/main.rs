@@ -11,12 +11,12 @@ async fn main() -> ExitCode {
     let output = args.output;
     let report = match load(args).await {
         Ok(report) => report,
-        // prints usage and exits with 2
+        // `exit` prints the usage and exits with 2.
         Err(error) => Args::command()
             .error(ErrorKind::ValueValidation, error)
             .exit(),
     };
-    // whoever reads may have seen enough (`| head -1`): the exit code is told all the same
+    // Ignore a closed pipe (`| head -1`), so that the exit code still reports the result.
     let mut stdout = std::io::stdout().lock();
     let _ = match output {
         Output::Text => writeln!(stdout, "{report}"),

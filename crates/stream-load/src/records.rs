@@ -1,4 +1,4 @@
-//! What the records of a stream say of its end.
+//! Parses the records of a stream for what they say about its end.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -6,16 +6,16 @@ use tower_stream_core::{RecordFormat, StreamKind, boundary::Scanner};
 
 use crate::Format;
 
-/// How the record that came last changes what the end of the stream means.
+/// What the most recent record says about the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// Nothing was said.
+    /// The record is neither an error nor a drain record.
     Nothing,
-    /// The last record is an error.
+    /// The record is an error.
     Error,
-    /// The last record says that the server goes away.
+    /// The record announces that the server is shutting down.
     Drain,
-    /// The last record says one of both, in the middle of another record.
+    /// The record is an error or a drain record in the middle of another record.
     Broken,
 }
 
@@ -24,7 +24,7 @@ pub(crate) enum Word {
 pub(crate) struct Records {
     format: Option<RecordFormat>,
     scanner: Scanner,
-    /// what came of the record that is open
+    /// The bytes of the incomplete last record.
     open: Vec<u8>,
     last: Vec<u8>,
     count: u64,
@@ -32,10 +32,10 @@ pub(crate) struct Records {
     word: Word,
 }
 
-/// A record longer than this is counted and not looked into.
+/// A longer record is counted but not parsed.
 const LONGEST: usize = 256 * 1024;
 
-/// What is kept of a stream without records.
+/// Number of trailing bytes kept of a body without records.
 const TAIL: usize = 4096;
 
 impl Records {
@@ -57,7 +57,7 @@ impl Records {
         }
     }
 
-    /// Reads the next chunk; gives the number of records that ended in it.
+    /// Reads a chunk and returns the number of records that it completed.
     pub(crate) fn push(&mut self, chunk: &Bytes) -> u64 {
         let Some(format) = self.format else {
             self.tail(chunk);
@@ -89,7 +89,7 @@ impl Records {
         self.last.extend_from_slice(new);
     }
 
-    /// The record that is open is whole.
+    /// Handles a complete record.
     fn record(&mut self, format: RecordFormat) {
         let text = String::from_utf8_lossy(&self.open);
         let word = match format {
@@ -104,17 +104,18 @@ impl Records {
         }
     }
 
-    /// How many there were.
+    /// Number of records.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// How many of them say that the server goes away.
+    /// Number of drain records.
     pub(crate) fn farewells(&self) -> u64 {
         self.farewells
     }
 
-    /// The last one as it was sent. A last JSON value without its LF is one; of a stream without records, the last bytes.
+    /// The last record, as raw bytes. A final JSON value without a LF counts as a record. For a body without records,
+    /// its last bytes.
     pub(crate) fn last(&self) -> &[u8] {
         if self.open.trim_ascii().is_empty() || self.ends_open() {
             &self.last
@@ -123,12 +124,13 @@ impl Records {
         }
     }
 
-    /// What the last one said.
+    /// What the most recent record says.
     pub(crate) fn word(&self) -> Word {
         self.word
     }
 
-    /// Whether a stream that ends now ends in the middle of a record. A last JSON value without its LF is whole.
+    /// Returns whether a body that ends here ends in the middle of a record. A final JSON value without a LF is
+    /// complete.
     pub(crate) fn ends_open(&self) -> bool {
         match self.format {
             None => false,
@@ -142,10 +144,10 @@ impl Records {
     }
 }
 
-/// `None` for a block that dispatches no event: comments, `retry:`, blank lines.
+/// Returns `None` for a block that dispatches no event (comments, `retry:`, blank lines).
 fn sse_word(event: &str) -> Option<Word> {
     let (mut name, mut data) = ("", None::<String>);
-    // a line of data before the name, and one after it: nobody writes that in one piece
+    // No server writes data both before and after the `event:` field, so two records overlap here.
     let (mut before, mut after) = (false, false);
     for line in event.split(['\r', '\n']) {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
@@ -170,19 +172,20 @@ fn sse_word(event: &str) -> Option<Word> {
         "error" | "drain" if before && after => Word::Broken,
         "error" => Word::Error,
         "drain" => Word::Drain,
-        // as the OpenAI API says it
+        // The OpenAI API sends errors this way, without an `event:` field.
         _ => member_word(&data).unwrap_or(Word::Nothing),
     })
 }
 
-/// `None` for a blank line.
+/// Returns `None` for a blank line.
 fn line_word(line: &str) -> Option<Word> {
     (!line.trim().is_empty()).then(|| member_word(line).unwrap_or(Word::Broken))
 }
 
-/// A JSON object with a member `error` or `drain` at its top. `None` for what has one and is not JSON.
+/// Looks for a top-level member `error` or `drain` in a JSON object. Returns `None` when the text contains such a name
+/// but is not JSON.
 fn member_word(text: &str) -> Option<Word> {
-    // most records say neither: no need to parse them
+    // Fast path: most records contain neither name and need no parsing.
     if !text.contains("\"error\"") && !text.contains("\"drain\"") {
         return Some(Word::Nothing);
     }
@@ -226,7 +229,7 @@ mod tests {
             read(Format::Sse, &["data: {\"error\":{\"message\":\"x\"}}\n\n"]),
             (1, Word::Error, false)
         );
-        // an event that names an error in its text is no error
+        // "error" inside a string value is not an error.
         assert_eq!(
             read(Format::Sse, &["data: {\"text\":\"\\\"error\\\"\"}\n\n"]),
             (1, Word::Nothing, false)
@@ -247,7 +250,7 @@ mod tests {
             read(Format::Sse, &["data: 1\n", "event: error\ndata: {}\n\n"]),
             (1, Word::Broken, false)
         );
-        // fields may come in any order
+        // SSE fields may come in any order.
         assert_eq!(
             read(Format::Sse, &["id: 1\ndata: {}\nevent: error\n\n"]),
             (1, Word::Error, false)
@@ -260,7 +263,7 @@ mod tests {
             read(Format::Jsonl, &["{\"a\":", "{\"drain\":{}}\n"]),
             (1, Word::Broken, false)
         );
-        // text that is no JSON is no news in an event
+        // In SSE, data that is not JSON is ordinary data.
         assert_eq!(
             read(Format::Sse, &["data: an \"error\"\n\n"]),
             (1, Word::Nothing, false)

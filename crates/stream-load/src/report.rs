@@ -1,4 +1,4 @@
-//! What a run found.
+//! The result of a run.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     tally::{Tally, Times},
 };
 
-/// The figures of a run and the thresholds they were held against.
+/// The measurements of a run and its thresholds.
 #[derive(Debug)]
 pub struct Report {
     tally: Tally,
@@ -25,18 +25,18 @@ struct Threshold {
     most: Percent,
 }
 
-/// Whether every threshold held.
+/// Whether a run met all its thresholds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// All of them.
+    /// The run met all thresholds.
     Pass,
-    /// These did not, each in a sentence.
+    /// One sentence for each threshold that was not met.
     Fail(Vec<String>),
 }
 
 impl Verdict {
-    /// Whether it is [`Verdict::Pass`].
+    /// Returns whether this is [`Verdict::Pass`].
     #[must_use]
     pub fn is_pass(&self) -> bool {
         *self == Self::Pass
@@ -97,32 +97,32 @@ impl Report {
         }
     }
 
-    /// How many streams ended this way.
+    /// Number of streams with this ending.
     #[must_use]
     pub fn count(&self, ending: Ending) -> u64 {
         self.tally.of(ending)
     }
 
-    /// How many streams there were.
+    /// Number of streams.
     #[must_use]
     pub fn streams(&self) -> u64 {
         self.tally.streams()
     }
 
-    /// Bytes of all bodies.
+    /// Total size of all bodies, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.tally.bytes
     }
 
-    /// How many streams carried a digest that was right.
+    /// Number of streams whose digest matched.
     #[must_use]
     pub fn verified(&self) -> u64 {
         self.tally.verified
     }
 
-    /// Holds the figures against the thresholds. A run without a stream fails, and so does one in which no
-    /// stream was answered.
+    /// Compares the measurements with the thresholds. A run without any stream fails, and so does a run in which no
+    /// stream got a response.
     pub fn verdict(&self) -> Verdict {
         let streams = self.streams();
         let mut broken: Vec<String> = self
@@ -155,22 +155,23 @@ impl Report {
         }
     }
 
-    /// How many streams began later than they were due by `--rate`, by more than 10 ms.
+    /// Number of streams that started more than 10 ms after they were due by `--rate`.
     #[must_use]
     pub fn behind_schedule(&self) -> u64 {
         self.tally.lag.len()
     }
 
-    /// How many streams were due by `--rate` before the end of `--duration` and did not begin.
+    /// Number of streams that were due by `--rate` within `--duration` but were not started.
     #[must_use]
     pub fn not_begun(&self) -> u64 {
         self.tally.not_begun
     }
 
-    /// The report as one JSON object. Times are in seconds.
+    /// Returns the report as one JSON object. Times are in seconds.
     ///
-    /// `latency` has the times from when a stream was due, `service_time` those from its actual start, each to the
-    /// response head, to the first chunk and to the end of a stream that was read to its end. They differ only with
+    /// `latency` is measured from the time at which a stream was due, `service_time` from its actual start; they differ
+    /// only with `--rate`. Each has the times to the response head, to the first chunk, and to the end of streams that
+    /// were read to their end. `behind_schedule` has the delays of the streams that started late.
     /// `--rate`. `behind_schedule` is by how much the streams that began late did so.
     #[must_use]
     pub fn to_json(&self) -> Value {

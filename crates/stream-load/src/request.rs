@@ -1,4 +1,4 @@
-//! The request that every stream begins with.
+//! The request that each stream sends.
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Version, header};
@@ -17,7 +17,7 @@ pub(crate) fn request(args: &Args) -> Request<Full<Bytes>> {
             if let Some(Ok(host)) = args.url.authority().map(|a| a.as_str().parse()) {
                 request.headers_mut().insert(header::HOST, host);
             }
-            // RFC 9110 section 10.1.4 asks for it beside TE, and HTTP/2 forbids it
+            // RFC 9110 section 10.1.4 requires a sender of TE to list it in Connection. HTTP/2 forbids Connection.
             let te = HeaderValue::from_static("te");
             request.headers_mut().insert(header::CONNECTION, te);
         }

@@ -27,19 +27,19 @@ use crate::{
     tally::{Start, Tally},
 };
 
-/// Runs the load that `args` describe, to its end.
+/// Runs the load described by `args` to its end.
 ///
 /// # Errors
 ///
-/// When the arguments contradict each other, the host has no address, or there are no certificates to trust. A server that does not answer is no error but
-/// a result: [`Ending::ConnectFailure`].
+/// Fails when the arguments contradict each other, the host has no address, or there are no certificates to trust. A
+/// server that does not answer is not an error but a result: [`Ending::ConnectFailure`].
 pub async fn run(args: &Args) -> Result<Report, UsageError> {
     let mut running = Load::new(args.clone())?.start().await?;
     running.ended().await;
     Ok(running.finish().await)
 }
 
-/// A run that is to be watched or steered while it goes on; [`run`] when it is not.
+/// A run that can be watched and controlled. Use [`run`] when neither is needed.
 ///
 /// ```no_run
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
@@ -71,29 +71,29 @@ pub struct Load {
     watch: Box<dyn Watch>,
 }
 
-/// A load whose streams are being opened and read.
+/// A run in progress.
 ///
-/// Dropping it leaves them all.
+/// Dropping it aborts all its streams.
 #[derive(Debug)]
 pub struct Running {
     shared: Arc<Shared>,
     workers: JoinSet<()>,
 }
 
-/// What the workers share.
+/// State shared by the workers.
 pub(crate) struct Shared {
     pub(crate) args: Args,
     pub(crate) client: Client,
     pub(crate) watch: Box<dyn Watch>,
     pub(crate) tally: Mutex<Tally>,
-    /// no stream goes on after this
+    /// The time at which every stream ends.
     pub(crate) run_end: Option<Instant>,
     started: Instant,
-    /// no stream is begun after this
+    /// The time after which no stream starts.
     last_start: Option<Instant>,
-    /// no stream is begun once this is true
+    /// Set to true to start no more streams.
     stopped: watch::Sender<bool>,
-    /// a permit for each stream that may wait for its head
+    /// One permit for each stream that may wait for its response head.
     opening: Semaphore,
     schedule: tokio::sync::Mutex<Schedule>,
     bad: AtomicU64,
@@ -101,11 +101,11 @@ pub(crate) struct Shared {
 }
 
 impl Load {
-    /// The load that `args` describe.
+    /// Creates the load described by `args`.
     ///
     /// # Errors
     ///
-    /// When the arguments contradict each other.
+    /// Fails when the arguments contradict each other.
     pub fn new(args: Args) -> Result<Self, UsageError> {
         args.check()?;
         Ok(Self {
@@ -115,30 +115,30 @@ impl Load {
         })
     }
 
-    /// Asks where each new connection is to go, as a balancer in front of changing servers would say it. The host of
-    /// the URL is then only what the requests name.
+    /// Calls `next` for the address of each new connection, like a load balancer in front of changing servers. The
+    /// host of the URL is then used only for the `Host` field or `:authority`.
     #[must_use]
     pub fn connect_to(mut self, next: impl Fn() -> SocketAddr + Send + Sync + 'static) -> Self {
         self.address = Some(Address::new(next));
         self
     }
 
-    /// Tells `watch` of each stream.
+    /// Reports each stream to `watch`.
     #[must_use]
     pub fn watch(mut self, watch: impl Watch) -> Self {
         self.watch = Box::new(watch);
         self
     }
 
-    /// Begins to open streams, on tasks of this runtime.
+    /// Starts to open streams, on tasks of the current runtime.
     ///
     /// # Errors
     ///
-    /// When the host of the URL has no address, or there are no certificates to trust for an `https://` URL.
+    /// Fails when the host of the URL has no address, or when there are no certificates to trust for an `https://` URL.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// Panics when called outside of a tokio runtime.
     pub async fn start(self) -> Result<Running, UsageError> {
         let args = self.args;
         let address = match self.address {
@@ -176,16 +176,16 @@ impl Load {
 }
 
 impl Running {
-    /// Lets no stream begin any more. Those that run go on to their ends.
+    /// Starts no more streams. Open streams continue to their ends.
     pub fn stop(&self) {
         self.shared.stopped.send_replace(true);
     }
 
-    /// Waits until the last stream has ended. May be dropped and called again.
+    /// Waits until the last stream has ended. Cancel safe.
     ///
     /// # Panics
     ///
-    /// When the [`Watch`] has panicked.
+    /// Panics when the [`Watch`] panicked.
     pub async fn ended(&mut self) {
         while let Some(ended) = self.workers.join_next().await {
             if let Err(error) = ended
@@ -196,7 +196,7 @@ impl Running {
         }
     }
 
-    /// What was found. Leaves streams that still run: they are [`Ending::Running`].
+    /// Returns the report. Streams that are still open are aborted and reported as [`Ending::Running`].
     pub async fn finish(mut self) -> Report {
         let elapsed = self.shared.started.elapsed();
         self.workers.shutdown().await;
@@ -208,20 +208,20 @@ impl Running {
     }
 }
 
-/// Which stream is next.
+/// Decides when the next stream starts.
 #[derive(Debug)]
 struct Schedule {
     begun: u64,
-    /// the earliest time for the stream that was begun last, by `--rate`
+    /// The scheduled time of the stream that started last.
     slot: Instant,
-    /// whether the time to begin streams is over
+    /// Whether the time to start streams is over.
     over: bool,
 }
 
-/// How late a stream may begin and still be on schedule: more than a timer needs to fire.
+/// A stream that starts later than this is behind schedule. Larger than the delay of a timer.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(10);
 
-/// After a connection that failed, a worker waits before the next one, twice as long each time.
+/// Delay before the first attempt after a failed connection. It doubles with each further failure.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -250,7 +250,7 @@ async fn work(shared: Arc<Shared>) {
             let bad = shared.bad.fetch_add(1, Ordering::Relaxed) + 1;
             shared.progress.set_message(format!("{bad} not whole"));
         }
-        // a server that is down refuses at once, and a schedule paces the attempts by itself
+        // A host that is down refuses at once. With `--rate` the schedule already limits the attempts.
         pause = match ending {
             Ending::ConnectFailure if shared.args.rate.is_none() => {
                 (pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
@@ -261,22 +261,23 @@ async fn work(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// The number of the next stream, its start and its permit to open, when it is time to begin it; `None` when no
-    /// stream is to begin any more.
+    /// Waits until the next stream is due. Returns its number, its start and its permit to open, or `None` when no more
+    /// streams start.
     ///
-    /// Whoever waits here holds the schedule, so that streams begin in order. Dropped, it has taken no stream.
+    /// The future holds the lock on the schedule while it waits, so that streams start in order. Cancel safe: the
+    /// stream is counted last.
     async fn next(&self) -> Option<(u64, Start, SemaphorePermit<'_>)> {
         let mut schedule = self.schedule.lock().await;
         let number = schedule.begun;
         if self.args.total().is_some_and(|total| number >= total) {
             return None;
         }
-        // never closed
+        // The semaphore is never closed.
         let opening = self.opening.acquire().await.ok()?;
         let start = match self.args.rate {
             Some(rate) => {
                 let due = self.started + Duration::from_secs_f64(number as f64 / rate);
-                // a stream that begins late moves those after it, or they would exceed the rate
+                // A late stream delays those after it; otherwise they would exceed the rate.
                 let slot = match number {
                     0 => due,
                     _ => due.max(schedule.slot + Duration::from_secs_f64(rate.recip())),
@@ -303,7 +304,8 @@ impl Shared {
         Some((number, start, opening))
     }
 
-    /// How many streams were due by `--rate` in the time of a run that was not stopped before, and did not begin.
+    /// Number of streams that were due by `--rate` before the end of the run (or before it was stopped) but did not
+    /// start.
     async fn not_begun(&self) -> u64 {
         let schedule = self.schedule.lock().await;
         match (self.args.rate, self.args.duration) {
@@ -334,7 +336,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Spreads the share evenly: of 100 streams at 3 %, numbers 33, 66 and 99.
+/// Spreads the stalled streams evenly: at 3 % of 100 streams, numbers 33, 66 and 99.
 fn is_stalled(number: u64, share: f64) -> bool {
     ((number + 1) as f64 * share).floor() > (number as f64 * share).floor()
 }

@@ -18,7 +18,7 @@ use crate::{
     tally::Start,
 };
 
-/// Runs one stream and counts all of it, its ending included.
+/// Runs one stream and counts it.
 pub(crate) async fn run(
     shared: &Shared,
     start: Start,
@@ -47,7 +47,7 @@ pub(crate) async fn run(
     end.ending
 }
 
-/// A stream that is being followed.
+/// A stream in progress.
 struct Following<'a> {
     shared: &'a Shared,
     stall: bool,
@@ -59,13 +59,13 @@ struct Following<'a> {
     records: Records,
 }
 
-/// How it ended, and why.
+/// The ending of a stream and its reason.
 struct End {
     ending: Ending,
     reason: String,
 }
 
-/// A response body, and what belongs to it.
+/// A response body with the state needed to read it.
 struct Body {
     head: HeaderMap,
     frames: Incoming,
@@ -73,17 +73,17 @@ struct Body {
     digests: Digests,
 }
 
-/// When a stream must be over.
+/// The times at which a stream must end.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// of this stream
+    /// Limit of this stream.
     timeout: Option<Instant>,
-    /// of the whole run
+    /// Limit of the whole run.
     run_end: Option<Instant>,
 }
 
 impl Following<'_> {
-    /// To an end that the server has made (`Ok`), or any other.
+    /// Reads the stream to its end. `Ok` when the server ended the body, `Err` for every other end.
     async fn follow(&mut self, opening: SemaphorePermit<'_>) -> Result<End, End> {
         let shared = self.shared;
         let by = self
@@ -151,13 +151,13 @@ impl Following<'_> {
                 }
             };
             match frame.into_data() {
-                // the end of an h2 stream
+                // h2 reports the end of a stream as an empty chunk.
                 Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
                     body.digests.push(&chunk);
                     self.chunk(&chunk);
                     if self.stall {
-                        // hold the connection, read no more
+                        // Keep the connection open without reading.
                         tokio::time::sleep_until(self.limits.sooner(Instant::now() + idle)).await;
                         return Err(End::new(Ending::Stalled, String::new()));
                     }
@@ -185,7 +185,7 @@ impl Following<'_> {
         }
     }
 
-    /// What a body that the server has ended without an error is.
+    /// Classifies a body that the server ended without an error.
     fn judge(&self, body: Body) -> End {
         let ending = match self.records.word() {
             _ if self.records.ends_open() => Ending::HalfRecord,
@@ -204,7 +204,7 @@ impl Following<'_> {
         End::new(ending, String::new())
     }
 
-    /// Whole, unless it is not what it was expected to be.
+    /// Returns `Whole`, or `Unexpected` when the body does not meet an `--expect-..` option.
     fn expected(&self) -> End {
         let args = &self.shared.args;
         let (bytes, records) = (self.bytes, self.records.count());
@@ -257,7 +257,8 @@ impl Limits {
             .fold(by, Instant::min)
     }
 
-    /// The end of a stream that waited too long (`late` says for what), or until the run was over.
+    /// The ending of a stream that reached a time limit: `otherwise` with the reason `late`, or `Running` when the
+    /// limit was the end of the run.
     fn overdue(self, otherwise: Ending, late: &str, running: &str) -> End {
         match self.run_end {
             Some(end) if Instant::now() >= end => End::new(Ending::Running, running.to_owned()),
@@ -266,7 +267,7 @@ impl Limits {
     }
 }
 
-/// How an HTTP/2 server says that a request may be sent again (RFC 9113 section 8.7).
+/// Recognizes the two ways in which an HTTP/2 server says that it did not process a request (RFC 9113 section 8.7).
 fn unprocessed(error: &hyper::Error) -> Option<Ending> {
     let error: &h2::Error = sources(error).find_map(|error| error.downcast_ref())?;
     match error.reason()? {
@@ -278,7 +279,7 @@ fn unprocessed(error: &hyper::Error) -> Option<Ending> {
     }
 }
 
-/// An error with its sources, which is where hyper and h2 say what happened.
+/// The error with all its sources: hyper and h2 put the details there.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let texts: Vec<String> = sources(error).map(ToString::to_string).collect();
     texts.join(": ")

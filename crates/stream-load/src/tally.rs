@@ -1,4 +1,4 @@
-//! What is counted while streams run.
+//! Counters and histograms of a run.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,19 +7,19 @@ use tokio::time::Instant;
 
 use crate::{Ending, run::TOLERANCE};
 
-/// The figures of all streams. One for all workers: its histograms take some hundred kilobytes.
+/// The measurements of all streams. Shared by all workers, because the histograms take some hundred kilobytes.
 #[derive(Debug)]
 pub(crate) struct Tally {
     begun: u64,
     endings: BTreeMap<Ending, u64>,
-    /// the first few reasons for each ending that has one, with how often each came
+    /// How often each reason occurred; at most `REASONS` different reasons are kept.
     pub(crate) reasons: BTreeMap<(Ending, String), u64>,
-    /// from when each stream was due
+    /// Measured from the time at which each stream was due.
     pub(crate) latency: Times,
-    /// from when each stream began
+    /// Measured from the actual start of each stream.
     pub(crate) service: Times,
     pub(crate) gap: Histogram<u64>,
-    /// of the streams that began late
+    /// Delays of the streams that started late.
     pub(crate) lag: Histogram<u64>,
     pub(crate) not_begun: u64,
     pub(crate) chunks: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Tally {
     pub(crate) verified: u64,
 }
 
-/// How long the parts of streams took.
+/// Times to the parts of a stream.
 #[derive(Debug)]
 pub(crate) struct Times {
     pub(crate) head: Histogram<u64>,
@@ -36,14 +36,14 @@ pub(crate) struct Times {
     pub(crate) duration: Histogram<u64>,
 }
 
-/// When a stream was due, and when it began.
+/// When a stream was due, and when it started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     pub(crate) due: Instant,
     pub(crate) at: Instant,
 }
 
-/// More different reasons than this are not told apart.
+/// Further reasons are counted together as "other reasons".
 const REASONS: usize = 20;
 
 impl Default for Tally {
@@ -117,7 +117,7 @@ impl Tally {
         }
     }
 
-    /// Counts the streams that were begun and have not ended.
+    /// Counts the streams that have started but not ended as `Running`.
     pub(crate) fn leave_running(&mut self) {
         let left = self.begun - self.streams();
         *self.endings.entry(Ending::Running).or_default() += left;
@@ -142,13 +142,13 @@ impl Default for Times {
     }
 }
 
-/// Of microseconds, in three digits. It grows with its values.
+/// A histogram of microseconds with three significant digits, which grows as needed.
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are in range")
 }
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
-    // only a histogram of a fixed size refuses a value
+    // Only a histogram of a fixed size rejects a value.
     let _ = histogram.record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 

@@ -1,4 +1,4 @@
-//! TLS under a connection.
+//! TLS for client connections.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use tokio_rustls::{
 
 use crate::{Args, Http, UsageError};
 
-/// Makes TLS connections to the host of the URL.
+/// Opens TLS connections to the host of the URL.
 pub(crate) struct Tls {
     connector: TlsConnector,
     host: ServerName<'static>,
@@ -24,7 +24,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// `None` when the URL is not `https://`.
+    /// Returns `None` when the scheme of the URL is not `https`.
     pub(crate) fn new(args: &Args) -> Result<Option<Self>, UsageError> {
         if args.url.scheme_str() != Some("https") {
             return Ok(None);
@@ -54,7 +54,7 @@ impl Tls {
 
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let stream = self.connector.connect(self.host.clone(), stream).await?;
-        // HTTP/2 over TLS needs ALPN (RFC 9113 section 3.2), HTTP/1.1 is what a server without ALPN speaks
+        // HTTP/2 over TLS requires ALPN (RFC 9113 section 3.2). A server without ALPN speaks HTTP/1.1.
         if self.http == Http::H2 && stream.get_ref().1.alpn_protocol() != Some(protocol(self.http))
         {
             return Err(io::Error::other("the server did not choose h2 (ALPN)"));
@@ -70,7 +70,7 @@ fn protocol(http: Http) -> &'static [u8] {
     }
 }
 
-/// The certificates of `file`, or those that the system trusts.
+/// The certificates in `file`, or those that the system trusts.
 fn roots(file: Option<&Path>) -> Result<RootCertStore, UsageError> {
     let mut roots = RootCertStore::empty();
     let Some(file) = file else {
@@ -94,7 +94,8 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, UsageError> {
     Ok(roots)
 }
 
-/// Takes every certificate, for `--insecure`. The server still has to have its key.
+/// Accepts every certificate, for `--insecure`. The server must still prove that it holds the certificate's private
+/// key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! Following the streams of a run while it goes on.
+//! Watching the streams of a run while it is in progress.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::Ending;
 
-/// Is told of every stream of a run, on the task of that stream.
+/// Callbacks for the streams of a run. They run on the task of the stream.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,36 +24,36 @@ use crate::Ending;
 /// }
 /// ```
 pub trait Watch: Send + Sync + 'static {
-    /// The first chunk of a stream is here.
+    /// Called when the first chunk of a stream arrives.
     fn opened(&self) {}
 
-    /// A stream has ended. Not called for streams that [`Running::finish`](crate::Running::finish) leaves.
+    /// Called when a stream ends. Not called for streams that [`Running::finish`](crate::Running::finish) aborts.
     fn ended(&self, stream: &Stream<'_>) {
         let _ = stream;
     }
 }
 
-/// What is known of a stream that has ended.
+/// A stream that has ended.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Stream<'a> {
-    /// How it ended.
+    /// How the stream ended.
     pub ending: Ending,
-    /// Why, in words, where the ending alone does not say it.
+    /// More detail about the ending. Empty when the ending says everything.
     pub reason: &'a str,
-    /// When it began: before its connection, and not before it was due.
+    /// When the stream started: not before it was due, and before it connected.
     pub started: Instant,
-    /// When its first chunk came.
+    /// When the first chunk arrived.
     pub first_chunk: Option<Instant>,
-    /// When its last chunk came, which may be the first.
+    /// When the last chunk arrived.
     pub last_chunk: Option<Instant>,
-    /// Bytes of its body.
+    /// Size of the body in bytes.
     pub bytes: u64,
-    /// Records that arrived to their end: events, or lines. 0 for a stream that has none.
+    /// Number of complete records (events or lines). 0 for a body without records.
     pub records: u64,
-    /// How many of them say that the server goes away.
+    /// Number of records that announce a shutdown of the server.
     pub farewells: u64,
-    /// The last of them as it was sent, as far as 256 KiB. Of a stream without records, the last 4 KiB.
+    /// The last record as raw bytes, up to 256 KiB. For a body without records, the last 4 KiB of the body.
     pub last_record: &'a [u8],
 }
 

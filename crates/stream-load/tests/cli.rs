@@ -1,4 +1,4 @@
-//! Exit codes and messages of the program itself.
+//! Exit codes and messages of the program.
 
 use std::process::Stdio;
 
@@ -8,7 +8,7 @@ use tokio::{
     process::Command,
 };
 
-/// The exit code, standard output and standard error.
+/// Runs the program. Returns its exit code, standard output and standard error.
 async fn stream_load(arguments: &[&str]) -> (Option<i32>, String, String) {
     let child = Command::new(env!("CARGO_BIN_EXE_stream-load"))
         .args(arguments)
@@ -23,7 +23,7 @@ async fn stream_load(arguments: &[&str]) -> (Option<i32>, String, String) {
     )
 }
 
-/// Answers each request with `answer`, or never when it is empty.
+/// Starts a server that answers each request with `answer`, or never when `answer` is empty.
 async fn server(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -77,7 +77,7 @@ async fn a_value_out_of_range_is_a_usage_error_that_names_the_flag_and_the_range
         ("--timeout", "10000000000years", "from 1ms to 1year"),
         ("--max-cut", "101%", "a percentage from 0 to 100"),
     ] {
-        // a port that nobody listens on: a value that is taken by mistake ends the run soon
+        // Nothing listens on this port, so a run that starts by mistake ends soon.
         let url = "http://127.0.0.1:1/";
         let (code, _, message) = stream_load(&[url, flag, value]).await;
         assert_eq!(code, Some(2), "{flag} {value}: {message}");
@@ -127,7 +127,7 @@ async fn a_server_that_never_answers_fails_the_run() {
     assert_eq!(code, Some(1), "{report}");
     assert!(report.contains("running"), "{report}");
     assert!(!report.contains("in time"), "{report}");
-    // also where streams may run on: none was answered
+    // `--max-running` does not help here: no stream got a response.
     let allowed = [&over[..], &["--max-running", "100%", "-o", "json"]].concat();
     let (code, report, _) = stream_load(&allowed).await;
     assert_eq!(code, Some(1), "{report}");

@@ -1,4 +1,4 @@
-//! Every ending, told apart on what a scripted server really sends.
+//! Every ending, recognized from what a scripted server sends.
 
 use bytes::Bytes;
 use clap::Parser;
@@ -10,7 +10,7 @@ use tokio::{
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n";
 
-/// Answers every connection with these bytes, waits a little, and closes it (with an RST when `reset`).
+/// Starts a server that answers every connection with these bytes, waits, and closes it (with a TCP RST if `reset`).
 async fn h1(answer: String, reset: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -24,7 +24,7 @@ async fn h1(answer: String, reset: bool) -> String {
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.flush().await.unwrap();
                 if reset {
-                    // let the answer arrive first
+                    // Lets the client read the answer before the reset discards it.
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     stream.set_zero_linger().unwrap();
                 }
@@ -156,7 +156,7 @@ async fn what_is_expected_is_checked_of_whole_streams() {
         assert_eq!(report.count(ending), 2, "{ending} for {more:?}: {report}");
         assert_eq!(report.verdict().is_pass(), ending == Ending::Whole);
     }
-    // an ending that says more stays what it is
+    // A more specific ending takes precedence over `Unexpected`.
     let cut = format!("{sse}{}", chunked(&["data: 1\n\n"]));
     let report = load(&h1(cut, false).await, &["--expect-records", "2"]).await;
     assert_eq!(report.count(Ending::Cut), 2, "{report}");
@@ -201,15 +201,15 @@ async fn a_silent_server_is_a_timeout_and_a_run_that_is_over_is_not() {
     );
 }
 
-/// What an h2 server does after two chunks.
+/// What the h2 server does after two chunks.
 #[derive(Clone, Copy)]
 enum Then {
     End,
-    /// with a digest that no `Trailer` field announced
+    /// Ends with a digest in trailers that no `Trailer` field announced.
     EndWithDigest(&'static str),
     Reset,
     GoAway,
-    /// instead of them
+    /// Refuses the stream before any chunk.
     Refuse,
 }
 
@@ -239,7 +239,7 @@ async fn h2(then: Then) -> String {
                             body.send_trailers(trailers).unwrap();
                         }
                         Then::Reset => {
-                            // a reset takes what was not sent yet with it, the head too
+                            // A reset discards whatever was not sent yet, the response head included.
                             tokio::spawn(async move {
                                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                                 body.send_reset(h2::Reason::INTERNAL_ERROR);
@@ -257,7 +257,8 @@ async fn h2(then: Then) -> String {
     url
 }
 
-/// Answers the first bytes of a request with a GOAWAY that names no stream (RFC 9113 section 6.8).
+/// Starts a server that answers the first bytes of a request with a GOAWAY whose last stream id is 0 (RFC 9113 section
+/// 6.8).
 async fn goes_away_at_once() -> String {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -269,7 +270,7 @@ async fn goes_away_at_once() -> String {
             tokio::spawn(async move {
                 stream.write_all(SETTINGS).await.unwrap();
                 let mut bytes = Vec::new();
-                // a HEADERS frame of the first stream
+                // The header of the HEADERS frame of stream 1.
                 while !bytes.windows(6).any(|at| matches!(at, [1, _, 0, 0, 0, 1])) {
                     assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0);
                 }
@@ -291,7 +292,7 @@ async fn each_way_a_stream_can_end_over_http_2() {
     assert_eq!(report.count(Ending::Refused), 2, "{report}");
     let report = load(&goes_away_at_once().await, &["--http", "2"]).await;
     assert_eq!(report.count(Ending::GoneAway), 2, "{report}");
-    // the connection dies before or after the head is out: never a whole stream
+    // The connection may close before or after the response head is sent. The stream is never complete.
     let report = load(&h2(Then::GoAway).await, &["--http", "2"]).await;
     assert_eq!(
         report.count(Ending::Cut) + report.count(Ending::NoResponse),

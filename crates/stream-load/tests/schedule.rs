@@ -1,4 +1,4 @@
-//! When streams begin, and what is measured from there.
+//! When streams start, and how latency is measured.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ fn args(url: &str, more: &[&str]) -> Args {
     Args::parse_from(args.iter().chain(more))
 }
 
-/// Answers no request until it is told to, and all from then on.
+/// Starts a server that answers no request until it is told to, and then answers all.
 async fn paused() -> (String, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -50,7 +50,7 @@ impl Watch for Starts {
     }
 }
 
-/// 20 streams, one each 10 ms, against a server that pauses for the first 400 ms and for two streams at a time.
+/// 20 streams at 100 per second and at most two at a time, against a server that pauses for the first 400 ms.
 #[tokio::test]
 async fn a_pause_of_the_server_is_in_the_latency_of_the_streams_that_were_due_meanwhile() {
     let (url, go_on) = paused().await;
@@ -64,7 +64,7 @@ async fn a_pause_of_the_server_is_in_the_latency_of_the_streams_that_were_due_me
     let report = running.finish().await;
     let json = report.to_json();
 
-    // only the first two began in the pause, and the last was due at 190 ms
+    // Only the first two streams start during the pause, and the last one is due at 190 ms.
     assert!(report.behind_schedule() >= 18, "{report}");
     assert_eq!(json["behind_schedule"]["count"], report.behind_schedule());
     assert!(
@@ -83,7 +83,7 @@ async fn a_pause_of_the_server_is_in_the_latency_of_the_streams_that_were_due_me
     }
     assert!(report.to_string().contains("behind schedule: "), "{report}");
 
-    // "at most": no ten of them within less than 80 ms, also after the pause
+    // The rate is an upper limit, also after the pause: ten streams never start within 80 ms.
     let mut starts = starts.0.lock().clone();
     starts.sort();
     assert_eq!(starts.len(), 20);
@@ -99,7 +99,7 @@ async fn a_pause_of_the_server_is_in_the_latency_of_the_streams_that_were_due_me
 #[tokio::test]
 async fn a_pause_of_the_server_does_not_stop_the_schedule() {
     let (url, go_on) = paused().await;
-    // without --streams: more than ten may be open
+    // Without --streams, more than ten streams may be open.
     let mut running = Load::new(args(&url, &["--rate", "100", "--total", "20"]))
         .unwrap()
         .start()
@@ -146,7 +146,7 @@ async fn streams_that_were_moved_beyond_the_end_of_the_run_are_counted() {
     running.ended().await;
     let report = running.finish().await;
     assert_eq!(report.streams() + report.not_begun(), 13, "{report}");
-    // two in the pause, and those of at most 330 ms after it
+    // Two during the pause, and those of at most 330 ms after it.
     assert!(report.streams() <= 2 + 7, "{report}");
 }
 
@@ -162,17 +162,17 @@ async fn without_a_rate_latency_is_service_time() {
     assert_eq!((report.behind_schedule(), report.not_begun()), (0, 0));
 }
 
-/// The clock is paused, so a minute of attempts takes no time and its pauses are exact.
+/// The clock is paused, so a minute of attempts takes no time and the delays are exact.
 #[tokio::test(start_paused = true)]
 async fn a_refused_connection_is_not_retried_in_a_busy_loop() {
-    // bound, so that no other test gets the port, and not listening
+    // Bound, so that no other test gets the port, but not listening.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let url = format!("http://{}/", socket.local_addr().unwrap());
     let more = ["-n", "2", "--duration", "1m", "--grace", "0s"];
     let report = run(&args(&url, &more)).await.unwrap();
     assert!(report.streams() >= 2, "{report}");
-    // each worker: 10, 20, 40 .. ms, then two a second
+    // Each worker waits 10, 20, 40 .. ms, then tries twice a second.
     assert!(report.streams() <= 2 * 130, "{report}");
     assert!(!report.verdict().is_pass());
 }

@@ -1,4 +1,4 @@
-//! Connections that are used again, and runs that are watched, sent elsewhere and stopped.
+//! Reuse of connections, and runs that are watched, redirected and stopped.
 
 use std::{
     net::SocketAddr,
@@ -18,14 +18,14 @@ use tokio::{
     time::sleep,
 };
 
-/// A server, and how many connections it has had.
+/// A server that counts its connections.
 struct Server {
     addr: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Serves each connection on a task of its own.
+    /// Runs `serve` for each connection on a task of its own.
     async fn start<F: Future<Output = ()> + Send + 'static>(
         serve: impl Fn(TcpStream) -> F + Send + 'static,
     ) -> Self {
@@ -43,7 +43,7 @@ impl Server {
         Self { addr, connections }
     }
 
-    /// Answers each request with `answer`; closes a connection after `requests` of them without a word.
+    /// Answers each request with `answer`. Closes a connection after `requests` of them without announcing it.
     async fn answering(answer: &'static str, requests: usize) -> Self {
         Self::start(move |stream| serve(stream, answer, requests)).await
     }
@@ -87,14 +87,14 @@ async fn a_connection_that_is_kept_alive_serves_all_streams() {
 #[tokio::test]
 async fn a_connection_that_was_closed_meanwhile_is_not_used() {
     let server = Server::answering(OK, 2).await;
-    // slow enough for the end of a connection to have arrived
+    // Slow enough for the client to see that the connection has closed.
     let more = ["-n", "1", "--total", "9", "--rate", "50", "--keep-alive"];
     let report = run(&args(&server.url(), &more)).await.unwrap();
     assert_eq!(report.count(Ending::Whole), 9, "{report}");
     assert_eq!(server.connections.load(Relaxed), 5);
 }
 
-/// Sends a GOAWAY with the head of the first answer on each connection, and ends that answer 100 ms later.
+/// Sends a GOAWAY with the response head on each connection, and ends that response 100 ms later.
 async fn serves_one_stream_a_connection() -> Server {
     Server::start(|stream| async move {
         let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -114,11 +114,11 @@ async fn serves_one_stream_a_connection() -> Server {
 #[tokio::test]
 async fn a_request_that_came_after_the_goaway_goes_over_another_connection() {
     let server = serves_one_stream_a_connection().await;
-    // each begins while the connection of the one before is still there
+    // Each stream starts while the connection of the previous one is still open.
     let more = ["-n", "4", "--total", "8", "--rate", "20", "--http", "2"];
     let report = run(&args(&server.url(), &more)).await.unwrap();
     assert_eq!(report.count(Ending::Whole), 8, "{report}");
-    // eight, unless a stream began before the GOAWAY of its connection was read
+    // Eight connections, unless a stream started before the client read the GOAWAY of its connection.
     let connections = server.connections.load(Relaxed);
     assert!((2..=8).contains(&connections), "{connections}");
 }
@@ -143,7 +143,7 @@ impl Watch for Seen {
     }
 }
 
-/// Two chunks, 20 ms apart.
+/// Sends two chunks, 20 ms apart.
 async fn farewell() -> Server {
     Server::start(|mut stream| async move {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
@@ -172,7 +172,7 @@ async fn each_stream_is_reported_once() {
     assert_eq!(running.finish().await.count(Ending::Drained), 3);
 }
 
-/// Answers requests 20 ms after they came, and knows how many waited at most.
+/// Answers each request after 20 ms, and records how many requests waited at the same time.
 async fn slow_heads() -> (Server, Arc<AtomicUsize>) {
     let waiting = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
@@ -236,7 +236,7 @@ async fn new_connections_go_where_they_are_sent() {
 async fn streams_that_are_left_are_running_and_counted() {
     let endless = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello";
     let server = Server::answering(endless, usize::MAX).await;
-    // each lets the next one open as soon as it has its head
+    // Each stream lets the next one start as soon as its response head arrives.
     let more = ["-n", "3", "--opening", "1"];
     let running = Load::new(args(&server.url(), &more)).unwrap();
     let running = running.start().await.unwrap();

@@ -22,7 +22,7 @@ use tokio_rustls::{
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const BOTH: &[&str] = &["h2", "http/1.1"];
 
-/// A server's certificate for `host`, which is its own authority.
+/// A self-signed certificate for `host`.
 fn certificate(host: &str) -> CertifiedKey<KeyPair> {
     generate_simple_self_signed([host.to_owned()]).unwrap()
 }
@@ -33,7 +33,7 @@ fn file(certificate: &CertifiedKey<KeyPair>) -> NamedTempFile {
     file
 }
 
-/// Serves what ALPN chose: HTTP/1.1 with `answer`, which is closed with a `close_notify` or without, or HTTP/2.
+/// Serves the protocol that ALPN selected: HTTP/1.1 with `answer`, closed with or without `close_notify`, or HTTP/2.
 async fn server(
     certificate: &CertifiedKey<KeyPair>,
     protocols: &[&str],
@@ -111,7 +111,7 @@ async fn both_protocols_are_spoken_to_a_server_that_is_trusted() {
         assert_eq!(report.count(Ending::Whole), 2, "{report}");
         assert!(report.verdict().is_pass(), "{report}");
     }
-    // HTTP/1.1 needs no ALPN
+    // HTTP/1.1 does not require ALPN.
     let url = server(&certificate, &[], OK, true).await;
     let report = load(&url, &trusted).await;
     assert_eq!(report.count(Ending::Whole), 2, "{report}");
@@ -148,7 +148,7 @@ async fn http_2_is_not_spoken_to_a_server_that_did_not_choose_it() {
     }
 }
 
-/// A body that ends with its connection is whole only when TLS was closed too (RFC 9112 section 9.8).
+/// A close-delimited body is complete only if TLS was closed with `close_notify` (RFC 9112 section 9.8).
 #[tokio::test]
 async fn a_connection_that_ends_without_a_close_notify_cuts_its_body() {
     let certificate = certificate("127.0.0.1");

@@ -1,5 +1,5 @@
-//! The layers in one run: what a frame costs in process, and what a server sends for a second of CPU, bare, on `md-5` and
-//! on the kernel of this crate.
+//! Cost of the layers: of a frame in process, and of the bytes that a server sends per second of CPU time. Compares no
+//! layer, the `md-5` crate, and the kernel of this crate.
 //!
 //! `cargo bench -p tower-stream-digest --bench body`
 #![allow(missing_docs, clippy::print_stdout)]
@@ -48,7 +48,7 @@ impl Algorithm for Reference {
     const KEY: &'static str = Md5::KEY;
 }
 
-/// So many frames of zeros, ready, or after one `Pending`.
+/// A body of this many frames of zeros, ready or after one `Pending`.
 #[derive(Clone)]
 struct Frames {
     frame: Bytes,
@@ -90,7 +90,7 @@ impl Body for Frames {
     }
 }
 
-/// Answers with the frames, and promises their digest.
+/// A handler that responds with these frames and declares their digest.
 #[derive(Clone)]
 struct Handler {
     frames: Frames,
@@ -128,7 +128,7 @@ impl<R> Service<Request<R>> for Handler {
     }
 }
 
-/// One response through a layer, without a server.
+/// Passes one response through a layer, without a server.
 fn drive<L, B>(layer: &L, handler: &Handler) -> usize
 where
     L: Layer<Handler>,
@@ -155,7 +155,7 @@ where
     }
 }
 
-/// Announces although a digest is there: the handler always promises one.
+/// Overwrites the digest fields, because the handler always declares one.
 fn announce<D: Algorithm>() -> DigestLayer {
     DigestLayer::new::<D>().overwrite(true)
 }
@@ -185,7 +185,7 @@ fn benches(c: &mut Criterion) {
     }
 }
 
-/// In process: nanoseconds a frame over bare, and GB/s.
+/// In process: nanoseconds per frame above no layer, and GB/s.
 fn in_process() {
     println!("\nin process, best of interleaved rounds: ns a frame (of these, over bare), GB/s");
     for (frame, frames) in [(64, 1000), (16 * 1024, 16), (256 * 1024, 4)] {
@@ -226,7 +226,7 @@ fn in_process() {
     }
 }
 
-/// Nanoseconds of CPU that this thread has had, from the scheduler (Linux).
+/// CPU time of this thread in nanoseconds, from the scheduler (Linux).
 fn cpu_ns() -> Option<u64> {
     std::fs::read_to_string("/proc/thread-self/schedstat")
         .ok()?
@@ -236,7 +236,7 @@ fn cpu_ns() -> Option<u64> {
         .ok()
 }
 
-/// Serves one response to a client on another thread; bytes for each nanosecond of the server's CPU.
+/// Serves one response to a client on another thread. Returns bytes per nanosecond of the server's CPU time.
 fn serve<L, B>(layer: &L, handler: &Handler) -> f64
 where
     L: Layer<Handler> + Sync,
@@ -323,7 +323,7 @@ fn over_loopback() {
 criterion_group!(bodies, benches);
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: each routine once, and no tables.
+    // `cargo test --benches` passes `--test`: run each routine once, without tables.
     bodies();
     if std::env::args().any(|arg| arg == "--bench") {
         in_process();

@@ -1,5 +1,6 @@
-//! MD5 kernels in one run: ours, `md-5`, `fast-md5` and `openssl speed` (where that command is installed), then a body
-//! and its segments against hashing twice. Ratios come from interleaved rounds, so that a busy machine slows all alike.
+//! MD5 kernels in one run: this crate's, `md-5`, `fast-md5` and `openssl speed` (if that command is installed). Then
+//! hashing a body and its segments in one pass, compared with two passes. The rounds are interleaved, so that a busy
+//! machine slows all of them alike.
 //!
 //! `cargo bench -p tower-stream-digest --bench kernel`
 #![allow(missing_docs, clippy::print_stdout)]
@@ -44,7 +45,7 @@ fn benches(c: &mut Criterion) {
     }
 }
 
-/// Bytes a second as `openssl speed` counts them, over the EVP interface that applications use.
+/// Bytes per second as counted by `openssl speed`, over the EVP interface that applications use.
 fn openssl_speed(size: usize) -> Option<f64> {
     let size = size.to_string();
     let speed = Command::new("openssl")
@@ -120,7 +121,7 @@ fn ratios() {
 criterion_group!(kernels, benches);
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    // `cargo test --benches` passes `--test`: run each routine once, without a table.
     kernels();
     if std::env::args().any(|arg| arg == "--bench") {
         ratios();

@@ -1,4 +1,4 @@
-//! The digest algorithms that HTTP has names for.
+//! Digest algorithms with a name in HTTP.
 
 use digest::{Digest, typenum::Unsigned};
 
@@ -10,8 +10,8 @@ use crate::{
 
 /// A digest algorithm with a name in HTTP.
 ///
-/// Implemented for [`Md5`] and, with the default feature `sha2`, for `Sha256` and `Sha512`. Any other hash of the `digest`
-/// crate takes one line:
+/// Implemented for [`Md5`] and, with the default feature `sha2`, for `Sha256` and `Sha512`. To use another hash of the
+/// `digest` crate, implement this trait:
 ///
 /// ```
 /// use tower_stream_digest::{Algorithm, DigestLayer};
@@ -34,14 +34,14 @@ pub trait Algorithm: Digest + Send + 'static {
     /// The key in `Content-Digest` and `Want-Content-Digest`: lower case, as registered with IANA (RFC 9530 section 7.2).
     const KEY: &'static str;
 
-    /// Feeds the same data to two hashers. Only worth writing for a hash that is faster when it does both at once.
+    /// Feeds the same data to two hashers. Override this only for a hash that is faster when it computes both at once.
     fn update_two(a: &mut Self, b: &mut Self, data: &[u8]) {
         a.update(data);
         b.update(data);
     }
 }
 
-/// The key of MD5, which has fields of its own.
+/// The key of MD5, the only algorithm with header fields of its own.
 pub(crate) const MD5: &str = Md5::KEY;
 
 #[cfg(feature = "sha2")]
@@ -54,17 +54,17 @@ impl Algorithm for sha2::Sha512 {
     const KEY: &'static str = "sha-512";
 }
 
-/// An [`Algorithm`] without its type, so that a layer can choose one per message.
+/// An [`Algorithm`] with its type erased, so that a layer can choose one per message.
 #[derive(Clone, Copy)]
 pub(crate) struct ErasedAlgorithm {
     pub(crate) key: &'static str,
-    /// Bytes in a digest.
+    /// Length of the digest in bytes.
     pub(crate) len: usize,
     run: fn(bool, Option<u64>) -> Box<dyn Run>,
 }
 
 impl ErasedAlgorithm {
-    /// The algorithms of this crate, the one that layers prefer first.
+    /// The algorithms of this crate, in the layers' order of preference.
     pub(crate) const ALL: &[Self] = &[
         #[cfg(feature = "sha2")]
         Self::of::<sha2::Sha256>(),
@@ -87,18 +87,18 @@ impl ErasedAlgorithm {
         }
     }
 
-    /// Begins to hash a message, by segments of this size too where there is one.
+    /// Starts to hash a message, and also its segments if there is a segment size.
     pub(crate) fn hash(self, segment_size: Option<u64>) -> Box<dyn Run> {
         (self.run)(true, segment_size)
     }
 
-    /// Begins to hash the segments of a message only.
+    /// Starts to hash only the segments of a message.
     pub(crate) fn hash_segments(self, size: u64) -> Box<dyn Run> {
         (self.run)(false, Some(size))
     }
 }
 
-/// What the tests compare with.
+/// The expected result in tests.
 #[cfg(test)]
 impl Algorithm for ::md5::Md5 {
     const KEY: &'static str = MD5;

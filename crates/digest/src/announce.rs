@@ -1,4 +1,4 @@
-//! Which fields announce a digest, and where they went.
+//! The fields that announce a digest, and counters of where digests were announced.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +18,8 @@ bitflags! {
     pub struct Announce: u8 {
         /// `Content-Digest: md5=:<base64>:` (RFC 9530 section 2), for any algorithm.
         const CONTENT_DIGEST = 1;
-        /// `Repr-Digest: md5=:<base64>:` (RFC 9530 section 3), for any algorithm: the digest of the whole representation.
-        /// A response that holds only a part of it, a 206 or one with `Content-Range`, is sent without.
+        /// `Repr-Digest: md5=:<base64>:` (RFC 9530 section 3), for any algorithm: the digest of the whole
+        /// representation. Not added to a partial response (a 206, or one with `Content-Range`).
         const REPR_DIGEST = 1 << 1;
         /// `X-Content-MD5: <hex>`, for MD5 only.
         const X_CONTENT_MD5 = 1 << 2;
@@ -40,7 +40,7 @@ impl Announce {
         .filter(move |(field, _)| self.contains(*field))
     }
 
-    /// Those that can name a digest by this algorithm.
+    /// Returns the fields that can carry a digest by this algorithm.
     pub(crate) fn for_algorithm(self, key: &str) -> Self {
         match key {
             MD5 => self,
@@ -48,7 +48,7 @@ impl Announce {
         }
     }
 
-    /// Those that these fields do not have yet.
+    /// Returns the fields that are not in `fields` yet.
     pub(crate) fn missing_in(self, fields: &HeaderMap) -> Self {
         self.fields()
             .filter(|(_, name)| !fields.contains_key(name))
@@ -56,7 +56,7 @@ impl Announce {
             .collect()
     }
 
-    /// Their names, for `Trailer`.
+    /// The field names, as a value of `Trailer`.
     pub(crate) fn names(self) -> HeaderValue {
         let names: Vec<_> = self.fields().map(|(_, name)| name).collect();
         let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
@@ -85,11 +85,11 @@ impl Announce {
 /// Where the digest of a body was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// In the head: the body was short and ready.
+    /// In the response head: the body was short and ready.
     Header,
     /// In the trailers.
     Trailer,
-    /// Nowhere on the wire: trailers would not arrive, or the body failed.
+    /// Not announced: trailers would not arrive, or the body failed.
     Unannounced,
 }
 
@@ -100,7 +100,7 @@ pub struct Placements {
     pub header: u64,
     /// Bodies announced in trailers.
     pub trailer: u64,
-    /// Bodies that were hashed and not announced.
+    /// Bodies that were hashed but not announced.
     pub unannounced: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The header fields that carry digests, or ask for them.
+//! Header fields that carry or request digests.
 
 use std::{borrow::Cow, convert::Infallible};
 
@@ -22,7 +22,8 @@ pub(crate) const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest"
 pub(crate) const WANT_CONTENT_DIGEST: HeaderName = HeaderName::from_static("want-content-digest");
 pub(crate) const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
 
-/// Whether `Trailer` announces a field that may carry a digest of the body, `Repr-Digest` among them.
+/// Returns whether `Trailer` lists a field that can carry a digest of the body. With `repr`, this includes
+/// `Repr-Digest`.
 pub(crate) fn announces_digest_trailer(headers: &HeaderMap, repr: bool) -> bool {
     list_members(headers, &header::TRAILER).any(|name| {
         [CONTENT_DIGEST, CONTENT_MD5, X_CONTENT_MD5, REPR_DIGEST][..3 + usize::from(repr)]
@@ -31,36 +32,37 @@ pub(crate) fn announces_digest_trailer(headers: &HeaderMap, repr: bool) -> bool 
     })
 }
 
-/// Whether a message with this status, or a request, holds the whole representation and not a part of it (RFC 9110
-/// sections 14.4, 14.5 and 15.3.7). Then `Repr-Digest` speaks of the bytes of the message.
+/// Returns whether the message contains the whole representation, not a part of it (RFC 9110 sections 14.4, 14.5 and
+/// 15.3.7). Only then does `Repr-Digest` apply to the bytes of the message.
 pub(crate) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
     status != StatusCode::PARTIAL_CONTENT && !headers.contains_key(header::CONTENT_RANGE)
 }
 
-/// Whether the client of an HTTP/1.1 request reads trailers: `TE: trailers` (RFC 9110 section 10.1.4), as hyper reads it.
+/// Returns whether the client of an HTTP/1.1 request accepts trailers: `TE: trailers` (RFC 9110 section 10.1.4). Parsed
+/// as hyper does.
 pub(crate) fn te_trailers(headers: &HeaderMap) -> bool {
     list_members(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case("trailers"))
 }
 
-/// What is wrong with a promise.
+/// Why a declared digest cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadPromise {
     Malformed,
     Conflicting,
 }
 
-/// What header or trailer fields promise by one algorithm.
+/// The digest that header or trailer fields declare for one algorithm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promised {
     pub(crate) algorithm: ErasedAlgorithm,
-    /// The digest that can be read; `None` when fields contradict each other.
+    /// The digest; `None` when fields contradict each other or none can be parsed.
     pub(crate) digest: Option<DigestValue>,
-    /// What is wrong with a promise, perhaps beside one that can be read.
+    /// An error in one of the fields. `digest` may still hold the value of another one.
     pub(crate) bad: Option<BadPromise>,
 }
 
 impl Promised {
-    /// Nothing.
+    /// No digest declared.
     pub(crate) fn nothing(algorithm: ErasedAlgorithm) -> Self {
         Self {
             algorithm,
@@ -69,7 +71,7 @@ impl Promised {
         }
     }
 
-    /// Adds one promise, `None` when it cannot be read.
+    /// Adds the digest of one field; `None` when it cannot be parsed.
     fn add(&mut self, digest: Option<DigestValue>) {
         if self.bad == Some(BadPromise::Conflicting) {
             return;
@@ -85,7 +87,7 @@ impl Promised {
     }
 }
 
-/// Adds a promise to those by its algorithm.
+/// Adds the digest of one field to the entry of its algorithm.
 fn add(found: &mut Vec<Promised>, algorithm: ErasedAlgorithm, digest: Option<DigestValue>) {
     let by = |promised: &Promised| promised.algorithm.key == algorithm.key;
     let index = found.iter().position(by).unwrap_or_else(|| {
@@ -95,16 +97,17 @@ fn add(found: &mut Vec<Promised>, algorithm: ErasedAlgorithm, digest: Option<Dig
     found[index].add(digest);
 }
 
-/// The digests by these algorithms that header or trailer fields promise. An algorithm without a promise is not in the list.
+/// Collects the digests that header or trailer fields declare for these algorithms. An algorithm without a declared
+/// digest is not in the list.
 ///
-/// For MD5 a promise is `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) and the `md5` member of `Content-Digest`;
-/// for other algorithms their member of `Content-Digest` (RFC 9530 section 2). `Repr-Digest` (section 3) is read in the
-/// same way where `repr` says that the message holds the whole representation. Members by other algorithms are skipped,
-/// whatever their values are.
+/// MD5 is read from `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) and the `md5` member of `Content-Digest`;
+/// other algorithms from their member of `Content-Digest` (RFC 9530 section 2). If `repr` is set (the message contains
+/// the whole representation), `Repr-Digest` (section 3) is read in the same way. Members of other algorithms are
+/// skipped, whatever their values.
 ///
-/// A `Content-Digest` that is no dictionary of structured fields has to be ignored as a whole (RFC 9651 section 4.2). It
-/// is malformed here if a member by one of the algorithms is among what cannot be read, so that a typing error never
-/// switches the check off; the members before the error count.
+/// RFC 9651 section 4.2 says to ignore a `Content-Digest` that does not parse as a dictionary. Here it counts as
+/// malformed if one of the algorithms appears in the part that cannot be parsed, so that a typing error does not
+/// disable the check. Members before the error count.
 pub(crate) fn promised(
     fields: &HeaderMap,
     algorithms: &[ErasedAlgorithm],
@@ -134,9 +137,9 @@ pub(crate) fn promised(
     found
 }
 
-/// Adds what the members of a dictionary promise.
+/// Adds the digests of the members of a dictionary.
 fn add_members(found: &mut Vec<Promised>, text: &[u8], algorithms: &[ErasedAlgorithm]) {
-    // a repeated key is a conflict, although RFC 9651 section 3.2 would silently take the last member
+    // A repeated key is a conflict, although RFC 9651 section 3.2 says that the last member wins.
     let parsed = each_member(text, |key, value| {
         if let Some(algorithm) = algorithms.iter().find(|algorithm| algorithm.key == key) {
             let digest = match value {
@@ -159,7 +162,7 @@ fn add_members(found: &mut Vec<Promised>, text: &[u8], algorithms: &[ErasedAlgor
     }
 }
 
-/// The value of a field over all its lines (RFC 9110 section 5.2).
+/// Combines the lines of a field into one value (RFC 9110 section 5.2).
 fn combined<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut lines = fields.get_all(name).iter().map(|line| line.as_bytes());
     let first = lines.next()?;
@@ -170,7 +173,7 @@ fn combined<'a>(fields: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]
     }))
 }
 
-/// How many members a text that is no dictionary seems to have under this key, in any case.
+/// Counts the members with this key (in any case) in a text that does not parse as a dictionary.
 fn members_in_text(text: &[u8], key: &str) -> usize {
     text.split(|byte| *byte == b',')
         .map(|member| {
@@ -181,8 +184,8 @@ fn members_in_text(text: &[u8], key: &str) -> usize {
         .count()
 }
 
-/// Calls `each` for the members of a dictionary (RFC 9651 section 3.2) in order, with the item of each, or `None` for an
-/// inner list. Parameters are ignored. After an error, the members before it were given.
+/// Calls `each` for the members of a dictionary (RFC 9651 section 3.2) in order, with the item, or with `None` for an
+/// inner list. Parameters are ignored. On an error, `each` has been called for the members before it.
 fn each_member<'a>(
     text: &'a [u8],
     each: impl FnMut(&str, Option<BareItemFromInput<'a>>),
@@ -229,7 +232,8 @@ impl<'a, F: FnMut(&str, Option<BareItemFromInput<'a>>)> EntryVisitor<'a> for Mem
     }
 }
 
-/// An S3 tag of a multipart upload, `<hex>-<parts>`, is a digest of digests: it promises nothing of these bytes.
+/// Returns whether this is the tag of an S3 multipart upload, `<hex>-<parts>`. It is a digest of digests and says
+/// nothing about the bytes of the message.
 fn is_composite(text: &str) -> bool {
     let text = text.trim_matches('"');
     text.rsplit_once('-').is_some_and(|(hex, parts)| {
@@ -240,9 +244,9 @@ fn is_composite(text: &str) -> bool {
     })
 }
 
-/// The algorithm among `offered` that the client wants most by `Want-Content-Digest` or `Want-Repr-Digest` (RFC 9530
-/// section 4), the earlier of equals. Without a wish for any of them it is the first; `None` when the client refuses that
-/// one.
+/// Returns the algorithm in `offered` with the highest preference in `Want-Content-Digest` or `Want-Repr-Digest` (RFC
+/// 9530 section 4); of equal ones, the first. If the field names none of them, returns the first one. Returns `None` if
+/// the client refuses that one.
 pub(crate) fn wanted(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -252,7 +256,7 @@ pub(crate) fn wanted(
     let Some(text) = combined(headers, name) else {
         return first;
     };
-    // from 0 (not acceptable) to 10; of a repeated key the last member counts (RFC 9651 section 3.2)
+    // Values from 0 (not acceptable) to 10. The last member of a repeated key counts (RFC 9651 section 3.2).
     let mut preferences = vec![None; offered.len()];
     let parsed = each_member(&text, |key, value| {
         if let Some(index) = offered.iter().position(|offer| offer.key == key) {
@@ -450,7 +454,7 @@ mod tests {
                 "{digest}"
             );
         }
-        // the member before the error
+        // Only the member before the error counts.
         let text = format!("md5=:{HELLO_64}:, sha-256=!");
         assert_eq!(md5(&[("content-digest", &text)]), Ok(Some(hello)));
     }
@@ -471,7 +475,7 @@ mod tests {
         let both = format!("{}, {}", sha.content_digest(), md5.content_digest());
         let found = [("md5", Some(md5), None), ("sha-256", Some(sha), None)];
         assert_eq!(all(&[("content-digest", &both)], false), found);
-        // a member that cannot be read harms no other algorithm
+        // A member that cannot be parsed does not affect other algorithms.
         let bad = format!("{}, md5=?1, sha-512=!", sha.content_digest());
         assert_eq!(
             all(&[("content-digest", &bad)], false),
@@ -481,7 +485,7 @@ mod tests {
                 ("sha-512", None, Some(BadPromise::Malformed)),
             ]
         );
-        // of the representation, where that is what the message holds
+        // The digest of the representation counts if the message contains all of it.
         let repr = [("repr-digest", &*both), ("content-md5", HELLO_64)];
         assert_eq!(all(&repr, true), found);
         assert_eq!(all(&repr, false), found[..1]);

@@ -1,4 +1,4 @@
-//! A result that is only known when a body has ended.
+//! A result that is set when a body has ended.
 
 use std::{
     fmt,
@@ -8,10 +8,10 @@ use std::{
 /// Called when a body has ended.
 pub(crate) type Callback<T> = Arc<dyn Fn(&T) + Send + Sync>;
 
-/// A handle on a value that is set once a body has ended. The layers put it into the extensions of a response, or of an
-/// upload, before its body is polled.
+/// A handle to a value that is set when a body has ended. The layers insert it into the extensions of a response (or of
+/// an upload) before its body is polled.
 ///
-/// Clones share the value: a layer or a handler clones the handle from the extensions, and reads it after the body.
+/// Clones share the value: clone the handle out of the extensions, and read it after the body has ended.
 pub struct DigestHandle<T>(Arc<OnceLock<T>>);
 
 impl<T> DigestHandle<T> {
@@ -19,8 +19,8 @@ impl<T> DigestHandle<T> {
         Self(Arc::default())
     }
 
-    /// Sets the value and calls the callback. When there is neither a callback nor another clone, the value is not made.
-    /// That is the common case: a server drops the extensions with the head.
+    /// Sets the value and calls the callback. If there is neither a callback nor another clone, the value is not
+    /// computed. This is the common case, because a server drops the extensions together with the head.
     pub(crate) fn tell(&self, callback: Option<&Callback<T>>, value: impl FnOnce() -> T) {
         if callback.is_none() && Arc::strong_count(&self.0) == 1 {
             return;
@@ -31,7 +31,7 @@ impl<T> DigestHandle<T> {
         }
     }
 
-    /// The value, `None` until the body has ended.
+    /// Returns the value, or `None` until the body has ended.
     pub fn get(&self) -> Option<&T> {
         self.0.get()
     }

@@ -1,12 +1,12 @@
-//! Hashing one message by an algorithm that was chosen at run time.
+//! Hashing a message with an algorithm chosen at run time.
 
 use crate::{Algorithm, DigestValue, Segments, algorithm::ErasedAlgorithm, segments::Segmenter};
 
-/// What hashes one body: the whole, by the layer's algorithm or the one that the client wants instead, and the segments
-/// by the layer's.
+/// The hashers of one body. The whole body is hashed with the layer's algorithm or with the one that the client
+/// prefers, the segments with the layer's.
 pub(crate) struct Hasher {
     whole: Box<dyn Run>,
-    /// Only where another algorithm hashes the whole: one algorithm does both in one pass.
+    /// Set only if the whole body is hashed with another algorithm. A single algorithm hashes both in one pass.
     segments: Option<Box<dyn Run>>,
 }
 
@@ -43,11 +43,11 @@ impl Hasher {
     }
 }
 
-/// A digest that is being computed.
+/// A digest in progress.
 pub(crate) trait Run: Send {
     fn update(&mut self, data: &[u8]);
 
-    /// The digest of the whole, and those of the segments, as far as each was asked for.
+    /// Returns the digest of the whole body and those of the segments, as far as they were requested.
     fn finish(self: Box<Self>) -> (Option<DigestValue>, Option<Segments>);
 }
 

@@ -1,4 +1,4 @@
-//! MD5, whichever implementation is the faster one.
+//! MD5 by the fastest available implementation.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ use ::md5::Md5 as Implementation;
 
 /// A running MD5 (RFC 1321). It implements the traits of the `digest` crate.
 ///
-/// On x86-64, with the default feature `kernel`, it is an implementation of this crate that is faster there: in safe Rust,
-/// as fast as the chain of additions in MD5 allows, and with a second stream for nearly nothing. Elsewhere it is the one of
-/// the `md-5` crate. The digests are the same.
+/// On x86-64, with the default feature `kernel`, this is the implementation of this crate: safe Rust, as fast as the
+/// dependency chain of MD5 allows, and nearly as fast for two inputs at once. Otherwise it is the one of the `md-5`
+/// crate. Both compute the same digests.
 ///
-/// MD5 detects corruption, not attackers: anyone can make two inputs with one MD5.
+/// MD5 detects corruption, not attacks: two inputs with the same MD5 are easy to make.
 ///
 /// ```
 /// use tower_stream_digest::{Digest, Md5};

@@ -1,12 +1,12 @@
-//! What the layers count, as OpenTelemetry instruments.
+//! OpenTelemetry instruments for the layers' counters.
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
 use crate::{DigestLayer, Verdict, VerifyDigestLayer};
 
 impl DigestLayer {
-    /// Registers the counter `http.server.response.digest.announced` on `meter`: [`DigestLayer::placements`], read when
-    /// metrics are collected. Once for all clones of a layer.
+    /// Registers the counter `http.server.response.digest.announced` on `meter`, an observable counter of
+    /// [`DigestLayer::placements`]. Call it once for all clones of a layer.
     ///
     /// Its attribute `digest.placement` is `header`, `trailer` or `unannounced`.
     ///
@@ -37,11 +37,11 @@ impl DigestLayer {
 }
 
 impl VerifyDigestLayer {
-    /// Registers the counter `http.server.response.digest.count` on `meter`: bodies that a digest was promised for, read
-    /// when metrics are collected. Once for all clones of a layer.
+    /// Registers the counter `http.server.response.digest.count` on `meter`: an observable counter of bodies with a
+    /// declared digest. Call it once for all clones of a layer.
     ///
-    /// Its attribute `digest.outcome` is what [`Verdict::as_str`] says. Every outcome is there from the start, at 0, so
-    /// that the first mismatch is a rise.
+    /// The attribute `digest.outcome` is [`Verdict::as_str`]. Every outcome is exported from the start, with the value
+    /// 0, so that the first mismatch shows as an increase.
     ///
     /// ```
     /// use tower_stream_digest::VerifyDigestLayer;

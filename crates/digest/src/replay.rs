@@ -1,4 +1,4 @@
-//! Looking into a body before its head is released.
+//! Polls the start of a body before the head is sent, and replays it.
 
 use std::{collections::VecDeque, task::Poll};
 
@@ -9,44 +9,45 @@ use tower_stream_core::{
     wrapper::{Hints, Piece, Polled, Source, StageContext},
 };
 
-/// No poll gives out more than this, so that no poll hashes more: at 0.7 to 1 GB/s it is a quarter of a millisecond.
-/// A 16 MiB frame at once would hold the worker, and every stream on it, for some 20 ms.
+/// The most data that one poll returns, and thus hashes: a quarter of a millisecond at 0.7 to 1 GB/s. Hashing a 16 MiB
+/// frame in one poll would block the worker thread, and every stream on it, for some 20 ms.
 pub(crate) const SLICE: usize = 256 * 1024;
 
-/// More frames than these are not looked at ahead, however small: it is done in one poll.
+/// Limit for the number of frames polled ahead, however small, because all of them are polled in one poll.
 const MAX_AHEAD: usize = 1024;
 
-/// Pieces that were polled ahead, then the rest of the body; long frames in slices of at most [`SLICE`], none copied.
+/// Replays the frames that were polled ahead, then passes on the rest of the body. Longer frames are split into slices
+/// of at most [`SLICE`], without copying.
 #[derive(Default)]
 pub(crate) struct Replay {
-    /// The next data: the first that was polled ahead, or what is left of a long frame.
+    /// The next data: the first frame that was polled ahead, or the rest of a long frame.
     next: Option<Bytes>,
-    /// More data that was polled ahead. As `Bytes` and not as pieces, which are larger.
+    /// More data that was polled ahead. Stored as `Bytes`, which is smaller than `Piece`.
     ahead: VecDeque<Bytes>,
-    /// Bytes in both.
+    /// Total length of `next` and `ahead`.
     held: u64,
-    /// What follows them: trailers or an error. Rare, so boxed.
+    /// Trailers or an error after the data. Boxed because both are rare.
     last: Option<Box<Result<Frame<Bytes>, BoxError>>>,
-    /// The body has no more to give.
+    /// The body has ended.
     done: bool,
 }
 
-/// What looking ahead found.
+/// The result of polling ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ahead {
-    /// All of the body, as far as it will be sent.
+    /// The body ended.
     Whole,
-    /// An error.
+    /// The body failed.
     Failed,
-    /// It is longer than the bound.
+    /// The body is longer than the bound.
     Open,
-    /// It is pending, within the bound.
+    /// The body is pending.
     Pending,
 }
 
 impl Replay {
-    /// Polls until the end, an error, the first `Pending` or `bound` bytes. The end is also where a server stops polling:
-    /// at the declared length, or where the body says that it has ended.
+    /// Polls until the end, an error, the first `Pending`, or `bound` bytes. As for a server, the body also ends at its
+    /// declared length, or when it reports `is_end_stream`.
     pub(crate) fn look_ahead(
         &mut self,
         up: &mut impl Source,
@@ -80,7 +81,7 @@ impl Replay {
                     self.done = last.is_trailers();
                     self.last = Some(Box::new(Ok(*last)));
                     if !self.done {
-                        // no kind of frame that is known today
+                        // A frame that is neither data nor trailers.
                         return Ahead::Open;
                     }
                 }
@@ -98,23 +99,23 @@ impl Replay {
         self.next.iter().chain(&self.ahead)
     }
 
-    /// The trailers, when they were polled ahead.
+    /// The trailers, if they were polled ahead.
     pub(crate) fn trailers_ahead(&self) -> Option<&http::HeaderMap> {
         (**self.last.as_ref()?).as_ref().ok()?.trailers_ref()
     }
 
-    /// The error, when one was found.
+    /// The error, if one was polled ahead.
     pub(crate) fn error_ahead(&self) -> Option<&BoxError> {
         self.last.as_ref()?.as_ref().as_ref().err()
     }
 
-    /// Whether there is something to give out that was polled already.
+    /// Returns whether the next poll returns something that was polled ahead.
     #[inline]
     pub(crate) fn is_holding(&self) -> bool {
         self.next.is_some() || !self.ahead.is_empty() || self.last.is_some()
     }
 
-    /// What was polled already. `None`: the body is to be polled, and the outcome given to [`Self::on_polled`].
+    /// Returns what was polled ahead. On `None`, poll the body and pass the result to [`Self::on_polled`].
     #[inline]
     pub(crate) fn on_poll(&mut self) -> Option<Polled> {
         (self.done || self.is_holding()).then(|| Poll::Ready(self.replay()))
@@ -135,7 +136,7 @@ impl Replay {
         let data = self.next.take().or_else(|| self.ahead.pop_front());
         if let Some(data) = data {
             if self.ahead.is_empty() {
-                // a stream may go on for hours, and needs the room no more
+                // Free the buffer: the stream may continue for hours and does not need it again.
                 self.ahead = VecDeque::new();
             }
             self.held -= data.len() as u64;
@@ -145,7 +146,7 @@ impl Replay {
         Some(last.map(|frame| Piece::Other(Box::new(frame))))
     }
 
-    /// Keeps what of this data is too long for one poll.
+    /// Keeps the part of this data that is too long for one poll.
     fn slice(&mut self, mut data: Bytes) -> Piece {
         if data.len() > SLICE {
             let rest = data.split_off(SLICE);
@@ -159,7 +160,8 @@ impl Replay {
     pub(crate) fn size_hint(&self, up: &impl Hints) -> SizeHint {
         let inner = up.size_hint();
         let mut hint = SizeHint::new();
-        // an exact hint becomes a Content-Length, and then an h1 server drops trailers, and never asks for an error
+        // hyper turns an exact hint into a Content-Length. An h1 server would then drop the trailers, and not poll for
+        // the error.
         if let (Some(upper), None) = (inner.upper(), &self.last) {
             hint.set_upper(upper.saturating_add(self.held));
         }
@@ -176,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Ready pieces; after the last one it says what is left.
+    /// Returns these pieces; after the last one, reports its own size hint.
     struct Pieces(VecDeque<Result<Piece, BoxError>>);
 
     impl Hints for Pieces {

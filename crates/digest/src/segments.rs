@@ -1,4 +1,4 @@
-//! Digests of equal parts of a body.
+//! Digests of equally sized parts of a body.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use digest::Digest;
 
 use crate::{Algorithm, DigestValue, algorithm::MD5};
 
-/// The digest of each `size` bytes of a body; the last segment may be shorter.
+/// The digests of consecutive segments of `size` bytes; the last segment may be shorter.
 ///
-/// Two sets of one size tell *where* two bodies differ, and a `Range` that begins and ends at segments can be checked
-/// without the rest.
+/// Comparing two sets of the same size shows *where* two bodies differ. They also allow checking a `Range` that starts
+/// and ends at segment boundaries without the rest of the body.
 ///
 /// ```
 /// use tower_stream_digest::{Md5, Segments};
@@ -22,19 +22,19 @@ use crate::{Algorithm, DigestValue, algorithm::MD5};
 pub struct Segments {
     algorithm: &'static str,
     size: u64,
-    /// bytes in all segments
+    /// Total number of bytes.
     len: u64,
-    /// all digests, one after the other
+    /// All digests, concatenated.
     digests: Vec<u8>,
     width: usize,
 }
 
 impl Segments {
-    /// Hashes `data` by segments of `size` bytes.
+    /// Hashes `data` in segments of `size` bytes.
     ///
     /// # Panics
     ///
-    /// When `size` is 0.
+    /// Panics if `size` is 0.
     pub fn of<D: Algorithm>(size: u64, data: impl AsRef<[u8]>) -> Self {
         let mut segmenter = Segmenter::<D>::new(size);
         segmenter.update(data.as_ref());
@@ -46,12 +46,12 @@ impl Segments {
         self.algorithm
     }
 
-    /// Bytes in each segment but the last.
+    /// Number of bytes in each segment except the last.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// How many segments there are; an empty body has none.
+    /// Number of segments. An empty body has none.
     pub fn count(&self) -> usize {
         self.digests.len() / self.width
     }
@@ -61,18 +61,18 @@ impl Segments {
         self.digests.chunks_exact(self.width)
     }
 
-    /// Which bytes of the body a segment covers.
+    /// The range of bytes that a segment covers.
     pub fn range(&self, index: usize) -> Range<u64> {
         let start = self.size * index as u64;
         start.min(self.len)..(start + self.size).min(self.len)
     }
 
-    /// The bytes of the first segment whose digest is not the one in `other`, or that `other` does not have; when
-    /// `other` only has more, the place where this body ended. `None` when all are equal.
+    /// Returns the byte range of the first segment whose digest differs from `other` or is missing there. If `other`
+    /// only has more segments, returns the empty range at the end of this body. Returns `None` if all are equal.
     ///
     /// # Panics
     ///
-    /// When the sizes or algorithms of the two differ: they cannot be compared.
+    /// Panics if the two have different sizes or algorithms, and so cannot be compared.
     pub fn first_difference(&self, other: &Self) -> Option<Range<u64>> {
         assert_eq!(
             (self.size, self.algorithm),
@@ -90,11 +90,13 @@ impl Segments {
         Some(self.range(same))
     }
 
-    /// The `ETag` that S3 gives an object which was uploaded in parts of this size: the MD5 of the MD5s of the parts, `-`,
-    /// and the number of parts; without the quotes. `None` for other algorithms and for an empty body.
+    /// The `ETag` that S3 assigns to an object that was uploaded in parts of this size, without the quotes: the MD5 of
+    /// the concatenated MD5s of the parts, `-`, and the number of parts. `None` for other algorithms and for an empty
+    /// body.
     ///
-    /// Such a tag is not a digest of the bytes: the same bytes in parts of another size have another tag. With the part
-    /// size of the upload it tells whether an object in S3 is the body that was sent, without another download:
+    /// This tag is not a digest of the bytes: with another part size, the same bytes have another tag. If the part size
+    /// of the upload is known, the tag shows whether the object in S3 is the body that was sent, without downloading
+    /// it:
     ///
     /// ```
     /// use std::sync::{Arc, Mutex};
@@ -106,7 +108,7 @@ impl Segments {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// // `aws s3api head-object` says this of an object of four bytes that was uploaded in parts of three
+    /// // `aws s3api head-object` returns this for an object of four bytes that was uploaded in parts of three
     /// const STORED: &str = "97acfc19e2d2a1b3f78b62b84f541c49-2";
     ///
     /// let is_the_object = Arc::new(Mutex::new(None));
@@ -132,11 +134,11 @@ impl Segments {
     }
 }
 
-/// Hashes segment after segment.
+/// Hashes one segment after the other.
 #[derive(Debug)]
 pub(crate) struct Segmenter<D> {
     size: u64,
-    /// bytes that the current segment still lacks
+    /// Bytes missing in the current segment.
     left: u64,
     len: u64,
     current: D,
@@ -159,7 +161,7 @@ impl<D: Algorithm> Segmenter<D> {
         self.split(data, |current, piece| current.update(piece));
     }
 
-    /// Feeds `whole` too, in the same pass.
+    /// Also feeds `whole`, in the same pass.
     pub(crate) fn update_with(&mut self, whole: &mut D, data: &[u8]) {
         self.split(data, |current, piece| D::update_two(whole, current, piece));
     }
@@ -251,8 +253,8 @@ mod tests {
         assert_eq!(range(&[]), Some(0..0));
     }
 
-    /// `printf aaaa | split -b 3`, `md5sum` of each part, then of both sums as bytes:
-    /// `cat <(printf aaa | openssl md5 -binary) <(printf a | openssl md5 -binary) | md5sum`.
+    /// Computed with `printf aaaa | split -b 3`, then `cat <(printf aaa | openssl md5 -binary) <(printf a | openssl md5
+    /// -binary) | md5sum`.
     #[test]
     fn the_s3_tag_of_a_multipart_upload() {
         let segments = Segments::of::<Md5>(3, b"aaaa");

@@ -1,4 +1,4 @@
-//! What the tests of the layers share.
+//! Test helpers of all layers.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_core::{BoxError, mock::MockBody};
 
-/// `len` bytes without a short period.
+/// Returns `len` bytes without a short period.
 pub(crate) fn noise(len: usize) -> Bytes {
     (0..len as u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
@@ -23,7 +23,7 @@ pub(crate) fn md5_hex(data: &[u8]) -> String {
     hex::encode(<md5::Md5 as digest::Digest>::digest(data))
 }
 
-/// A GET over this version.
+/// A GET request with this HTTP version.
 pub(crate) fn get(version: Version) -> Request<()> {
     Request::builder()
         .version(version)
@@ -32,7 +32,7 @@ pub(crate) fn get(version: Version) -> Request<()> {
         .expect("a request")
 }
 
-/// A GET over HTTP/1.1 of a client that reads trailers.
+/// A GET request over HTTP/1.1 from a client that accepts trailers.
 pub(crate) fn get_te() -> Request<()> {
     let mut request = get(Version::HTTP_11);
     request
@@ -52,7 +52,7 @@ pub(crate) fn response(body: MockBody, headers: &[(&str, &str)]) -> Response<Moc
         .expect("a response")
 }
 
-/// What the layer makes of this response; it must not wait for anything.
+/// Passes this response through the layer, which must not return `Pending`.
 pub(crate) fn pass<L, B>(layer: &L, request: Request<()>, inner: Response<MockBody>) -> Response<B>
 where
     L: Layer<Inner>,
@@ -76,7 +76,7 @@ where
     response
 }
 
-/// Answers once.
+/// A service that answers once.
 pub(crate) struct Inner(Option<Response<MockBody>>);
 
 impl Service<Request<()>> for Inner {
@@ -96,13 +96,13 @@ impl Service<Request<()>> for Inner {
     }
 }
 
-/// What a server sends of a body.
+/// What a server sends for a body.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) data: Vec<u8>,
     pub(crate) frames: Vec<usize>,
     pub(crate) trailers: HeaderMap,
-    /// `Some`: the stream was cut
+    /// The error with which the body failed.
     pub(crate) error: Option<BoxError>,
 }
 
@@ -114,7 +114,7 @@ impl Read {
     }
 }
 
-/// Polls a body as hyper does: not after `declared` bytes (`None`: chunked, or h2), not after `is_end_stream`.
+/// Polls a body as hyper does: not after `declared` bytes (`None`: chunked, or h2), and not after `is_end_stream`.
 pub(crate) async fn read<B>(body: B, declared: Option<u64>) -> Read
 where
     B: Body<Data = Bytes, Error = BoxError>,

@@ -1,4 +1,4 @@
-//! A digest as a value.
+//! The value of a digest.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::{Algorithm, algorithm::ErasedAlgorithm};
 pub(crate) const MAX: usize = 64;
 const BASE64_MAX: usize = MAX.div_ceil(3) * 4;
 
-/// The digest of some bytes, with the name of its algorithm. Shown in hex.
+/// A digest and the name of its algorithm. Displayed in hex.
 ///
 /// ```
 /// use tower_stream_digest::{DigestValue, Md5};
@@ -25,7 +25,7 @@ const BASE64_MAX: usize = MAX.div_ceil(3) * 4;
 pub struct DigestValue {
     algorithm: &'static str,
     len: usize,
-    // beyond `len` always zero, so that derived equality is right
+    // Zero beyond `len`, so that the derived `PartialEq` is correct.
     bytes: [u8; MAX],
 }
 
@@ -35,12 +35,13 @@ impl DigestValue {
         Self::finish(D::new_with_prefix(data))
     }
 
-    /// The digest of what a hasher has seen.
+    /// Finishes a hasher.
     pub fn finish<D: Algorithm>(hasher: D) -> Self {
         Self::new(ErasedAlgorithm::of::<D>(), &hasher.finalize()).expect("as long as it says")
     }
 
-    /// Takes the bytes of a digest, stored somewhere, as one of this algorithm. `None` when the length is not its own.
+    /// Creates a digest of this algorithm from bytes, stored elsewhere for example. Returns `None` if the length is
+    /// wrong.
     pub fn from_bytes<D: Algorithm>(digest: &[u8]) -> Option<Self> {
         Self::new(ErasedAlgorithm::of::<D>(), digest)
     }
@@ -63,12 +64,12 @@ impl DigestValue {
         self.algorithm
     }
 
-    /// The digest itself.
+    /// The bytes of the digest.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    /// In lower case hex, as `md5sum` prints it.
+    /// The digest in lower-case hex, as printed by `md5sum`.
     pub fn hex(&self) -> String {
         let mut text = [0; 2 * MAX];
         let text = &mut text[..2 * self.len];
@@ -76,12 +77,12 @@ impl DigestValue {
         ascii(text).to_owned()
     }
 
-    /// In padded base64, as `Content-MD5` (RFC 1864) wants it.
+    /// The digest in padded base64, as in `Content-MD5` (RFC 1864).
     pub fn base64(&self) -> String {
         self.base64_in(&mut [0; BASE64_MAX]).to_owned()
     }
 
-    /// As a member of `Content-Digest` or `Repr-Digest` (RFC 9530 sections 2 and 3).
+    /// The digest as a member of `Content-Digest` or `Repr-Digest` (RFC 9530 sections 2 and 3).
     pub fn content_digest(&self) -> String {
         let base64 = &mut [0; BASE64_MAX];
         [self.algorithm, "=:", self.base64_in(base64), ":"].concat()

@@ -1,4 +1,4 @@
-//! A frame costs no allocation, whichever layer it passes. Only what the thread of the test allocates counts.
+//! A frame needs no allocation in any layer. Only allocations of the test's thread are counted.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tower::{Layer, Service};
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 
-/// Pending once, then frames without end.
+/// Returns `Pending` once, then an endless sequence of frames.
 struct Endless {
     begun: bool,
     frame: Bytes,
@@ -34,7 +34,7 @@ impl Body for Endless {
     }
 }
 
-/// Allocations of `frames` frames through a layer.
+/// Number of allocations for `frames` frames through a layer.
 fn allocations<L, B>(layer: &L, frame: usize, frames: usize) -> u64
 where
     L: Layer<Handler>,
@@ -49,7 +49,7 @@ where
     };
     let mut body = std::pin::pin!(response.into_body());
     let mut poll = || body.as_mut().poll_frame(&mut cx);
-    // pending, where no layer has looked ahead
+    // Pending, so that no layer polls ahead.
     let _ = poll();
     let allocated = measure(|| {
         for _ in 0..frames {
@@ -59,7 +59,7 @@ where
     allocated.count_total
 }
 
-/// Promises a digest, so that both kinds of layer have something to do.
+/// Declares a digest, so that both kinds of layer have work.
 #[derive(Clone)]
 struct Handler(usize);
 
@@ -74,7 +74,7 @@ impl Service<Request<()>> for Handler {
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
         let frame = Bytes::from(vec![7; self.0]);
-        // the first clone of a vector's bytes makes its counter, which is the body's own doing
+        // The first clone of a `Bytes` made from a vector allocates its counter; the layer does not cause this.
         drop(frame.clone());
         let body = Endless {
             begun: false,
@@ -101,7 +101,7 @@ fn frames_do_not_allocate() {
         );
         assert_eq!(allocations(&DigestLayer::off(), frame, 1000), 0);
     }
-    // segments keep 16 bytes each, in a vector that grows now and then
+    // Segments store 16 bytes each in a vector, which grows from time to time.
     let segmented = DigestLayer::md5().segments(1 << 20);
     assert!(allocations(&segmented, 64 * 1024, 16 * 1000) < 20);
 }

@@ -1,5 +1,5 @@
-//! Random bodies through both layers, read as a server reads them: a digest that arrives is of the bytes that arrive, a
-//! body that is not what was promised never looks whole, and an honest one always does.
+//! Random bodies through both layers, read as a server reads them. A digest that arrives matches the bytes that arrive.
+//! A body that does not match its declared digest never looks complete, and a correct one always does.
 
 use std::{
     convert::Infallible,
@@ -54,13 +54,13 @@ impl Promised {
 
 #[derive(Debug)]
 struct Case {
-    /// The length of each frame; `None`: pending.
+    /// The length of each frame; `None` is a `Pending`.
     frames: Vec<Option<usize>>,
     in_head: Promised,
     in_trailers: Promised,
     other_trailer: bool,
     fails: bool,
-    /// More or less than there is.
+    /// Difference between the declared and the actual length.
     declared: Option<i64>,
     tells_end: bool,
     true_size: bool,
@@ -90,7 +90,8 @@ impl Case {
             version: [Version::HTTP_11, Version::HTTP_2][random.below(2) as usize],
             te: random.bool(),
         };
-        // a size that is not the declared one is a fault of the handler that no body here has
+        // An upper size hint that disagrees with the declared length would be a fault of the handler; no body here has
+        // one.
         case.true_size &= !case.fails && matches!(case.declared, None | Some(0));
         case
     }
@@ -161,18 +162,18 @@ impl Case {
     }
 }
 
-/// What arrives.
+/// What arrives at the client.
 struct Got {
     status: u16,
     head: HeaderMap,
     bytes: Vec<u8>,
     trailers: HeaderMap,
-    /// It looks whole.
+    /// Whether the body looks complete.
     whole: bool,
 }
 
 impl Got {
-    /// Reads as hyper does: over h1 to the declared length, else to the end, which a body may tell by `is_end_stream`.
+    /// Reads as hyper does: over h1 up to the declared length, otherwise to the end, which `is_end_stream` may report.
     fn read(response: Response<impl Body<Data = Bytes>>, h2: bool) -> Self {
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
@@ -241,7 +242,7 @@ fn what_arrives_is_what_its_digest_says() {
             continue;
         }
         whole += 1;
-        // over h1, trailers behind a length do not exist
+        // Over h1, a body with a length has no trailers.
         let reads_trailers =
             case.version == Version::HTTP_2 || !(case.true_size || case.declared.is_some());
         assert_ne!(case.in_head, Promised::Wrong, "{case:?}");
@@ -262,6 +263,6 @@ fn what_arrives_is_what_its_digest_says() {
             assert_eq!(got.bytes, bytes, "{case:?}");
         }
     }
-    // the cases are not all of one sort
+    // The random cases must cover all kinds of outcome.
     assert!(whole > 1000 && refused > 1000 && cut > 1000 && digests > 1000);
 }

@@ -1,4 +1,5 @@
-//! What a layer that is off adds to the types of a stack, which every request moves about and every stream keeps.
+//! How much a disabled layer adds to the types of a stack. Every request moves the future, and every stream keeps the
+//! body.
 
 use std::{convert::Infallible, future::Future, pin::Pin};
 
@@ -26,7 +27,7 @@ fn a_body_grows_by_a_pointer_at_most() {
 #[test]
 fn a_future_grows_by_a_pointer() {
     fn check<F>() {
-        // the wrapper knows whether the future inside is done
+        // The wrapper records whether the inner future is done.
         let wrapped = size_of::<Option<F>>() + POINTER;
         assert_eq!(size_of::<ResponseFuture<F, Body, DigestLayer>>(), wrapped);
         assert_eq!(

@@ -15,28 +15,28 @@ use crate::{
     algorithm::ErasedAlgorithm, announce::Counts, handle::Callback, replay::SLICE,
 };
 
-/// Announces the digest of each response body: the digest of the bytes that are really sent.
+/// Announces the digest of each response body, computed from the bytes that are sent.
 ///
-/// Frames pass as they are. Where the digest goes is decided by what will arrive:
+/// Frames pass unchanged. The body and the protocol decide where the digest is announced:
 ///
 /// | the body | the digest |
 /// |---|---|
-/// | ends within 64 KiB without being pending once | in the head |
-/// | goes on, over HTTP/2 | in the trailers; `Trailer` is added, `Content-Length` stays |
-/// | goes on, over HTTP/1.1 to a client that says `TE: trailers` | in the trailers; `Trailer` is added, `Content-Length` goes |
-/// | goes on, over HTTP/1.x to any other client | not on the wire: such trailers would be dropped. [`Sent`] has it |
-/// | fails, panics, is dropped, is shorter or longer than declared | nowhere |
+/// | ends within 64 KiB, before the first `Pending` | in the head |
+/// | continues, over HTTP/2 | in the trailers; `Trailer` is added, `Content-Length` stays |
+/// | continues, over HTTP/1.1 to a client that sent `TE: trailers` | in the trailers; `Trailer` is added, `Content-Length` is removed |
+/// | continues, over HTTP/1.x to any other client | not sent, because the server would drop the trailers; it is in [`Sent`] |
+/// | fails, panics, is dropped, or is shorter or longer than declared | not announced |
 ///
-/// Looking ahead never delays a body: the first `Pending` releases all that is there. Trailers of the body itself are kept
-/// and the digest is added to them. A digest field that the response already has is not replaced, unless
-/// [`overwrite`](Self::overwrite) is set or the [`ExpectedDigest`](tower_stream_core::ExpectedDigest) behind it was made
-/// for another content coding.
+/// Polling ahead never delays a body: at the first `Pending`, everything that is ready is sent. Trailers of the body
+/// are kept, and the digest is added to them. A digest field that the response already has is not replaced, unless
+/// [`overwrite`](Self::overwrite) is set, or the response has an [`ExpectedDigest`](tower_stream_core::ExpectedDigest)
+/// that was made for another content coding.
 ///
-/// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is left alone. A 206 gets the digest of its part.
+/// A response without a body (HEAD, 1xx, 204, 304, CONNECT) is not changed. A 206 gets the digest of its part.
 ///
-/// Put it outside of every layer that changes bytes, compression above all. The body that is looked at may be an encoder,
-/// which goes on reading for as long as its input is ready: `tower_stream::CompressionSlot` bounds that, and drops the
-/// digests that the handler announced of the plain bytes.
+/// Put this layer outside of every layer that changes bytes, compression in particular. The body that is polled ahead
+/// may be an encoder, which keeps reading as long as its input is ready: `tower_stream::CompressionSlot` limits that,
+/// and removes the digests of the uncompressed bytes that the handler declared.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -65,7 +65,7 @@ type OnlyIf = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) on: bool,
-    /// The layer's own, then the others that a client may want instead.
+    /// The layer's own algorithm, then the others that a client may prefer.
     pub(super) algorithms: Vec<ErasedAlgorithm>,
     pub(super) only_if: Option<OnlyIf>,
     pub(super) announce: Announce,
@@ -96,7 +96,8 @@ impl DigestLayer {
         Self::new::<sha2::Sha256>()
     }
 
-    /// Announces this algorithm: MD5 by `Content-Digest` and `X-Content-MD5`, any other by `Content-Digest`.
+    /// Announces a digest by this algorithm: MD5 in `Content-Digest` and `X-Content-MD5`, any other in
+    /// `Content-Digest`.
     pub fn new<D: Algorithm>() -> Self {
         let own = ErasedAlgorithm::of::<D>();
         let others = ErasedAlgorithm::ALL.iter();
@@ -116,17 +117,18 @@ impl DigestLayer {
         }))
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     pub fn off() -> Self {
         Self::md5().enabled(false)
     }
 
-    /// Whether it does anything.
+    /// Enables or disables the layer.
     pub fn enabled(self, on: bool) -> Self {
         self.set(|config| config.on = on)
     }
 
-    /// Leaves alone the responses of which this is false: of an endless stream of events, say, nobody wants a digest.
+    /// Announces digests only for responses for which `wanted` returns true. Use it, for example, to skip endless event
+    /// streams:
     ///
     /// ```
     /// use tower_stream_core::StreamKind;
@@ -139,55 +141,58 @@ impl DigestLayer {
         self.set(|config| config.only_if = Some(Arc::new(wanted)))
     }
 
-    /// The fields that announce the digest. Those that cannot name the algorithm are left out.
+    /// Sets the fields that announce the digest. Fields that cannot carry the layer's algorithm are ignored.
     pub fn announce(self, fields: Announce) -> Self {
         self.set(|config| config.announce = fields)
     }
 
-    /// Replaces digests of these names that the response already has. Off by default.
+    /// Replaces digest fields with these names if the response already has them. Off by default.
     pub fn overwrite(self, overwrite: bool) -> Self {
         self.set(|config| config.overwrite = overwrite)
     }
 
     /// Lets the client choose another algorithm for `Content-Digest` by `Want-Content-Digest` (RFC 9530 section 4): MD5
-    /// and, with the feature `sha2`, SHA-256 and SHA-512. On by default. A client that refuses (`md5=0`) and wants nothing
-    /// that is known gets no `Content-Digest`.
+    /// and, with the feature `sha2`, SHA-256 and SHA-512. On by default. If the client refuses the layer's algorithm
+    /// (`md5=0`) and prefers no known one, the response has no `Content-Digest`.
     pub fn negotiate(self, negotiate: bool) -> Self {
         self.set(|config| config.negotiate = negotiate)
     }
 
-    /// How many bytes of a ready body may be held back to announce it in the head; 64 KiB by default, at most 256 KiB,
-    /// which is what one poll may hash. 0 looks at empty bodies only.
+    /// Sets how many bytes of a ready body may be held back in order to announce the digest in the head. 64 KiB by
+    /// default, and at most 256 KiB, the limit of what one poll hashes. With 0, only an empty body is announced in the
+    /// head.
     pub fn look_ahead(self, bytes: usize) -> Self {
         self.set(|config| config.look_ahead = bytes.min(SLICE) as u64)
     }
 
-    /// Hashes each `size` bytes too, for [`Sent::segments`]. With MD5 that costs a few per cent: both digests are computed
-    /// side by side, see [`Md5`]. The digests are kept until the end, 16 bytes for each `size`. They are by the layer's own
-    /// algorithm, also where the client chose another one for the whole.
+    /// Also hashes each segment of `size` bytes, for [`Sent::segments`]. With MD5 this costs a few per cent, because
+    /// both digests are computed in one pass, see [`Md5`]. The digests are kept until the end of the body: 16 bytes per
+    /// segment with MD5. Segments are always hashed with the layer's own algorithm, even if the client chose another
+    /// one for the whole body.
     ///
     /// # Panics
     ///
-    /// When `size` is 0.
+    /// Panics if `size` is 0.
     pub fn segments(self, size: u64) -> Self {
         assert!(size > 0, "a segment holds at least one byte");
         self.set(|config| config.segment_size = Some(size))
     }
 
-    /// Whether to hash a body whose digest can reach the client in no way. On by default, for [`Sent`]; off, such a body
-    /// costs nothing, and its [`Sent::digest`] is `None`.
+    /// Sets whether to hash a body whose digest cannot be sent to the client. On by default, for [`Sent`]. When off,
+    /// the layer does not touch such a body, and [`Sent::digest`] is `None`.
     pub fn hash_unannounced(self, hash: bool) -> Self {
         self.set(|config| config.hash_unannounced = hash)
     }
 
-    /// Calls this once for each hashed body, when it has ended and before it is dropped; see [`Sent`].
+    /// Sets a callback that runs once for each hashed body, after it has ended and before it is dropped; see [`Sent`].
     ///
-    /// It runs on the server's task, in the drop of the body as a rule, so it must not block. A panic in it is swallowed.
+    /// The callback runs on the server's task, usually while the body is dropped, so it must not block. Its panics are
+    /// caught and ignored.
     pub fn on_sent(self, callback: impl Fn(&Sent) + Send + Sync + 'static) -> Self {
         self.set(|config| config.on_sent = Some(Arc::new(callback)))
     }
 
-    /// How many bodies were announced where so far, over all clones of this layer.
+    /// Counts, over all clones of this layer, where digests were announced.
     pub fn placements(&self) -> Placements {
         self.0.counts.read()
     }
@@ -247,8 +252,8 @@ impl Hook for DigestLayer {
     }
 }
 
-/// What was sent of one response. Reported once for each body that is hashed: to
-/// [`on_sent`](DigestLayer::on_sent), and as a [`DigestHandle<Sent>`](crate::DigestHandle) in the response extensions.
+/// What was sent in one response. Reported once for each hashed body: to [`on_sent`](DigestLayer::on_sent), and as a
+/// [`DigestHandle<Sent>`](crate::DigestHandle) in the response extensions.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sent {
@@ -256,11 +261,11 @@ pub struct Sent {
     pub method: Method,
     /// The URI of the request.
     pub uri: Uri,
-    /// The digest of all that was sent; `None` unless the body is [`StreamEnd::Complete`].
+    /// The digest of the whole body; `None` unless `end` is [`StreamEnd::Complete`].
     pub digest: Option<DigestValue>,
-    /// The digests of the segments, when [`DigestLayer::segments`] asked for them and the body is complete.
+    /// The digests of the segments, if [`DigestLayer::segments`] is set and the body is complete.
     pub segments: Option<Segments>,
-    /// How many bytes of body were given to the server.
+    /// Number of body bytes passed to the server.
     pub bytes: u64,
     /// Where the digest was announced.
     pub placement: Placement,

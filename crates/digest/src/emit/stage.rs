@@ -1,4 +1,4 @@
-//! Hashing one response, and deciding where its digest goes.
+//! Hashes one response body and announces its digest.
 
 use std::{fmt, sync::Arc, task::Poll};
 
@@ -18,18 +18,18 @@ use crate::{
     replay::{Ahead, Replay},
 };
 
-/// What [`DigestLayer`](super::DigestLayer) keeps of one request.
+/// The state of [`DigestLayer`](super::DigestLayer) for one request.
 pub struct DigestStage(Box<Response>);
 
-/// Boxed: a stack has one allocation for all its stages, and a hashed response is large and rare in it.
+/// Boxed: all stages of a stack share one allocation, which should not grow for the few responses that are hashed.
 struct Response {
     config: Arc<Config>,
     method: Method,
     uri: Uri,
     version: Version,
-    /// The algorithm for `Content-Digest` and `Repr-Digest`; `None`: the client refuses.
+    /// The algorithm for `Content-Digest` and `Repr-Digest`; `None` if the client refuses.
     wanted: Option<ErasedAlgorithm>,
-    /// Whether trailers arrive.
+    /// Whether trailers reach the client.
     trailers: bool,
     declared: Option<u64>,
     replay: Replay,
@@ -37,12 +37,12 @@ struct Response {
     bytes: u64,
     plan: Placement,
     announced: Announced,
-    /// Where the outcome will be found; `None` until the body is followed.
+    /// Receives the result; `None` until the response head is known.
     handle: Option<DigestHandle<Sent>>,
 }
 
 enum Hash {
-    /// Not hashed, or not begun.
+    /// Not hashed, or not started.
     None,
     Running(Hasher),
     Done(DigestValue, Option<Segments>),
@@ -53,10 +53,10 @@ enum Announced {
     Nowhere,
     Trailers {
         fields: Announce,
-        /// Chunked although the length was known, so nobody else will notice a body that is too long.
+        /// Sent chunked although the length was known. hyper then does not notice a body that is too long.
         chunked: bool,
     },
-    /// The trailers were given out, or an error in their place.
+    /// The trailers, or an error in place of them, were returned.
     Over {
         trailers: bool,
     },
@@ -130,7 +130,7 @@ impl Stage for DigestStage {
 
     fn has_more(&self) -> bool {
         match self.0.announced {
-            // the trailers are still to come
+            // The trailers follow.
             Announced::Trailers { .. } => true,
             Announced::Nowhere | Announced::Over { .. } => self.0.replay.is_holding(),
         }
@@ -140,7 +140,7 @@ impl Stage for DigestStage {
         let inner = self.0.replay.size_hint(up);
         match self.0.announced {
             Announced::Trailers { chunked: true, .. } => {
-                // an exact hint would become a Content-Length, and then h1 drops the trailers
+                // hyper turns an exact hint into a Content-Length, and an h1 server then drops the trailers.
                 let mut hint = SizeHint::new();
                 hint.set_lower(inner.lower());
                 hint
@@ -203,7 +203,7 @@ impl Response {
         AfterHead::Stay
     }
 
-    /// The algorithm, and the fields that will announce it.
+    /// The algorithm, and the fields that announce the digest.
     fn choose(&self, head: &Parts) -> (ErasedAlgorithm, Announce) {
         let mut fields = self.config.announce;
         if !fields::is_whole(head.status, &head.headers) {
@@ -223,7 +223,7 @@ impl Response {
         (algorithm, fields.for_algorithm(algorithm.key))
     }
 
-    /// Hashes a body that is all there, before its frames pass. `None` when it is not as long as declared.
+    /// Hashes a body that was polled ahead to its end. Returns `None` if its length is not the declared one.
     fn hash_ahead(&mut self, mut hasher: Hasher) -> Option<DigestValue> {
         let mut bytes = 0;
         for data in self.replay.data_ahead() {
@@ -248,7 +248,7 @@ impl Response {
         Some(polled)
     }
 
-    /// Hashes what the body or the replay gave.
+    /// Hashes data from the body or the replay.
     #[inline]
     fn given(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
         if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = polled {
@@ -265,7 +265,7 @@ impl Response {
         }
     }
 
-    /// What leaves, when trailers of our own will follow the data.
+    /// Changes what is returned when trailers of this layer follow the data.
     #[inline]
     fn before_trailers(
         &mut self,
@@ -294,7 +294,7 @@ impl Response {
         (!trailers.is_empty()).then(|| Ok(Piece::trailers(trailers)))
     }
 
-    /// The trailers of the body, with the digest when the body has ended as it should.
+    /// Returns the trailers of the body, with the digest added if the body is complete.
     #[cold]
     fn trailers(
         &mut self,
@@ -320,7 +320,8 @@ impl Response {
         trailers
     }
 
-    /// With `Content-Length` the server would have cut the connection; as chunks the body would look whole.
+    /// With a `Content-Length`, the server would have closed the connection early. Sent chunked, the body would look
+    /// complete.
     #[cold]
     fn too_long(&mut self, declared: u64, cx: &mut StageContext<'_, '_>) -> BoxError {
         self.announced = Announced::Over { trailers: false };
@@ -341,7 +342,7 @@ impl Response {
         };
     }
 
-    /// The digest of the whole body, when it has the length that was declared.
+    /// The digest of the whole body, if it has the declared length.
     fn digest(&self) -> Option<DigestValue> {
         match self.hash {
             Hash::Done(digest, _)
@@ -357,7 +358,7 @@ impl Response {
         let Some(handle) = self.handle.take() else {
             return;
         };
-        // all that was declared has been sent, and the client did not wait for the trailers
+        // The declared length was sent completely, and the client did not wait for the trailers.
         let end = match (end, &self.announced) {
             (StreamEnd::Dropped, Announced::Trailers { .. })
                 if self.declared == Some(self.bytes) =>
@@ -393,7 +394,7 @@ impl Response {
     }
 }
 
-/// Makes the head true of a body whose digest comes in the trailers.
+/// Changes the head for a body whose digest is sent in the trailers.
 fn announce_trailers(config: &Config, fields: Announce, chunked: bool, head: &mut HeaderMap) {
     if config.overwrite {
         fields.remove_from(head);
@@ -401,7 +402,8 @@ fn announce_trailers(config: &Config, fields: Announce, chunked: bool, head: &mu
     if chunked {
         head.remove(header::CONTENT_LENGTH);
     }
-    // h2 does not need it, but a recipient does that has to know before the body whether to hash it (RFC 9110 section 6.6.2)
+    // HTTP/2 does not require `Trailer`, but it tells a recipient before the body that hashing it is worthwhile (RFC
+    // 9110 section 6.6.2).
     head.append(header::TRAILER, fields.names());
 }
 

@@ -1,21 +1,21 @@
 //! The MD5 compression function (RFC 1321 section 3.4), over `N` independent streams at once.
 //!
-//! One step is `a = b + rotl(a + f(b, c, d) + m + k, s)`, and the next one waits for its result. Of the summands only
-//! those that read `b` come late; the rest can be added while the step before is still busy. An optimizer is free to
-//! reassociate the sum, and does, which puts early summands behind late ones. `black_box` around the early part pins it.
-//! What is left on the critical path is `& ^ + rotl +` in round one, `& + rotl +` in two, `^ + rotl +` in three and
-//! `| ^ + rotl +` in four: 288 cycles a block, 4.5 a byte, on any core that does one of these a cycle.
+//! A step computes `a = b + rotl(a + f(b, c, d) + m + k, s)`, and the next step needs its result. Only the summands
+//! that read `b` depend on the step before; the others can be added earlier. The optimizer may reassociate the sum,
+//! which places early summands behind late ones, so `black_box` pins the early part. The critical path is then `& ^ +
+//! rotl +` in round one, `& + rotl +` in two, `^ + rotl +` in three and `| ^ + rotl +` in four: 288 cycles per block,
+//! 4.5 per byte, on a core that needs one cycle for each of these operations.
 //!
-//! That chain leaves most of a wide core idle, so a second stream fits into the gaps: `N = 2` costs little more than
+//! This chain leaves most of a wide core idle, so a second stream fits into the gaps: `N = 2` takes little longer than
 //! `N = 1`.
 
 use std::array::from_fn;
 use std::hint::black_box;
 
-/// A, B, C, D of one stream.
+/// The registers A, B, C and D of one stream.
 pub(super) type State = [u32; 4];
 
-/// The state before the first block (RFC 1321 section 3.3).
+/// The initial state (RFC 1321 section 3.3).
 pub(super) const INIT: State = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
 pub(super) const BLOCK: usize = 64;
@@ -23,7 +23,7 @@ pub(super) const BLOCK: usize = 64;
 /// One register of each stream.
 type Lanes<const N: usize> = [u32; N];
 
-/// `early` reads no `b`, `late` does; both are called once a stream.
+/// `early` must not read `b`; `late` may. Both are called once per stream.
 #[inline(always)]
 fn step<const N: usize>(
     b: Lanes<N>,
@@ -46,7 +46,8 @@ fn f<const N: usize>([a, b, c, d]: [Lanes<N>; 4], m: Lanes<N>, shift: u32, k: u3
     step(b, shift, early, |n| (b[n] & (c[n] ^ d[n])) ^ d[n])
 }
 
-/// RFC 1321 writes `(b & d) | (c & !d)`. The halves share no bit, so `|` may be `+`, and the half without `b` is early.
+/// RFC 1321 writes `(b & d) | (c & !d)`. The two halves share no bit, so `+` can replace `|`, and the half without `b`
+/// is early.
 #[inline(always)]
 fn g<const N: usize>([a, b, c, d]: [Lanes<N>; 4], m: Lanes<N>, shift: u32, k: u32) -> Lanes<N> {
     let early = |n: usize| add([a[n], m[n], k, c[n] & !d[n]]);

@@ -1,8 +1,8 @@
-//! MD5 in safe Rust, as fast as the chain of additions in it allows, and two streams for the price of one.
+//! MD5 in safe Rust, limited only by the dependency chain of MD5, with an interleaved mode for two streams.
 //!
 //! [`update_two`] advances two hashers side by side. MD5 is one long chain of dependent additions and leaves most of a
-//! wide core idle, so the second hasher is nearly free: the digest of a body and of its current segment cost little more
-//! than the digest of the body alone.
+//! wide core idle, so the second hasher is nearly free: hashing a body and its current segment takes little longer than
+//! hashing the body alone.
 
 mod compress;
 #[cfg(test)]
@@ -11,13 +11,13 @@ mod tests;
 use compress::{BLOCK, INIT, State, compress};
 use digest::{FixedOutput, HashMarker, Output, OutputSizeUser, Update, consts::U16};
 
-/// A running MD5 (RFC 1321), 96 bytes, no allocation.
+/// A running MD5 (RFC 1321): 96 bytes, no allocation.
 #[derive(Clone)]
 pub(crate) struct Kernel {
     state: State,
-    /// Bytes seen so far, modulo 2^64 as RFC 1321 section 3.2 asks of its bit count.
+    /// Number of bytes hashed, modulo 2^64 (RFC 1321 section 3.2).
     len: u64,
-    /// The bytes of an unfinished block: the first `len % 64`.
+    /// The unfinished block: the first `len % 64` bytes.
     tail: [u8; BLOCK],
 }
 
@@ -26,8 +26,8 @@ impl Kernel {
         (self.len % BLOCK as u64) as usize
     }
 
-    /// Completes the unfinished block as far as `data` reaches; what it leaves begins at a block boundary of the stream
-    /// or is empty.
+    /// Fills the unfinished block from `data` and returns the rest of `data`, which is empty or starts at a block
+    /// boundary.
     fn fill<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
         let filled = self.filled();
         if filled == 0 {
@@ -42,7 +42,7 @@ impl Kernel {
         rest
     }
 
-    /// Hashes whole blocks. The state stands at a block boundary.
+    /// Hashes whole blocks. Call it only at a block boundary.
     fn blocks(&mut self, blocks: &[[u8; BLOCK]]) {
         let mut state = self.state;
         for block in blocks {
@@ -74,9 +74,9 @@ impl Kernel {
     }
 }
 
-/// Feeds `first` to `a` and `second` to `b`, interleaved: the same result as two [`Update::update`] calls, in little
-/// more than the time of the longer one. The inputs may be the same bytes, differ in length, and stand at different
-/// offsets of a block.
+/// Feeds `first` to `a` and `second` to `b`, interleaved. The result is that of two [`Update::update`] calls, in little
+/// more than the time of the longer one. The inputs may overlap, differ in length, and start at different offsets in a
+/// block.
 pub(crate) fn update_two((a, first): (&mut Kernel, &[u8]), (b, second): (&mut Kernel, &[u8])) {
     let (first, first_rest) = a.fill(first).as_chunks::<BLOCK>();
     let (second, second_rest) = b.fill(second).as_chunks::<BLOCK>();

@@ -67,8 +67,8 @@ fn every_split_of_200_bytes() {
     }
 }
 
-/// The count of RFC 1321 section 3.2 is 64 bits wide. Both hashers are put at a place that hashing would take seconds, or
-/// centuries, to reach: md-5 through its serialized state (four words, the number of blocks, the unfinished block).
+/// RFC 1321 section 3.2 counts bits in 64 bits. Hashing up to that point would take centuries, so both hashers start
+/// there: md-5 by its serialized state (four words, the number of blocks, the unfinished block).
 #[test]
 fn counts_past_4_gib_and_wraps_at_2_to_the_64_bits() {
     for len in [

@@ -1,4 +1,4 @@
-//! The body of an upload that is checked on its way, and the one of an answer.
+//! The request body that is checked while the handler reads it, and the response body.
 
 use std::{
     fmt,
@@ -18,11 +18,11 @@ use tower_stream_core::{
 use crate::verify::{Checker, Checking};
 
 pin_project! {
-    /// The body that [`VerifyRequestDigestLayer`](crate::VerifyRequestDigestLayer) makes, of requests and of responses.
+    /// Body of requests and responses that pass [`VerifyRequestDigestLayer`](crate::VerifyRequestDigestLayer).
     ///
-    /// The frame that completes an upload is judged in the poll that gives it out, and is withheld, with a
-    /// [`DigestError`](crate::DigestError) in its place, when the bytes are not those that were promised. All others pass
-    /// at once. A body of which nothing was promised passes as it is.
+    /// The frame that completes a request body is checked in the same poll in which it arrives. If the digest does not
+    /// match, that frame is replaced by a [`DigestError`](crate::DigestError). All other frames pass at once. A body
+    /// without a declared digest passes unchanged.
     pub struct VerifyBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -124,13 +124,13 @@ where
 }
 
 impl<B> Drop for Checked<B> {
-    /// Tells the outcome, before the body inside is dropped. A panic of the callback is swallowed.
+    /// Reports the outcome before the inner body is dropped. A panic of the callback is caught and ignored.
     fn drop(&mut self) {
         let _ = catch_unwind(AssertUnwindSafe(|| self.checking.report()));
     }
 }
 
-/// The upload as the client sends it.
+/// The request body that the client sends.
 struct Root<'a, B>(&'a mut Pin<Box<B>>);
 
 impl<B> Source for Root<'_, B>
@@ -168,7 +168,7 @@ impl<B: Body> Hints for Root<'_, B> {
     }
 }
 
-/// The same, to look at only.
+/// The same, for size hints.
 struct RootHints<'a, B>(&'a B);
 
 impl<B: Body> Hints for RootHints<'_, B> {

@@ -20,23 +20,23 @@ use crate::{
     verify::{self, Checker, Config, OnBadPromise, Verification, bad_promise},
 };
 
-/// Checks each request body, an upload, against the digest that the client promised.
+/// Checks each request body (an upload) against the digest that the client declared.
 ///
-/// A promise is made as for [`VerifyDigestLayer`](crate::VerifyDigestLayer): `X-Content-MD5`, `Content-MD5` or
-/// `Content-Digest`, in the head or in announced trailers. When the bytes are not those promised, the body that the handler
-/// reads ends with a [`DigestError`](crate::DigestError) instead of looking whole, and the response, whatever the
-/// handler makes of that, becomes a **400** problem document `BadDigest`. An upload whose promise cannot be read is answered
-/// with a **400** `InvalidDigest` before the handler is called, unless [`on_bad_promise`](Self::on_bad_promise) says otherwise.
+/// The digest is declared as for [`VerifyDigestLayer`](crate::VerifyDigestLayer): `X-Content-MD5`, `Content-MD5` or
+/// `Content-Digest`, in the head or in trailers that `Trailer` lists. If the digest does not match, the body that the
+/// handler reads ends with a [`DigestError`](crate::DigestError), and the response becomes a **400** problem document
+/// `BadDigest`, whatever the handler returns. If a declared digest cannot be used, the layer responds with a **400**
+/// `InvalidDigest` without calling the handler, unless [`on_bad_promise`](Self::on_bad_promise) says otherwise.
 ///
-/// **A handler must not commit an upload before the end of its body**: write to a temporary file, rename it after the last
-/// frame. Pieces that were read before the end are not verified yet.
+/// **A handler must not commit an upload before the end of its body**: write it to a temporary file, and rename the
+/// file after the last frame. Data read before the end is not verified yet.
 ///
-/// A response whose head is sent before the request body was read to its end cannot be replaced any more. The outcome is
-/// a [`DigestHandle<Verification>`](crate::DigestHandle) in the request extensions.
+/// A response whose head was sent before the request body ended cannot be replaced any more. In every case, the outcome
+/// is in a [`DigestHandle<Verification>`](crate::DigestHandle) in the request extensions.
 ///
-/// Put it outside of a layer that decompresses requests: what is promised is the body as it was sent.
+/// Put this layer outside of a layer that decompresses requests: the digest is of the body as it was sent.
 ///
-/// It has a service of its own, because it changes the type of the request's body, which a
+/// The layer has a service of its own, because it changes the type of the request body, which a
 /// [`Wrapped`](tower_stream_core::wrapper::Wrapped) does not.
 ///
 /// ```
@@ -66,60 +66,60 @@ use crate::{
 pub struct VerifyRequestDigestLayer(Arc<Config>);
 
 impl VerifyRequestDigestLayer {
-    /// Checks promises by MD5, and no others.
+    /// Checks MD5 digests only.
     pub fn md5() -> Self {
         Self::new::<Md5>()
     }
 
-    /// Checks promises by SHA-256, and no others.
+    /// Checks SHA-256 digests only.
     #[cfg(feature = "sha2")]
     pub fn sha256() -> Self {
         Self::new::<sha2::Sha256>()
     }
 
-    /// Checks promises by each algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
+    /// Checks digests by every algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
     pub fn all() -> Self {
         Self(Arc::new(Config::default().with(ErasedAlgorithm::ALL)))
     }
 
-    /// Checks promises by this algorithm, and no others.
+    /// Checks digests by this algorithm only.
     pub fn new<D: Algorithm>() -> Self {
         Self(Arc::new(Config::of::<D>()))
     }
 
-    /// Checks promises by this algorithm too, see [`VerifyDigestLayer::and`](crate::VerifyDigestLayer::and).
+    /// Also checks digests by this algorithm, see [`VerifyDigestLayer::and`](crate::VerifyDigestLayer::and).
     pub fn and<D: Algorithm>(self) -> Self {
         self.set(|config| config.add(ErasedAlgorithm::of::<D>()))
     }
 
-    /// Whether `Repr-Digest` (RFC 9530 section 3) is a promise too. Off by default. It is read where the request holds the
-    /// whole representation: not beside `Content-Range`.
+    /// Sets whether to check `Repr-Digest` (RFC 9530 section 3) too. Off by default. It is ignored beside
+    /// `Content-Range`, where the request contains only a part of the representation.
     pub fn repr_digest(self, read: bool) -> Self {
         self.set(|config| config.repr = read)
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     pub fn off() -> Self {
         Self::md5().enabled(false)
     }
 
-    /// Whether it does anything.
+    /// Enables or disables the layer.
     pub fn enabled(self, on: bool) -> Self {
         self.set(|config| config.on = on)
     }
 
-    /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
+    /// Hashes every body, because a digest may arrive in trailers that `Trailer` did not list. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
         self.set(|config| config.expect_trailers = expect)
     }
 
-    /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
+    /// Sets what to do if a declared digest cannot be used; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
         self.set(|config| config.on_bad_promise = policy)
     }
 
-    /// Calls this once for each body that something was promised of, when it is read to its end or dropped. A panic in it
-    /// is swallowed.
+    /// Sets a callback that runs once for each body with a declared digest, when it has been read to its end or
+    /// dropped. Its panics are caught and ignored.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
         self.set(|config| config.on_outcome = Some(Arc::new(callback)))
     }
@@ -169,7 +169,7 @@ impl VerifyRequestDigestLayer {
             id: RequestId::of(request.extensions()).cloned(),
         };
         let (mut head, body) = request.into_parts();
-        // a method whose response always has a body: what is asked for is the length
+        // Any method whose response always has a body works here: only the declared length is needed.
         let delivery = Delivery::new(&Method::POST, StatusCode::OK, &head.headers, &body);
         let declared = delivery.declared_length();
         let mut checker = Checker::new(&promised, whole, declared, facts, config);
@@ -180,7 +180,7 @@ impl VerifyRequestDigestLayer {
             return Err(Box::new(answer));
         }
         if body.is_end_stream() || declared == Some(0) {
-            // a handler has no reason to poll it
+            // A handler has no reason to poll an empty body.
             if let Err(error) = checker.judge_ahead(std::iter::empty(), None) {
                 upload.exchange.record(error.cause().clone());
             }
@@ -194,7 +194,7 @@ impl VerifyRequestDigestLayer {
     }
 }
 
-/// Tells the outcome of an upload that the handler will not see. A panic of the callback is swallowed.
+/// Reports the outcome of an upload that the handler does not see. A panic of the callback is caught and ignored.
 fn report(checker: &mut Checker) {
     let _ = catch_unwind(AssertUnwindSafe(|| checker.report()));
 }

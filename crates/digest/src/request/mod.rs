@@ -1,4 +1,4 @@
-//! Checking request bodies against the digests promised for them.
+//! Checks request bodies against their declared digests.
 
 mod body;
 mod layer;

@@ -52,15 +52,15 @@ where
     }
 }
 
-/// An upload that is being read.
+/// A request body that is being read.
 pub(super) struct Upload {
-    /// Of the request body: what happens to it is not what happens to the response.
+    /// The exchange of the request body. It is separate, because a failed upload is not a failed response.
     pub(super) exchange: Exchange,
     pub(super) id: Option<RequestId>,
 }
 
 impl Upload {
-    /// The answer, if the bytes were not those promised.
+    /// The response to an upload that does not match its digest.
     pub(super) fn bad_digest(&self) -> Option<Response<Bytes>> {
         let cause = self
             .exchange
@@ -114,7 +114,7 @@ where
                 let answered = ready!(inner.poll(cx));
                 match upload.as_ref().and_then(|upload| upload.bad_digest()) {
                     None => answered.map(|response| response.map(VerifyBody::off)),
-                    // also when the handler failed over it
+                    // Replaces an error of the handler too.
                     Some(answer) => Ok(match answered {
                         Err(_) => answer.map(VerifyBody::answer),
                         Ok(response) => {

@@ -26,7 +26,7 @@ fn upload(body: MockBody, headers: &[(&str, &str)]) -> Request<MockBody> {
         .unwrap()
 }
 
-/// What a handler that reads the upload to its end saw of it, and what the client is answered.
+/// What the handler read of the upload, and the response.
 #[derive(Debug)]
 struct Seen {
     read: Option<Result<Bytes, BoxError>>,
@@ -183,7 +183,7 @@ async fn a_digest_in_the_trailers_of_an_upload() {
 
 #[tokio::test]
 async fn what_is_not_a_matter_of_digests_stays_as_it_is() {
-    // nothing is promised
+    // No declared digest.
     let seen = send(
         VerifyRequestDigestLayer::md5(),
         upload(MockBody::new([data("any")]), &[]),
@@ -192,7 +192,7 @@ async fn what_is_not_a_matter_of_digests_stays_as_it_is() {
     .await;
     assert_eq!((seen.status, seen.outcomes.len()), (StatusCode::OK, 0));
     assert!(seen.handle.is_none());
-    // off
+    // The layer is off.
     let seen = send(
         VerifyRequestDigestLayer::off(),
         upload(MockBody::new([data("any")]), &[("x-content-md5", "?")]),
@@ -200,7 +200,7 @@ async fn what_is_not_a_matter_of_digests_stays_as_it_is() {
     )
     .await;
     assert_eq!((seen.status, seen.outcomes.len()), (StatusCode::OK, 0));
-    // the client goes away
+    // The client disconnects.
     let body = MockBody::new([data("half"), error("connection reset")]);
     let seen = send(
         VerifyRequestDigestLayer::md5(),

@@ -1,4 +1,4 @@
-//! Responses of our own.
+//! Error responses of the verifying layers.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -6,7 +6,7 @@ use tower_stream_core::{Problem, RequestId, head_replaced};
 
 use crate::fields::BadPromise;
 
-/// What a client is told of a digest.
+/// A problem document about a digest.
 pub(crate) fn problem(
     status: StatusCode,
     title: &str,
@@ -20,7 +20,7 @@ pub(crate) fn problem(
         .into_response()
 }
 
-/// What a client is told of a promise that cannot be read.
+/// The response to a message whose declared digest cannot be used.
 pub(crate) fn bad_promise(
     status: StatusCode,
     bad: BadPromise,
@@ -34,8 +34,7 @@ pub(crate) fn bad_promise(
     )
 }
 
-/// Puts an answer in the place of a head that was ready, of which only `Connection`, `Vary` and the CORS headers are still
-/// true.
+/// Replaces a response head with `answer`. Keeps only `Connection`, `Vary` and the CORS headers, which still apply.
 pub(crate) fn instead_of(head: &mut http::response::Parts, answer: Response<Bytes>) -> Bytes {
     let (mut parts, document) = answer.into_parts();
     head_replaced(&head.headers, &mut parts.headers);

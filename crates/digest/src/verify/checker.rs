@@ -1,4 +1,4 @@
-//! Hashing and judging one body.
+//! Hashes one body and compares it with its declared digests.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     hasher::Run,
 };
 
-/// What is kept of a request: [`Verification`] names it.
+/// The parts of a request that are kept for [`Verification`].
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -30,14 +30,14 @@ impl Request {
     }
 }
 
-/// Hashes a body and compares it with what was promised of it.
+/// Hashes a body and compares it with its declared digests.
 pub(crate) struct Checker {
     checks: Vec<Check>,
-    /// Of what [`Verification`] names: the check that failed, or else the first.
+    /// Reported in [`Verification`]: the digest that did not match, or otherwise the first one.
     expected: Option<DigestValue>,
     actual: Option<DigestValue>,
     declared: Option<u64>,
-    /// The message holds the whole representation.
+    /// Whether the message contains the whole representation.
     whole: bool,
     bytes: u64,
     verdict: Option<Verdict>,
@@ -46,17 +46,17 @@ pub(crate) struct Checker {
     config: Arc<Config>,
 }
 
-/// The check by one algorithm.
+/// The check with one algorithm.
 struct Check {
     algorithm: ErasedAlgorithm,
-    /// What the head promised.
+    /// The digest that the head declared.
     expected: Option<DigestValue>,
     hash: Hash,
 }
 
 enum Hash {
     Running(Box<dyn Run>),
-    /// `None` while it is being finished.
+    /// `None` while the hash is being finished.
     Done(Option<DigestValue>),
 }
 
@@ -74,7 +74,8 @@ impl Check {
 }
 
 impl Checker {
-    /// Of a body of which this is promised, see [`Config::promised`]. It is not checked when none of that can be read.
+    /// Creates a checker for these declared digests, see [`Config::promised`]. If none of them can be parsed, the body
+    /// is not checked.
     pub(crate) fn new(
         promised: &[Promised],
         whole: bool,
@@ -109,12 +110,12 @@ impl Checker {
         checker
     }
 
-    /// Where the outcome will be found.
+    /// The handle that receives the outcome.
     pub(crate) fn handle(&self) -> DigestHandle<Verification> {
         self.handle.clone()
     }
 
-    /// The body will not be checked.
+    /// Skips the check.
     pub(crate) fn give_up(&mut self, why: Unverifiable) {
         self.checks.clear();
         self.verdict = Some(Verdict::Unverifiable(why));
@@ -124,12 +125,12 @@ impl Checker {
         self.verdict.is_some()
     }
 
-    /// Whether the body can be judged where its data ends.
+    /// Returns whether the check does not need trailers.
     pub(super) fn expects_no_trailer(&self) -> bool {
         self.expected.is_some() || self.is_judged()
     }
 
-    /// The body has failed.
+    /// Records that the body failed.
     pub(super) fn failed(&mut self, error: &BoxError) {
         let verdict = match self.is_short(error, self.bytes) {
             true => Verdict::LengthMismatch,
@@ -138,7 +139,7 @@ impl Checker {
         self.verdict.get_or_insert(verdict);
     }
 
-    /// Whether this error says that the body has ended after so many bytes, before its declared length.
+    /// Returns whether this error says that the body ended after `bytes`, before its declared length.
     pub(super) fn is_short(&self, error: &BoxError, bytes: u64) -> bool {
         self.declared.is_some_and(|declared| bytes < declared)
             && Cause::of(&**error).kind() == FaultKind::ShortBody
@@ -152,7 +153,7 @@ impl Checker {
         self.declared
     }
 
-    /// Judges a body that is all there, before its frames pass.
+    /// Checks a body that was polled ahead to its end, before its frames are passed on.
     pub(crate) fn judge_ahead<'a>(
         &mut self,
         data: impl Iterator<Item = &'a Bytes>,
@@ -162,13 +163,13 @@ impl Checker {
             self.data(data);
         }
         let judged = self.judge(trailers);
-        // the frames are still to pass, and are counted then
+        // The frames are counted again when they are passed on.
         self.bytes = if judged.is_ok() { 0 } else { self.bytes };
         judged
     }
 
-    /// Whether the data frame that was just seen has to be judged before it passes: the last one, as far as the server
-    /// can know, or one too much.
+    /// Returns whether the most recent data frame must be checked before it is passed on: it is the last one that a
+    /// server polls for, or it exceeds the declared length.
     pub(super) fn is_due(&self, ended: bool) -> bool {
         let Some(declared) = self.declared else {
             return ended && !self.is_judged();
@@ -177,7 +178,7 @@ impl Checker {
             || (!self.is_judged() && (ended || (self.bytes == declared && self.expected.is_some())))
     }
 
-    /// The body has ended, with these trailers if it has any.
+    /// Checks the body at its end. `trailers` are those of the body.
     pub(super) fn judge(&mut self, trailers: Option<&HeaderMap>) -> Result<(), DigestError> {
         if let Some(Verdict::Unverifiable(_)) = self.verdict {
             return Ok(());
@@ -201,7 +202,7 @@ impl Checker {
                 }
                 if actual != expected {
                     self.verdict = Some(Verdict::Mismatch);
-                    // without the query, which may hold credentials
+                    // The query may contain credentials, so only the path is logged.
                     let path = self.request.uri.path();
                     tracing::warn!(path, %expected, %actual, "a body is not what was promised");
                     return Err(DigestError::mismatch(&expected, &actual));
@@ -233,7 +234,8 @@ impl Checker {
         }
     }
 
-    /// Tells the outcome. A body that was not judged, and has all that it declared, owes the trailers.
+    /// Reports the outcome. If the body was not checked although it has its declared length, the trailers with the
+    /// digest are missing.
     pub(crate) fn report(&mut self) {
         let owes_trailers = self.expected.is_none() && self.has_all_declared();
         let unjudged = match owes_trailers {

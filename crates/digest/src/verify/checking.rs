@@ -1,4 +1,4 @@
-//! Checking one body on its way, of a request or of a response.
+//! A request or response body that is checked while it passes.
 
 use std::task::Poll;
 
@@ -11,10 +11,10 @@ use tower_stream_core::{
 use super::{Checker, DigestError};
 use crate::replay::{Ahead, Replay};
 
-/// A body that is checked on its way.
+/// A body that is checked while it passes.
 ///
-/// The frame that completes the body is judged in the poll that gives it out, and is withheld, with a [`DigestError`] in
-/// its place, when the bytes are not those that were promised. All others pass at once.
+/// The frame that completes the body is checked in the same poll in which it arrives. If the digest does not match,
+/// that frame is replaced by a [`DigestError`]. All other frames pass at once.
 pub(crate) struct Checking {
     checker: Checker,
     replay: Replay,
@@ -44,20 +44,20 @@ impl Checking {
         cx: &mut StageContext<'_, '_>,
         bound: u64,
     ) -> Ahead {
-        // a digest that is still to come in the trailers is behind the declared length
+        // With a digest in the trailers, the body continues after its declared length.
         let declared = self.checker.declared();
         let declared = declared.filter(|_| self.checker.expects_no_trailer());
         self.replay.look_ahead(up, cx, bound, declared)
     }
 
-    /// Judges a body that was polled ahead to its end.
+    /// Checks a body that was polled ahead to its end.
     pub(super) fn judge_ahead(&mut self) -> Result<(), DigestError> {
         let replay = &self.replay;
         self.checker
             .judge_ahead(replay.data_ahead(), replay.trailers_ahead())
     }
 
-    /// Whether the error that was found ahead says that the body is shorter than declared.
+    /// Returns whether the error that was polled ahead says that the body is shorter than declared.
     pub(super) fn is_short_ahead(&self) -> bool {
         let held = self.replay.data_ahead().map(|data| data.len() as u64).sum();
         let error = self.replay.error_ahead();
@@ -75,7 +75,7 @@ impl Checking {
         }
     }
 
-    /// What is given out without polling the body.
+    /// Returns what can be returned without polling the body.
     #[inline]
     pub(crate) fn on_poll(&mut self, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         if self.failed {
@@ -86,7 +86,7 @@ impl Checking {
         Some(polled)
     }
 
-    /// What becomes of what the body gave.
+    /// Checks what the body returned.
     #[inline]
     pub(crate) fn on_polled(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
         self.replay.on_polled(polled);
@@ -107,7 +107,7 @@ impl Checking {
         }
     }
 
-    /// The end, or the data that completes the body.
+    /// Handles the end, or the data that completes the body.
     #[cold]
     fn judge(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
         let Poll::Ready(given) = polled else {
@@ -136,13 +136,14 @@ impl Checking {
         error.into()
     }
 
-    /// Tells the outcome.
+    /// Reports the outcome.
     pub(crate) fn report(&mut self) {
         self.checker.report();
     }
 
-    /// Whether another poll may give something. A body that ends before it is judged may still fail, unless all that was
-    /// declared has passed: then only trailers are left, which an h1 server does not ask for.
+    /// Returns whether another poll may return something. A body that has ended but is not checked yet may still fail.
+    /// The exception is a body that reached its declared length: then only trailers are left, for which an h1 server
+    /// does not poll.
     #[inline]
     pub(crate) fn has_more(&self) -> bool {
         let may_fail = !self.checker.is_judged() && !self.checker.has_all_declared();

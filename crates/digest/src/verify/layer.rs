@@ -18,25 +18,26 @@ use crate::{
     replay::SLICE,
 };
 
-/// Checks each response body against the digest that the handler promised, so that a corrupt body never looks whole.
+/// Checks each response body against the digest that the handler declared, so that a corrupt body never looks complete.
 ///
-/// The handler promises a digest by `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of `Content-Digest`
-/// (RFC 9530), in the head or in trailers that `Trailer` announces; [`repr_digest`](Self::repr_digest) adds `Repr-Digest`.
-/// The fields pass on, and the layer leaves an [`ExpectedDigest`](tower_stream_core::ExpectedDigest) in the response
-/// extensions. A response without such a field is not touched.
+/// The handler declares a digest in `X-Content-MD5` (hex), `Content-MD5` (base64, RFC 1864) or a member of
+/// `Content-Digest` (RFC 9530), either in the head or in trailers that `Trailer` lists.
+/// [`repr_digest`](Self::repr_digest) adds `Repr-Digest`. The layer passes these fields on, and inserts an
+/// [`ExpectedDigest`](tower_stream_core::ExpectedDigest) into the response extensions. A response without such a field
+/// is not touched.
 ///
-/// | the body | when it is not what was promised |
+/// | the body | if it does not match |
 /// |---|---|
-/// | ends within 64 KiB without being pending once | the head becomes a **502** (`application/problem+json`) |
-/// | has a declared length | the frame that completes it is withheld, for an error: h1 is cut short, h2 reset |
-/// | has none | everything passes, and an error comes in place of the end: no last chunk, no END_STREAM |
-/// | has none, and the client speaks HTTP/1.0 | it is buffered to be checked; beyond 64 KiB it is reported as unverifiable |
+/// | ends within 64 KiB, before the first `Pending` | the head becomes a **502** (`application/problem+json`) |
+/// | has a declared length | the last frame is replaced by an error: h1 closes the connection early, h2 resets the stream |
+/// | has no declared length | all frames pass, and an error replaces the end: no last chunk, no END_STREAM |
+/// | has none, and the client uses HTTP/1.0 | it is buffered and checked before it is sent; if it is longer than 64 KiB it is sent and reported as unverifiable |
 ///
-/// The frame that completes the declared length is judged in the poll that gives it out, because an h1 server does not poll
-/// again after it. No frame waits for another: a stream is not delayed. A body of another length than declared is
-/// corrupt too. An error of the body itself passes as it is.
+/// The frame that completes the declared length is checked in the same poll in which it arrives, because an h1 server
+/// does not poll again after it. No frame waits for another one, so streams are not delayed. A body whose length is not
+/// the declared one is corrupt too. An error of the body itself is passed on unchanged.
 ///
-/// Put it inside of every layer that changes bytes, next to the handler.
+/// Put this layer inside of every layer that changes bytes, next to the handler.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -64,18 +65,19 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct VerifyDigestLayer(Arc<Config>);
 
-/// What to do with a promise that is malformed, or contradicted by another one.
+/// What to do if a declared digest is malformed or contradicts another one.
 ///
-/// Only promises by the layer's own algorithms are read: what `Content-Digest` says by another one is skipped. Where one
+/// Only digests by the layer's own algorithms are read; other members of `Content-Digest` are skipped. If one declared
+/// digest is malformed but another one can be parsed, the body is checked against that one, whatever the policy.
 /// promise is malformed and another can be read, the body is checked against that one, whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnBadPromise {
-    /// Ignore that promise. Without another one the message passes unchecked.
+    /// Ignore the malformed digest. If there is no other one, the message passes unchecked.
     Ignore,
-    /// Ignore that promise and log a warning. Without another one the message passes unchecked.
+    /// Ignore the malformed digest and log a warning. If there is no other one, the message passes unchecked.
     Warn,
-    /// Refuse the message: 502 for a response, 400 for a request. When the promise is in the trailers of a body whose head
-    /// is sent, the body ends with a [`DigestError`](crate::DigestError).
+    /// Reject the message: 502 for a response, 400 for a request. If the digest is in the trailers, the body ends with
+    /// a [`DigestError`](crate::DigestError), because its head has already been sent.
     #[default]
     Refuse,
 }
@@ -129,8 +131,8 @@ impl Config {
         }
     }
 
-    /// What is promised of a body, by each algorithm that has to be computed; `None`: nothing to be checked. `whole` says
-    /// that the message holds the whole representation.
+    /// Returns the declared digests for each algorithm that must be computed, or `None` if there is nothing to check.
+    /// `whole` says that the message contains the whole representation.
     pub(crate) fn promised(&self, head: &HeaderMap, whole: bool) -> Option<Vec<Promised>> {
         if !self.on {
             return None;
@@ -147,7 +149,7 @@ impl Config {
         (!promised.is_empty()).then_some(promised)
     }
 
-    /// Why a message is refused, for a promise that cannot be read.
+    /// Returns why a message with such a digest is rejected.
     pub(crate) fn refused(
         &self,
         promised: &[Promised],
@@ -161,10 +163,10 @@ impl Config {
         })
     }
 
-    /// Whether a message is refused for a promise that cannot be read.
+    /// Returns whether a message with such a digest is rejected.
     fn refuses(&self, bad: BadPromise, place: &str, uri: &Uri) -> bool {
         if self.on_bad_promise == OnBadPromise::Warn {
-            // without the query, which may hold credentials
+            // The query may contain credentials, so only the path is logged.
             tracing::warn!(
                 path = uri.path(),
                 "the digest in the {place} is {}",
@@ -176,30 +178,30 @@ impl Config {
 }
 
 impl VerifyDigestLayer {
-    /// Checks promises by MD5, and no others.
+    /// Checks MD5 digests only.
     pub fn md5() -> Self {
         Self::new::<Md5>()
     }
 
-    /// Checks promises by SHA-256, and no others.
+    /// Checks SHA-256 digests only.
     #[cfg(feature = "sha2")]
     pub fn sha256() -> Self {
         Self::new::<sha2::Sha256>()
     }
 
-    /// Checks promises by each algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
+    /// Checks digests by every algorithm of this crate: MD5 and, with the feature `sha2`, SHA-256 and SHA-512.
     pub fn all() -> Self {
         Self(Arc::new(Config::default().with(ErasedAlgorithm::ALL)))
     }
 
-    /// Checks promises by this algorithm, and no others.
+    /// Checks digests by this algorithm only.
     pub fn new<D: Algorithm>() -> Self {
         Self(Arc::new(Config::of::<D>()))
     }
 
-    /// Checks promises by this algorithm too. A body is hashed once for each algorithm by which something is promised of
-    /// it, and by all of them when a promise is still to come in the trailers. It is [`Verdict::Verified`] when it is what
-    /// each of them says.
+    /// Also checks digests by this algorithm. A body is hashed once for each algorithm with a declared digest, or with
+    /// all of them if the digest is in the trailers. The verdict is [`Verdict::Verified`] only if all declared digests
+    /// match.
     ///
     /// ```
     /// # #[cfg(feature = "sha2")] {
@@ -215,34 +217,35 @@ impl VerifyDigestLayer {
         self.set(|config| config.add(ErasedAlgorithm::of::<D>()))
     }
 
-    /// Whether `Repr-Digest` (RFC 9530 section 3) is a promise too. Off by default. It is read where the response holds
-    /// the whole representation: not in a 206, nor beside `Content-Range`.
+    /// Sets whether to check `Repr-Digest` (RFC 9530 section 3) too. Off by default. It is ignored in a 206 and beside
+    /// `Content-Range`, where the response contains only a part of the representation.
     pub fn repr_digest(self, read: bool) -> Self {
         self.set(|config| config.repr = read)
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     pub fn off() -> Self {
         Self::md5().enabled(false)
     }
 
-    /// Whether it does anything.
+    /// Enables or disables the layer.
     pub fn enabled(self, on: bool) -> Self {
         self.set(|config| config.on = on)
     }
 
-    /// How many bytes of a body may be held back to decide before the head is sent; 64 KiB by default, at most 256 KiB,
-    /// which is what one poll may hash. Only a body for an HTTP/1.0 client, of unknown length, is waited for.
+    /// Sets how many bytes of a body may be held back in order to check it before the head is sent. 64 KiB by default,
+    /// and at most 256 KiB, the limit of what one poll hashes. The layer never waits for a body, except for a body of
+    /// unknown length to an HTTP/1.0 client.
     pub fn buffer_up_to(self, bytes: usize) -> Self {
         self.set(|config| config.buffer = bytes.min(SLICE) as u64)
     }
 
-    /// Hashes every body, in case a digest comes in trailers that `Trailer` did not announce. Off by default.
+    /// Hashes every body, because a digest may arrive in trailers that `Trailer` did not list. Off by default.
     pub fn expect_trailers(self, expect: bool) -> Self {
         self.set(|config| config.expect_trailers = expect)
     }
 
-    /// What to do with promises that cannot be read; [`OnBadPromise::Refuse`] by default.
+    /// Sets what to do if a declared digest cannot be used; [`OnBadPromise::Refuse`] by default.
     pub fn on_bad_promise(self, policy: OnBadPromise) -> Self {
         self.set(|config| config.on_bad_promise = policy)
     }
@@ -252,11 +255,11 @@ impl VerifyDigestLayer {
         Arc::clone(&self.0.counts)
     }
 
-    /// Calls this once for each body that something was promised of, when the outcome is known for sure: when the body is
-    /// polled after its end or dropped. The same is found as a [`DigestHandle<Verification>`](crate::DigestHandle) in the response
-    /// extensions.
+    /// Sets a callback that runs once for each body with a declared digest, when the outcome is final: when the body is
+    /// polled after its end, or dropped. The outcome is also in a [`DigestHandle<Verification>`](crate::DigestHandle)
+    /// in the response extensions.
     ///
-    /// It runs on the server's task, so it must not block. A panic in it is swallowed.
+    /// The callback runs on the server's task, so it must not block. Its panics are caught and ignored.
     pub fn on_outcome(self, callback: impl Fn(&Verification) + Send + Sync + 'static) -> Self {
         self.set(|config| config.on_outcome = Some(Arc::new(callback)))
     }

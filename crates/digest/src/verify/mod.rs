@@ -1,4 +1,4 @@
-//! Checking bodies against the digests promised for them.
+//! Checks response bodies against their declared digests.
 
 mod answer;
 mod checker;

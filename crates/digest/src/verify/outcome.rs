@@ -1,4 +1,4 @@
-//! What came of a check.
+//! The outcome of a check.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use tower_stream_core::{Cause, FaultKind, StreamError};
 
 use crate::DigestValue;
 
-/// What came of checking one body. Reported once for each body that something was promised of.
+/// The outcome of checking one body. Reported once for each body with a declared digest.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Verification {
@@ -15,36 +15,36 @@ pub struct Verification {
     pub method: Method,
     /// The URI of the request.
     pub uri: Uri,
-    /// The verdict.
+    /// The result of the check.
     pub verdict: Verdict,
-    /// The digest that was promised, when one could be read. Of several, the one that the body does not have, or else the
+    /// The declared digest, if one could be parsed. If there are several, the one that does not match, or otherwise the
     /// first.
     pub expected: Option<DigestValue>,
-    /// The digest of the bytes by the algorithm of `expected`, when all of them were seen.
+    /// The digest of the body by the algorithm of `expected`, if the whole body was hashed.
     pub actual: Option<DigestValue>,
-    /// The declared length, if there was one.
+    /// The declared length, if any.
     pub declared: Option<u64>,
-    /// How many bytes the body had.
+    /// Number of bytes in the body.
     pub bytes: u64,
 }
 
-/// The verdict on one body.
+/// The result of checking one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The bytes are those that were promised.
+    /// All declared digests match.
     Verified,
-    /// They are not. The body ended with a [`DigestError`], or its head became a 502.
+    /// A declared digest does not match. The body ended with a [`DigestError`], or its head became a 502.
     Mismatch,
-    /// The body was shorter or longer than declared, and ended as for [`Verdict::Mismatch`].
+    /// The body was shorter or longer than declared. It ended as for [`Verdict::Mismatch`].
     LengthMismatch,
-    /// The body failed, panicked or was dropped before its end, so nothing is known.
+    /// The body failed, panicked or was dropped before its end, so it could not be checked.
     Aborted,
     /// The body was not checked.
     Unverifiable(Unverifiable),
 }
 
 impl Verdict {
-    /// What [`Verdict::as_str`] can say.
+    /// All values of [`Verdict::as_str`].
     pub(crate) const LABELS: [&'static str; 5] = [
         "verified",
         "mismatch",
@@ -53,7 +53,7 @@ impl Verdict {
         "unverifiable",
     ];
 
-    /// A word for labels: `verified`, `mismatch`, `length_mismatch`, `aborted`, `unverifiable`.
+    /// The verdict as a label value: `verified`, `mismatch`, `length_mismatch`, `aborted` or `unverifiable`.
     pub const fn as_str(self) -> &'static str {
         Self::LABELS[self.index()]
     }
@@ -69,7 +69,7 @@ impl Verdict {
     }
 }
 
-/// How often each verdict was reached, in the order of [`Verdict::LABELS`].
+/// Number of bodies with each verdict, in the order of [`Verdict::LABELS`].
 #[derive(Debug, Default)]
 pub(crate) struct VerdictCounts([AtomicU64; Verdict::LABELS.len()]);
 
@@ -88,21 +88,21 @@ impl VerdictCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unverifiable {
-    /// The promise cannot be read.
+    /// The declared digest is malformed.
     Malformed,
-    /// Two promises contradict each other.
+    /// Two declared digests contradict each other.
     Conflicting,
-    /// To an HTTP/1.0 client the end of a body of unknown length is the end of the connection: a body that is cut looks
-    /// whole, so finding out at its end would help nobody. It was longer than the buffer.
+    /// The client uses HTTP/1.0, the body has no declared length, and it is longer than the buffer. Its end is then the
+    /// end of the connection, so the client could not tell a body that is broken off from a complete one.
     Http10WithoutLength,
-    /// A digest was announced for the trailers and did not come, or nobody read them: over HTTP/1.1 a body of known
-    /// length has none.
+    /// The digest was to come in the trailers, but the body had none, or the server did not poll for them: over
+    /// HTTP/1.1, a body with a `Content-Length` has no trailers.
     NoTrailer,
 }
 
-/// The error that a body ends with instead of looking whole: its bytes are not what was promised.
+/// The error at the end of a body that does not match its declared digest or length.
 ///
-/// Its source is a [`StreamError`], so that every layer knows the kind.
+/// Its source is a [`StreamError`], so that other layers recognize its kind.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DigestError(#[source] StreamError);
@@ -135,7 +135,7 @@ impl DigestError {
         ))
     }
 
-    /// What the [`Exchange`](tower_stream_core::Exchange) is told.
+    /// The cause for the [`Exchange`](tower_stream_core::Exchange).
     pub fn cause(&self) -> &Cause {
         self.0.cause()
     }

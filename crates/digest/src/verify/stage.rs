@@ -1,4 +1,4 @@
-//! Checking one response.
+//! Checks one response.
 
 use std::{fmt, sync::Arc, task::Poll};
 
@@ -15,25 +15,25 @@ use super::{
 };
 use crate::{fields, replay::Ahead};
 
-/// What [`VerifyDigestLayer`](super::VerifyDigestLayer) keeps of one request.
+/// The state of [`VerifyDigestLayer`](super::VerifyDigestLayer) for one request.
 pub struct VerifyDigestStage(Box<Verified>);
 
-/// Boxed: a stack has one allocation for all its stages, which is to stay small.
+/// Boxed: all stages of a stack share one allocation, which should stay small.
 struct Verified {
     config: Arc<Config>,
     request: Option<Request>,
     version: Version,
-    /// Nothing but the end of the connection will tell the client where the body ends.
+    /// Whether only the end of the connection tells the client where the body ends (HTTP/1.0 without a length).
     unframed: bool,
     state: State,
 }
 
 enum State {
-    /// There is no head yet.
+    /// No response head yet.
     Waiting,
-    /// The body is checked.
+    /// The body is being checked.
     Checking(Box<Checking>),
-    /// The response was replaced by one of our own, with this content.
+    /// The response was replaced by one of this layer, with this content.
     Replaced(Option<Bytes>),
 }
 
@@ -118,7 +118,7 @@ impl Stage for VerifyDigestStage {
 }
 
 impl Verified {
-    /// Reads what the head promises. A response of which nothing is promised is not followed.
+    /// Reads the digests that the head declares. A response without one is not followed.
     fn begin(
         &mut self,
         head: &mut ResponseHead,
@@ -161,8 +161,8 @@ impl Verified {
         AfterHead::Stay
     }
 
-    /// Decides before the head what can be decided there. Pending only for a body that the client could not see the end
-    /// of.
+    /// Decides what can be decided before the head is sent. Returns `Pending` only for a body whose end the client
+    /// could not detect.
     fn look_ahead(
         &mut self,
         head: &mut ResponseHead,
@@ -200,7 +200,7 @@ impl Verified {
         Poll::Ready(())
     }
 
-    /// Puts this answer in the place of the response.
+    /// Replaces the response with `answer`.
     #[cold]
     fn replace(
         &mut self,

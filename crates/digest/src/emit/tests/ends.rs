@@ -1,4 +1,4 @@
-//! Bodies that do not end as they should.
+//! Bodies that do not end as declared.
 
 use super::*;
 
@@ -65,7 +65,8 @@ async fn a_panic_while_looking_ahead_is_reported() {
     assert_eq!(sent.lock()[0].end.outcome(), Outcome::Panic);
 }
 
-/// An error writer inside has ended the stream well, with an error record: that is not what was asked for.
+/// An error writer inside ended the stream cleanly, with an error record. That body is not the one that the handler
+/// meant.
 #[tokio::test]
 async fn a_faulted_body_has_no_digest() {
     for paced in [false, true] {
@@ -112,7 +113,7 @@ async fn a_wrong_length_is_announced_nowhere_and_never_looks_whole() {
                 assert_eq!(header(&out, "content-length").is_none(), chunked);
                 let read = read(out.into_body(), None).await;
                 assert_eq!(read.trailers.len(), 0);
-                // a short body fails under every layer; of a long one nobody else would notice
+                // A short body fails under every layer. A long one is noticed only here if it is sent chunked.
                 let fails = chunked || declared == "7";
                 assert_eq!(read.error.is_some(), fails, "{declared}, ready {ready}");
                 assert_eq!(sent.lock()[0].digest, None);
@@ -129,7 +130,7 @@ fn steps_of(steps: &[mock::Step]) -> Vec<mock::Step> {
     steps.iter().map(copy).collect()
 }
 
-/// An h2 server polls on after the declared length, and may learn of an error.
+/// An h2 server polls after the declared length, and may get an error then.
 #[tokio::test]
 async fn an_error_after_the_last_data_frame_is_no_success() {
     let (layer, sent) = recording(DigestLayer::md5());

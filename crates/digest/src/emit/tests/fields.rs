@@ -1,4 +1,4 @@
-//! Which fields announce it, by which algorithm, and what becomes of those that are there.
+//! Which fields announce the digest, by which algorithm, and what happens to existing fields.
 
 use super::*;
 
@@ -86,7 +86,7 @@ async fn a_promise_under_another_coding_is_replaced() {
     }
 }
 
-/// The representation is what the content coding made of it; a digest beside it does not change it.
+/// `Repr-Digest` is of the representation after content coding; another digest field does not change it.
 #[tokio::test]
 async fn a_digest_of_the_representation_stays_as_long_as_the_coding() {
     for (coding, stays) in [("identity", true), ("gzip", false)] {
@@ -184,7 +184,7 @@ async fn the_digest_of_a_whole_representation() {
 async fn a_wish_for_the_digest_of_the_representation() {
     for (announce, sha) in [
         (Announce::REPR_DIGEST, true),
-        // one digest is computed, and the other wish decides which
+        // Only one digest is computed; the other `Want-` field decides which.
         (Announce::REPR_DIGEST | Announce::CONTENT_DIGEST, false),
     ] {
         let mut request = get(Version::HTTP_11);

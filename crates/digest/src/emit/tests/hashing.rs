@@ -25,7 +25,7 @@ async fn long_frames_are_handed_out_in_slices_that_are_not_copied() {
     assert_eq!(rest.trailer("x-content-md5"), Some(&*md5_hex(&whole)));
 }
 
-/// 64 frames of 16 MiB, through both layers' slices.
+/// 64 frames of 16 MiB, through the slices of both layers.
 #[tokio::test]
 async fn a_gibibyte_in_long_frames() {
     let frame = noise(16 * 1024 * 1024);
@@ -76,7 +76,7 @@ async fn segments_come_with_the_digest() {
     }
 }
 
-/// They are compared with segments that somebody stored, which are by that algorithm.
+/// Segments are compared with stored ones, which are by the layer's algorithm.
 #[cfg(feature = "sha2")]
 #[tokio::test]
 async fn segments_are_by_the_layers_algorithm_whatever_the_client_wants() {

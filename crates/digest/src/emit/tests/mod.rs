@@ -33,7 +33,7 @@ use crate::{
 
 type Out = Response<ResponseBody<MockBody, DigestLayer>>;
 
-/// A layer, and what it reports.
+/// A layer, and a list of what it reports.
 fn recording(layer: DigestLayer) -> (DigestLayer, Arc<Mutex<Vec<Sent>>>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let into = Arc::clone(&all);

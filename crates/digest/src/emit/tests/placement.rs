@@ -1,4 +1,4 @@
-//! Where the digest of a whole body goes.
+//! Where the digest of a complete body is announced.
 
 use super::*;
 
@@ -286,7 +286,7 @@ async fn trailers_that_are_there_end_the_look_ahead() {
     );
 }
 
-/// The client of an h2 stream may leave with all the data and without the trailers.
+/// An h2 client may reset the stream after all data, before the trailers.
 #[tokio::test]
 async fn trailers_that_nobody_took_are_not_counted() {
     let (layer, sent) = recording(DigestLayer::md5());

@@ -1,4 +1,4 @@
-//! What costs nothing, for nobody wants its digest.
+//! Responses that the layer does not touch.
 
 use super::*;
 

@@ -1,15 +1,15 @@
-//! What becomes of a body that was promised.
+//! What happens to a body with a declared digest.
 
 use super::*;
 
-/// Length, chunked and h2, `None` or `is_end_stream` at the end, ready or paced: a corrupt body is never read to its end,
-/// a clean one always is.
+/// With a length, chunked and over h2; ended by `None` or `is_end_stream`; ready or pending: the client never gets a
+/// complete corrupt body, and always gets a complete correct one.
 #[tokio::test]
 async fn a_corrupt_body_never_looks_whole() {
     let whole = noise(1000);
     let promise = md5_hex(&whole);
     for length in [true, false] {
-        // an h1 server does not poll after the declared length, an h2 server does
+        // An h1 server does not poll after the declared length, an h2 server does.
         for polls_on in [true, false] {
             for tells_end in [true, false] {
                 for pace in [true, false] {
@@ -106,7 +106,7 @@ async fn the_last_frame_is_judged_in_the_poll_that_gives_it_out() {
     assert_eq!(probe.polls(), polls + 1, "what failed is not polled again");
 }
 
-/// No frame waits for the next one, nor for the verdict.
+/// No frame waits for the next frame or for the result of the check.
 #[tokio::test(start_paused = true)]
 async fn a_slow_stream_is_not_delayed() {
     let second = Duration::from_secs(1);
@@ -357,7 +357,7 @@ async fn http_1_0_without_a_length_is_buffered_or_unverifiable() {
             assert_eq!((status, &read.data[..]), (StatusCode::OK, &sent[..]));
         }
     }
-    // with a length the client sees a cut
+    // With a length, the client notices the early end.
     let head = [head[0], ("content-length", "1000")];
     let body = paced(frames(&corrupted(&whole, 0), 100));
     let out: Out = pass(

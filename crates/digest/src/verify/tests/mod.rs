@@ -32,7 +32,7 @@ fn recording(layer: VerifyDigestLayer) -> (VerifyDigestLayer, Arc<Mutex<Vec<Veri
     )
 }
 
-/// The only outcome.
+/// Returns the only outcome.
 fn outcome(outcomes: &Mutex<Vec<Verification>>) -> Verification {
     let outcomes = outcomes.lock();
     let [outcome] = &outcomes[..] else {
@@ -41,7 +41,7 @@ fn outcome(outcomes: &Mutex<Vec<Verification>>) -> Verification {
     outcome.clone()
 }
 
-/// Data in frames of `by` bytes.
+/// Splits the data into frames of `by` bytes.
 fn frames(body: &Bytes, by: usize) -> Vec<Step> {
     (0..body.len())
         .step_by(by)

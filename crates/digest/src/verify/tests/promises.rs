@@ -1,4 +1,4 @@
-//! What is a promise, and what is none.
+//! What counts as a declared digest, and what does not.
 
 use std::convert::Infallible;
 
@@ -52,14 +52,14 @@ async fn a_promise_in_announced_trailers() {
             assert_eq!(refused, fails && !pace, "{cell}");
         }
     }
-    // unannounced trailers are looked at when told to
+    // Unannounced trailers are checked with `expect_trailers`.
     let body = MockBody::new([data("body"), trailer("x-content-md5", &bad)]);
     let (layer, outcomes) = recording(VerifyDigestLayer::md5().expect_trailers(true));
     drop::<Out>(pass(&layer, get(Version::HTTP_2), response(body, &[])));
     assert_eq!(outcome(&outcomes).verdict, Verdict::Mismatch);
 }
 
-/// Over h2 the trailers come after the declared length, and are read.
+/// Over h2, trailers follow the declared length, and the server polls for them.
 #[tokio::test]
 async fn a_declared_length_does_not_hide_the_trailers() {
     let bad = md5_hex(b"other");
@@ -68,7 +68,7 @@ async fn a_declared_length_does_not_hide_the_trailers() {
             for pauses in [0, 1, 2] {
                 let mut steps = vec![data("body"), trailer("x-content-md5", &bad)];
                 if pauses > 0 {
-                    // before the data, or between the data and the trailers
+                    // Before the data, or between the data and the trailers.
                     steps.insert(pauses - 1, pending());
                 }
                 let mut head = vec![("trailer", "x-content-md5")];
@@ -93,7 +93,7 @@ async fn a_declared_length_does_not_hide_the_trailers() {
     }
 }
 
-/// A proxy with a bug between a `DigestLayer` and a `VerifyDigestLayer`.
+/// A faulty proxy between a `DigestLayer` and a `VerifyDigestLayer`.
 #[tokio::test]
 async fn what_the_digest_layer_announces_is_checked_downstream() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
@@ -141,7 +141,7 @@ async fn trailers_that_nobody_reads_are_reported() {
     );
 }
 
-/// An h1 server drops a body at its declared length, where the trailers would follow. It was sent whole for all layers.
+/// An h1 server drops a body at its declared length, before the trailers. For all layers this body was sent completely.
 #[tokio::test]
 async fn a_body_whose_trailers_are_not_read_is_complete() {
     for tells_end in [false, true] {
@@ -162,7 +162,7 @@ async fn a_body_whose_trailers_are_not_read_is_complete() {
     }
 }
 
-/// The end may come without another frame: it is not told before it is judged.
+/// A body may end without another frame. The end is passed on only after the check.
 #[tokio::test]
 async fn a_body_that_ends_with_a_pending_is_judged() {
     let head = [("x-content-md5", &*md5_hex(b"other"))];
@@ -249,7 +249,7 @@ async fn what_is_not_understood_hides_no_mismatch() {
         assert_eq!(out.status(), StatusCode::BAD_GATEWAY, "{digests}");
         assert_eq!(outcome(&outcomes).verdict, Verdict::Mismatch, "{digests}");
     }
-    // beside a promise of ours that cannot be read, when that is no error
+    // Beside a malformed digest by an algorithm of the layer, when that is not an error.
     let hex = wrong.hex();
     for digests in ["", &format!("{sha};note=\"a,b\""), "sha-256=!", "md5=?1"] {
         for place_in_trailers in [false, true] {
@@ -272,7 +272,7 @@ async fn what_is_not_understood_hides_no_mismatch() {
     }
 }
 
-/// Keeps the fields of all events, as text.
+/// Collects the fields of all events, as text.
 struct Log(Arc<Mutex<Vec<String>>>);
 
 impl tracing::Subscriber for Log {
@@ -426,7 +426,7 @@ mod several {
     use super::*;
     use crate::{Sha256, Sha512};
 
-    /// The status, whether the body failed, and the outcome.
+    /// Returns the status, whether the body failed, and the outcome.
     async fn check(
         layer: VerifyDigestLayer,
         head: &[(&str, &str)],
@@ -496,7 +496,7 @@ mod several {
         assert_eq!(status, 200);
     }
 
-    /// The head promises by one algorithm, and the trailers by another.
+    /// The head declares a digest by one algorithm, the trailers by another.
     #[tokio::test]
     async fn announced_trailers_may_hold_any_of_them() {
         let md5 = md5_hex(b"good");
@@ -545,7 +545,7 @@ mod several {
             let got = check(layer, head, vec![data("good")]).await;
             assert_eq!(got.0, status, "{head:?}");
         }
-        // in trailers too
+        // The same in trailers.
         for (announced, fails) in [("repr-digest", true), ("x-other", false)] {
             let steps = vec![pending(), data("good"), trailer("repr-digest", &evil)];
             let (_, failed, _) = check(read.clone(), &[("trailer", announced)], steps).await;

@@ -1,4 +1,4 @@
-//! A log line with `request_id` and `sequence_id`, beside the line of the stock format without them.
+//! A log line with `request_id` and `sequence_id`, compared with a line of the stock format.
 //!
 //! `cargo bench -p tower-stream-ids --bench log`
 #![allow(missing_docs, clippy::print_stdout)]
@@ -97,7 +97,7 @@ fn ratios() {
 criterion_group!(groups, benches);
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    // `cargo test --benches` passes `--test`: run each routine once, without a table.
     let measure = std::env::args().any(|arg| arg == "--bench");
     groups();
     Criterion::default().configure_from_args().final_summary();

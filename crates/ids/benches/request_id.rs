@@ -1,8 +1,8 @@
-//! What `RequestIdLayer` adds to a request, beside tower-http's `SetRequestId` and `PropagateRequestId`.
+//! Cost of `RequestIdLayer` per request, compared with tower-http's `SetRequestId` and `PropagateRequestId`.
 //!
 //! `cargo bench -p tower-stream-ids --bench request_id`
 //!
-//! Both make UUIDs with the same `uuid` crate, and cargo builds that once: with our feature `fast-rng`, tower-http's
+//! Both use the same `uuid` crate, and cargo builds it once: with the feature `fast-rng` of this crate, tower-http's
 //! ids come from the fast generator too. `--no-default-features` shows both without it.
 #![allow(missing_docs, clippy::print_stdout)]
 
@@ -25,13 +25,13 @@ use tower_stream_ids::{MakeUuidV7, RequestIdLayer, SequenceLayer};
 
 const ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// An id as a server has it: a part of what was read, shared.
+/// An id as a server has it: a shared slice of the read buffer.
 fn inbound() -> HeaderValue {
     let read = Bytes::from_owner(*b"7d444840-9dc0-11d1-b245-5ffdce74fad2");
     HeaderValue::from_maybe_shared(read).expect("visible ASCII")
 }
 
-/// A request as it comes from axum: with extensions already.
+/// A request as axum passes it, with extensions.
 fn request(id: Option<&HeaderValue>) -> Request<()> {
     let mut request = Request::new(());
     let headers = request.headers_mut();
@@ -57,7 +57,7 @@ async fn handler<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> 
     Ok(response)
 }
 
-/// One request: the call, the head, the frames until the body says that it has ended, the drops.
+/// One request: the call, the head, the frames up to `is_end_stream`, the drops.
 fn serve<S, B>(service: &mut S, request: Request<()>)
 where
     S: Service<Request<()>, Response = Response<B>>,
@@ -141,7 +141,7 @@ fn ratios() {
 criterion_group!(groups, benches);
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    // `cargo test --benches` passes `--test`: run each routine once, without a table.
     let measure = std::env::args().any(|arg| arg == "--bench");
     groups();
     Criterion::default().configure_from_args().final_summary();

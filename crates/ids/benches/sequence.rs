@@ -1,4 +1,4 @@
-//! How fast `SequenceLayer` writes ids into a stream of server-sent events, and what it costs where it writes none.
+//! Throughput of `SequenceLayer` when it adds ids to server-sent events, and its cost when it adds none.
 //!
 //! `cargo bench -p tower-stream-ids --bench sequence`
 #![allow(missing_docs, clippy::print_stdout)]
@@ -143,7 +143,7 @@ fn ratios() {
 criterion_group!(groups, benches);
 
 fn main() {
-    // `cargo test --benches` runs this with `--test`: each routine once, and no table.
+    // `cargo test --benches` passes `--test`: run each routine once, without a table.
     let measure = std::env::args().any(|arg| arg == "--bench");
     groups();
     Criterion::default().configure_from_args().final_summary();

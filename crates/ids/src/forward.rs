@@ -1,4 +1,4 @@
-//! The id of the current request on outgoing calls.
+//! Sends the id of the current request on outgoing calls.
 
 use std::task::{Context, Poll};
 
@@ -9,14 +9,14 @@ use tower_stream_core::RequestId;
 
 use crate::{RequestScope, layer::X_REQUEST_ID};
 
-/// Sends the id of the request that runs now on the calls that it makes to other services.
+/// Adds the id of the current request to outgoing calls to other services.
 ///
-/// For a client that is a tower service over [`http::Request`], as those of hyper-util and tonic are; others can be
-/// made one, see below. The id is that of the [`RequestScope`](crate::RequestScope) in which `Service::call` runs, else
-/// one in the extensions of the outgoing request. A header that the caller set stands; without any id the request goes
-/// out as it is.
+/// The layer wraps any client that is a tower service over [`http::Request`], as those of hyper-util and tonic are;
+/// other clients can be wrapped, see below. The id is that of the [`RequestScope`](crate::RequestScope) in which
+/// `Service::call` runs, or otherwise one in the extensions of the outgoing request. A header that the caller set is
+/// kept. Without an id, the request is sent unchanged.
 ///
-/// A client that runs the call on a task of its own (a `Buffer`, say) loses the scope: put this layer outside of it.
+/// A client that runs the call on another task (a `Buffer`, for example) loses the scope: put this layer outside of it.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -31,13 +31,13 @@ use crate::{RequestScope, layer::X_REQUEST_ID};
 ///         assert_eq!(request.headers()["x-request-id"], "a1");
 ///         Ok::<_, std::convert::Infallible>(Response::new(()))
 ///     }));
-/// // inside of a handler under `RequestIdLayer` this scope is entered already
+/// // in a handler under `RequestIdLayer`, this scope is already entered
 /// let scope = RequestScope::new("a1".parse().unwrap(), Sequence::new());
 /// tower_stream_core::Scoped::new(client.oneshot(Request::new(())), scope).await.unwrap();
 /// # }
 /// ```
 ///
-/// A client with a request type of its own, such as reqwest's, goes inside of a `service_fn`:
+/// A client with its own request type, such as reqwest's, is wrapped in a `service_fn`:
 ///
 /// ```
 /// use tower::{Layer, service_fn};
@@ -66,13 +66,13 @@ impl ForwardRequestIdLayer {
         }
     }
 
-    /// A layer that does nothing, for a stack whose type must not change.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self { header: None }
     }
 
-    /// The header to send the id in. Turns a layer that is off on.
+    /// Sets the header to send the id in. Enables a layer that is off.
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.header = Some(name);

@@ -14,27 +14,26 @@ use tower_stream_core::wrapper::Wrapped;
 
 use crate::MakeRequestId;
 
-/// The header that an id travels in unless another is named.
+/// The default header of the request id.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives every request an id and a sequence, and keeps both at hand while it is served.
+/// Assigns an id and a sequence to every request, and makes both available while it is served.
 ///
 /// For each request, in `Service::call`:
 ///
-/// * the id is the first valid one in the header (`x-request-id`) of the request, or a new one. Valid is what
-///   [`RequestId`](crate::RequestId) accepts: 1 to 128 of `[A-Za-z0-9._+/=@-]`. By default the layer takes a valid id
-///   from every client; [`trust`](Self::trust) restricts that;
-/// * the request header has the id exactly once, so that a proxy inside forwards it. The extractors
+/// * The id is the first valid one in the request header (`x-request-id`), or a new one.
+///   [`RequestId`](crate::RequestId) defines which ids are valid: 1 to 128 of `[A-Za-z0-9._+/=@-]`. By default the
+///   layer accepts a valid id from every client; [`trust`](Self::trust) restricts this.
+/// * The request header then contains the id exactly once, so that a proxy inside forwards it. The extractors
 ///   [`RequestId`](crate::RequestId) and [`Sequence`](crate::Sequence) and the other layers find both in the
 ///   [`Exchange`](tower_stream_core::Exchange) of the request. A second `RequestIdLayer` inside keeps those of the
-///   first;
-/// * a [`RequestScope`](crate::RequestScope) is entered for the call, and for every poll and the drop of the future
-///   and of the body.
-///
-/// The response carries the header exactly once: a value that the handler or an upstream set is replaced, so that the
-/// client always has the id of the log lines. That holds for every response that is made inside of this layer, so put
-/// it outermost, outside of layers that turn errors into responses. When the inner service returns an `Err`, there is
-/// no head to write to.
+///   first.
+/// * A [`RequestScope`](crate::RequestScope) is entered for the call, and for every poll and the drop of the future and
+///   of the body.
+/// The response contains the header exactly once: a value set by the handler or an upstream is replaced, so that the
+/// client always gets the id that is in the log lines. This includes every response made inside of this layer, so put
+/// it outermost, outside of layers that turn errors into responses. If the inner service returns an `Err`, there is no
+/// response to add a header to.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::get};
@@ -61,30 +60,30 @@ pub(crate) struct Config {
     pub(crate) enabled: bool,
     pub(crate) header: HeaderName,
     pub(crate) trust: Trust,
-    /// `None` is [`MakeUuidV4`](crate::MakeUuidV4), which does not look at the request.
+    /// `None` is [`MakeUuidV4`](crate::MakeUuidV4), which does not need the request head.
     pub(crate) make: Option<Arc<dyn MakeRequestId>>,
     pub(crate) replaced: Arc<AtomicU64>,
 }
 
-/// The requests whose inbound id the [`RequestIdLayer`] takes, if it is valid.
+/// The requests whose inbound id the [`RequestIdLayer`] accepts, if it is valid.
 ///
-/// The default is every request. A valid id can forge neither a header nor a log line, so an untrusted client gains only
-/// the choice of the id under which its own request is logged: it can use the same id twice, or the id of another
-/// client's request if it knows that. Where that is too much, as on a public edge whose ids are keys of an audit log,
-/// use [`Trust::Never`], or [`Trust::When`] for requests of your own proxy.
+/// The default is every request. A valid id cannot forge a header or a log line. An untrusted client can only choose
+/// the id under which its own request is logged: it can send the same id twice, or the id of another client's request
+/// if it knows that. If this matters, for example on a public edge whose ids are keys of an audit log, use
+/// [`Trust::Never`], or [`Trust::When`] for requests from your own proxy.
 #[derive(Clone, Default)]
 pub enum Trust {
     /// Every request.
     #[default]
     Always,
-    /// No request: each gets a new id.
+    /// No request. Each one gets a new id.
     Never,
-    /// Requests for which this is true, after looking at a peer address in the extensions, say.
+    /// Requests for which this function returns true. It may, for example, check a peer address in the extensions.
     When(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
 }
 
 impl Trust {
-    /// [`Trust::When`], of a closure. It runs in `Service::call` and must not block.
+    /// Creates [`Trust::When`] from a closure. The closure runs in `Service::call` and must not block.
     ///
     /// ```
     /// use tower_stream_ids::{RequestIdLayer, Trust};
@@ -109,7 +108,7 @@ impl fmt::Debug for Trust {
 }
 
 impl RequestIdLayer {
-    /// Takes a valid id of `x-request-id` from every client, and makes random UUIDs.
+    /// Accepts a valid `x-request-id` from every client. Other requests get a random UUID.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -123,34 +122,34 @@ impl RequestIdLayer {
         }
     }
 
-    /// A layer that does nothing, for a stack whose type must not change.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self::new().enabled(false)
     }
 
-    /// Whether the layer does anything.
+    /// Enables or disables the layer.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.config_mut().enabled = enabled;
         self
     }
 
-    /// The header that carries the id, in requests and responses.
+    /// Sets the header that carries the id, in requests and responses.
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.config_mut().header = name;
         self
     }
 
-    /// The requests whose inbound id is taken. Default: [`Trust::Always`], every request with a valid id.
+    /// Sets the requests whose inbound id is accepted. Default: [`Trust::Always`], every request with a valid id.
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.config_mut().trust = trust;
         self
     }
 
-    /// Where new ids come from.
+    /// Sets how new ids are made.
     #[must_use]
     pub fn make(mut self, make: impl MakeRequestId) -> Self {
         self.config_mut().make = Some(Arc::new(make));

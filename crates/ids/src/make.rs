@@ -1,4 +1,4 @@
-//! Where new request ids come from.
+//! Generators of request ids.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,9 +6,9 @@ use http::request::Parts;
 use tower_stream_core::RequestId;
 use uuid::{Builder, Uuid};
 
-/// Makes the id of a request that brought no valid id, or whose inbound id [`Trust`](crate::Trust) does not admit.
+/// Makes the id of a request that has no valid inbound id, or whose inbound id [`Trust`](crate::Trust) rejects.
 ///
-/// Runs in `Service::call`, before the inner service, so it must not block. Any closure of this shape is one:
+/// Runs in `Service::call`, before the inner service, so it must not block. Implemented for closures of this signature:
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use uuid::{Builder, Uuid};
 /// # let _ = layer;
 /// ```
 pub trait MakeRequestId: Send + Sync + 'static {
-    /// A new id for the request with this head.
+    /// Returns a new id for the request with this head.
     fn make_request_id(&self, head: &Parts) -> RequestId;
 }
 
@@ -51,11 +51,11 @@ impl MakeUuidV4 {
     }
 }
 
-/// UUIDs that begin with the time (RFC 9562 section 5.7), so ids sort by it and tell it.
+/// UUIDs that start with the time (RFC 9562 section 5.7), so that ids sort by time.
 ///
-/// The 48 bits of milliseconds are followed by 12 bits of their fraction (section 6.2, method 3): ids of one machine
-/// are in order to a quarter of a microsecond, without a counter that every thread would have to share. Whoever sees
-/// the id learns when the request came.
+/// The 48 bits of milliseconds are followed by 12 bits of their fraction (section 6.2, method 3). Ids of one machine
+/// are thus in order to a quarter of a microsecond, without a counter shared by all threads. The id reveals when the
+/// request arrived.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MakeUuidV7;
 
@@ -66,8 +66,8 @@ impl MakeRequestId for MakeUuidV7 {
             .unwrap_or_default();
         let millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
         let fraction = u64::from(since_epoch.subsec_nanos() % 1_000_000) * 4096 / 1_000_000;
-        // of a random UUID, bytes 6 and 8 hold the version and the variant: the 8 used here are all random but for
-        // the variant's bits, which stay where they are
+        // In a random UUID, bytes 6 and 8 hold the version and the variant. The 8 bytes used here are random except for
+        // the bits of the variant, which stay in place.
         let mut tail = [0; 10];
         tail[..2].copy_from_slice(&(fraction as u16).to_be_bytes());
         tail[2..].copy_from_slice(&Uuid::new_v4().as_bytes()[8..]);
@@ -112,7 +112,7 @@ mod tests {
             "{before} {millis} {after}"
         );
 
-        // a microsecond later the id is greater, also within one millisecond
+        // An id made one microsecond later is greater, also within one millisecond.
         let mut ids = Vec::new();
         for _ in 0..1000 {
             ids.push(uuid(&MakeUuidV7));

@@ -1,12 +1,12 @@
-//! What a request id layer counts, as an OpenTelemetry instrument.
+//! OpenTelemetry instruments for the counters of the request id layer.
 
 use opentelemetry::metrics::Meter;
 
 use crate::RequestIdLayer;
 
 impl RequestIdLayer {
-    /// Registers the counter `http.server.request_id.replaced` on `meter`: [`RequestIdLayer::replaced`], read when
-    /// metrics are collected. Once for all clones of a layer.
+    /// Registers the counter `http.server.request_id.replaced` on `meter`, an observable counter of
+    /// [`RequestIdLayer::replaced`]. Call it once for all clones of a layer.
     ///
     /// ```
     /// use tower_stream_ids::RequestIdLayer;

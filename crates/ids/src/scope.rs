@@ -1,4 +1,4 @@
-//! The request that runs on this thread.
+//! The current request of a thread.
 
 use std::{
     cell::Cell,
@@ -9,12 +9,12 @@ use std::{
 
 use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 
-/// The request that the current code runs for: its id and its sequence. It is empty outside of any request.
+/// The id and the sequence of the request that the current code runs for. Empty outside of any request.
 ///
 /// [`RequestIdLayer`](crate::RequestIdLayer) enters the scope of its request whenever the inner future or the response
-/// body is polled or dropped. Code finds it with [`RequestScope::current`], without a span and whatever the log filter
-/// is. A thread, a task or a blocking call that the request starts is outside of the scope, unless it is started with
-/// `spawn` (feature `tokio`) or [`in_request`]. For another executor, or a stream, wrap what runs there in a
+/// body is polled or dropped. [`RequestScope::current`] returns it, without a span and whatever the log filter is. A
+/// thread, a task or a blocking call that the request starts is outside of the scope, unless it is started with `spawn`
+/// (feature `tokio`) or [`in_request`]. For another executor, or a stream, wrap the future or stream in a
 /// [`Scoped`](tower_stream_core::Scoped). axum runs a websocket on a task of its own: take the scope in the handler,
 /// and pass `move |socket| Scoped::new(chat(socket), scope)` to `WebSocketUpgrade::on_upgrade`.
 ///
@@ -34,13 +34,14 @@ use tower_stream_core::{Exchange, RequestId, Scope, Sequence};
 pub struct RequestScope(Option<Exchange>);
 
 thread_local! {
-    /// Never dropped, which makes access to it cheaper: when a thread ends, every scope has been left, and it is empty.
+    /// Never dropped, which makes access cheaper. Nothing leaks: every scope has been left when a thread ends, so the
+    /// value is empty.
     static CURRENT: Cell<ManuallyDrop<RequestScope>> =
         const { Cell::new(ManuallyDrop::new(RequestScope(None))) };
 }
 
 impl RequestScope {
-    /// The scope of a request with these ids.
+    /// Creates the scope of a request with this id and sequence.
     #[must_use]
     pub fn new(request_id: RequestId, sequence: Sequence) -> Self {
         Self(Some(Exchange::with_ids(request_id, sequence)))
@@ -50,7 +51,7 @@ impl RequestScope {
         Self(Some(exchange.clone()))
     }
 
-    /// The scope of the request that runs here now; an empty one outside of any request.
+    /// Returns the scope of the request that runs on this thread, or an empty one outside of any request.
     #[must_use]
     pub fn current() -> Self {
         CURRENT.with(|current| {
@@ -67,7 +68,7 @@ impl RequestScope {
         self.0.as_ref()?.request_id()
     }
 
-    /// The numbers of the request.
+    /// The sequence of the request.
     #[must_use]
     pub fn sequence(&self) -> Option<Sequence> {
         self.0.as_ref().map(Exchange::sequence)
@@ -84,8 +85,8 @@ impl RequestScope {
 impl Scope for RequestScope {
     type Entered<'a> = Entered<'a>;
 
-    /// Moves the scope into a thread-local, so no reference count changes however often a stream is polled. An empty
-    /// scope changes nothing.
+    /// Moves the scope into a thread-local, so that polling a stream changes no reference count. An empty scope changes
+    /// nothing.
     #[inline]
     fn enter(&mut self) -> Entered<'_> {
         let mut scope = self.0.is_some().then_some(self);
@@ -99,7 +100,7 @@ impl Scope for RequestScope {
     }
 }
 
-/// Exchanges `scope` and the current one.
+/// Swaps `scope` and the current scope.
 #[inline]
 fn swap(scope: &mut RequestScope) {
     CURRENT.with(|current| {
@@ -108,10 +109,10 @@ fn swap(scope: &mut RequestScope) {
     });
 }
 
-/// An entered [`RequestScope`]. Dropping it leaves the scope; scopes are left in the reverse order of entering.
+/// An entered [`RequestScope`]. Dropping it leaves the scope. Leave scopes in the reverse order of entering.
 #[must_use = "the scope is left when this is dropped"]
 pub struct Entered<'a> {
-    /// While entered, it holds the scope that was current before.
+    /// While entered, holds the previous scope.
     scope: Option<&'a mut RequestScope>,
     stays: PhantomData<*const ()>,
 }
@@ -140,8 +141,8 @@ impl fmt::Debug for RequestScope {
     }
 }
 
-/// Wraps a closure so that it runs in the current scope, wherever it is called: on a thread, in `spawn_blocking`, in a
-/// thread pool. Outside of any request it changes nothing.
+/// Wraps a closure so that it runs in the current scope, wherever it is called: on another thread, in `spawn_blocking`,
+/// in a thread pool. Outside of any request it has no effect.
 ///
 /// ```
 /// use tower_stream_ids::{RequestScope, Sequence, in_request};
@@ -157,14 +158,14 @@ pub fn in_request<T>(f: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || scope.run(f)
 }
 
-/// Spawns a tokio task in the current scope: its log lines have the ids, and so have the calls that it makes through a
+/// Spawns a tokio task in the current scope. Its log lines have the ids, and so do the calls that it makes through a
 /// [`ForwardRequestIdLayer`](crate::ForwardRequestIdLayer).
 ///
 /// The task may outlive the request. It does not inherit the current span; use `in_current_span` of `tracing` for that.
 ///
 /// # Panics
 ///
-/// Outside of a tokio runtime, as `tokio::spawn` does.
+/// Panics when called outside of a tokio runtime, as `tokio::spawn` does.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -13,7 +13,7 @@ use crate::{
     layer::{Config, Trust},
 };
 
-/// What a [`RequestIdLayer`] keeps of one request.
+/// The state of [`RequestIdLayer`] for one request.
 #[derive(Debug)]
 pub struct RequestIdStage {
     scope: RequestScope,
@@ -80,7 +80,7 @@ impl Stage for RequestIdStage {
 }
 
 impl Config {
-    /// Gives the request its id, which is the only one in the header afterwards. Also: why an inbound id was replaced.
+    /// Assigns the id and makes it the only value of the header. Also returns why an inbound id was replaced.
     fn assign<B>(&self, request: &mut Request<B>, exchange: &Exchange) -> Option<InvalidRequestId> {
         if let Some(known) = exchange.request_id() {
             let known = known.as_header_value().clone();
@@ -136,7 +136,8 @@ impl Config {
     }
 }
 
-/// Shows the head of a request. `Parts` cannot borrow from a request, so the head is moved out of it and back.
+/// Calls `look` with the head of a request. `Parts` cannot be borrowed from a request, so the head is moved out and
+/// back.
 fn with_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&request::Parts) -> T) -> T {
     let (mut head, ()) = Request::new(()).into_parts();
     swap_head(request, &mut head);

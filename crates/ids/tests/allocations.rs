@@ -1,4 +1,4 @@
-//! What the layers allocate a frame: nothing where nothing is written. Only what the thread of the test allocates counts.
+//! Allocations per frame: none if nothing is inserted. Only allocations of the test's thread are counted.
 
 use std::{
     collections::VecDeque,
@@ -30,7 +30,7 @@ impl Body for Frames {
     }
 }
 
-/// Allocations while the frames of one body pass through both layers, and how many bytes came out.
+/// Passes the frames of one body through both layers. Returns the number of allocations and of bytes.
 fn allocations(content_type: &'static str, chunk: &'static str) -> (u64, usize) {
     let mut service = ServiceBuilder::new()
         .layer(RequestIdLayer::new())
@@ -60,7 +60,7 @@ fn a_frame_that_passes_allocates_nothing_and_a_stamped_one_little() {
     assert_eq!(allocations("text/plain", event), (0, event.len() * FRAMES));
     assert_eq!(allocations("application/jsonl", "{}\n"), (0, 3 * FRAMES));
     assert_eq!(allocations("text/event-stream", ": comment\n\n").0, 0);
-    // the buffer, and the reference count that lets it be shared
+    // The buffer, and the reference count of the `Bytes`.
     let (stamped, bytes) = allocations("text/event-stream", event);
     let frames = FRAMES as u64;
     assert!((frames..=2 * frames).contains(&stamped), "{stamped}");

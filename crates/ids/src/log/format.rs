@@ -1,4 +1,4 @@
-//! The ids on the lines of `tracing-subscriber`'s own formats.
+//! Adds the ids to the lines of `tracing-subscriber`'s own formats.
 
 use std::fmt;
 
@@ -19,23 +19,24 @@ use super::number::EventIds;
 
 /// A [`Format`] of `tracing-subscriber` with `request_id` and `sequence_id` at the end of each line.
 ///
-/// Made by [`json`] and [`text`], or of a format with other options by [`WithIds::json`] and [`WithIds::text`]. The ids
-/// are the last members of the object or the last fields of the line, where no value of the event can stand in their
-/// place: of two members of one name parsers keep the last. An event that has the id of its request in a field
-/// `request_id` of its own is not given it twice.
+/// Created by [`json`] and [`text`], or from a format with other options by [`WithIds::json`] and [`WithIds::text`].
+/// The ids are the last members of the object or the last fields of the line. Parsers keep the last of two members with
+/// the same name, so no value of the event can take their place. If an event already has the id of its request in a
+/// field `request_id`, the id is not added again.
 ///
-/// An event is one line, whatever its values contain: characters that end a line for some reader, or that make a
-/// terminal do more than draw a character or change its colour, are written as an escape sequence (`\n`, `\u2028`).
+/// An event is always one line. Characters that some reader takes for a line end, and characters that change a terminal
+/// in other ways than drawing a character or setting a colour, are written as an escape sequence (`\n`, `\u2028`).
 #[derive(Clone, Debug)]
 pub struct WithIds<F = Full, T = SystemTime> {
     format: Format<F, T>,
     json: bool,
 }
 
-/// One flat JSON object a line: time, level, the fields of the event (`message` is one), target and ids.
+/// One flat JSON object per line: time, level, the fields of the event (`message` is one), target and ids.
 ///
-/// For `fmt::layer().json().event_format(log::json())`, beside a [`RequestLog`](super::RequestLog). Spans are left out:
-/// those of a request repeat its attributes on each line. [`WithIds::json`] takes a format that prints them.
+/// Use it as `fmt::layer().json().event_format(log::json())`, together with a [`RequestLog`](super::RequestLog). Spans
+/// are omitted, because the spans of a request would repeat its attributes on each line. To print them, pass a format
+/// that does to [`WithIds::json`].
 #[must_use]
 pub fn json() -> WithIds<Json> {
     let format = Format::default().json();
@@ -44,9 +45,9 @@ pub fn json() -> WithIds<Json> {
 
 /// One line of text: time, level, the spans of the event, target, message, fields and ids.
 ///
-/// For `fmt::layer().event_format(log::text())`, beside a [`RequestLog`](super::RequestLog). The spans of a request
-/// repeat its attributes on each line; a filter of that layer for which [`Metadata::is_event`](tracing::Metadata::is_event)
-/// must be true leaves them out:
+/// Use it as `fmt::layer().event_format(log::text())`, together with a [`RequestLog`](super::RequestLog). The spans of
+/// a request repeat its attributes on each line. To omit them, filter the layer by
+/// [`Metadata::is_event`](tracing::Metadata::is_event):
 ///
 /// ```
 /// use tower_stream_ids::log;
@@ -64,7 +65,7 @@ pub fn text() -> WithIds {
 }
 
 impl<T> WithIds<Json, T> {
-    /// Adds the ids to a JSON format, of which the events are made flat.
+    /// Adds the ids to a JSON format, and flattens its events.
     ///
     /// ```
     /// use tower_stream_ids::log::WithIds;
@@ -85,7 +86,7 @@ impl<T> WithIds<Json, T> {
 }
 
 impl<F, T> WithIds<F, T> {
-    /// Adds the ids to a text format that makes one line of an event: the default one or the compact one.
+    /// Adds the ids to a text format that writes one line per event: the default one or the compact one.
     ///
     /// ```
     /// use tower_stream_ids::log::WithIds;
@@ -120,7 +121,7 @@ where
         let ids = EventIds::of(event);
         let colours = writer.has_ansi_escapes();
         let mut line = String::with_capacity(512);
-        // only the format itself can tell the new writer that it may colour
+        // Only the format can tell the new writer whether colours are allowed.
         let format = self.format.clone().with_ansi(colours);
         format.format_event(ctx, Writer::new(&mut line), event)?;
 
@@ -131,7 +132,7 @@ where
         };
         write_escaped(&mut writer, line, colours)?;
         if let Some((id, number)) = ids.get() {
-            // an id has no character that JSON or text escapes
+            // An id contains no character that JSON or text escapes.
             match (self.json, OwnId::is(event, id)) {
                 (true, false) => write!(writer, ",\"request_id\":\"{id}\"")?,
                 (false, false) => write!(writer, " request_id={id}")?,
@@ -146,7 +147,7 @@ where
     }
 }
 
-/// Whether an event has a field `request_id` of this value.
+/// Looks for a field `request_id` with this value.
 struct OwnId<'a> {
     id: &'a str,
     found: bool,
@@ -175,19 +176,19 @@ impl Visit for OwnId<'_> {
     }
 }
 
-/// Characters that end a line for some reader, or change what a terminal shows besides drawing a character.
+/// Characters that some reader takes for a line end, or that change a terminal in other ways than drawing a character.
 pub(super) fn is_unsafe(c: char) -> bool {
     matches!(c,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
         | '\u{2028}' | '\u{2029}'
-        // direction overrides: they make a line read as another
+        // Direction overrides: they make a line read as another one.
         | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Writes a line with the unsafe characters as escape sequences. In JSON these characters stand in strings only, and
-/// the sequences are JSON's.
+/// Writes a line with the unsafe characters as escape sequences. In JSON these characters only occur in strings, and
+/// the escape sequences are those of JSON.
 fn write_escaped(writer: &mut Writer<'_>, line: &str, colours: bool) -> fmt::Result {
-    // without a branch a byte, so that the compiler looks at many at once
+    // No branch per byte, so that the compiler can vectorize the loop.
     let plain = |all, byte: u8| all & (b' '..0x7f).contains(&byte);
     if line.bytes().fold(true, plain) {
         return writer.write_str(line);
@@ -214,7 +215,7 @@ fn write_escaped(writer: &mut Writer<'_>, line: &str, colours: bool) -> fmt::Res
     writer.write_str(rest)
 }
 
-/// The place of the first unsafe character. Only a character that begins with one of these bytes can be unsafe.
+/// Finds the first unsafe character. Every unsafe character starts with one of these bytes.
 fn find_unsafe(text: &str) -> Option<usize> {
     let suspect = |byte| matches!(byte, 0..=0x1f | 0x7f | 0xc2 | 0xe2);
     let mut places = text.bytes().enumerate();
@@ -222,7 +223,7 @@ fn find_unsafe(text: &str) -> Option<usize> {
     places.find(|place| is_unsafe_at(*place)).map(|(at, _)| at)
 }
 
-/// The length of the SGR sequence (ECMA-48 section 8.3.117: colour, weight) that a text begins with.
+/// Length of the SGR sequence (ECMA-48 section 8.3.117: colour, weight) at the start of a text.
 fn colour(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\x1b[")?;
     let end = parameters.find(|c: char| !matches!(c, '0'..='9' | ';'))?;

@@ -1,4 +1,4 @@
-//! One number for one event, however many layers print it.
+//! Gives each event one number, however many layers print it.
 
 use std::cell::RefCell;
 
@@ -9,8 +9,8 @@ use crate::RequestScope;
 
 /// A `tracing-subscriber` layer that numbers the events of each request, see the [module](crate::log).
 ///
-/// Add it once to a subscriber, at any place and without a filter of its own. A number is drawn when the first layer
-/// prints the event, so an event that nobody prints draws none.
+/// Add it once to a subscriber, at any place and without a filter of its own. An event takes a number when the first
+/// layer prints it, so an event that no layer prints takes none.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct RequestLog;
@@ -23,18 +23,18 @@ impl RequestLog {
     }
 }
 
-/// The event that is being recorded on this thread.
+/// The event that this thread is recording.
 #[derive(Clone, Default)]
 struct Current {
-    /// The name of the event. It is a constant of the place in the source that logs, known by its address.
+    /// The name of the event, a constant of its callsite. Compared by address.
     name: Option<&'static str>,
     scope: RequestScope,
-    /// 0 until one is drawn.
+    /// 0 until a number is taken.
     number: u64,
 }
 
 impl Current {
-    /// Draws the number unless it is drawn already.
+    /// Takes a number unless the event has one.
     fn draw(&mut self) -> Self {
         match self.scope.sequence() {
             Some(sequence) if self.number == 0 => self.number = sequence.next(),
@@ -65,7 +65,7 @@ where
         }
     }
 
-    // runs once before any layer records the event, whatever the order of the layers
+    // Runs once, before any layer records the event, whatever the order of the layers.
     fn event_enabled(&self, event: &Event<'_>, ctx: Context<'_, S>) -> bool {
         let mut scope = RequestScope::current();
         if scope.request_id().is_none() {
@@ -83,21 +83,21 @@ where
 }
 
 fn replace(current: Current) {
-    // the one before may hold the last reference to something: it is dropped outside of the borrow
+    // The previous value may hold the last reference to something, so drop it after the borrow has ended.
     let _before = CURRENT.try_with(|before| before.replace(current));
 }
 
-/// The ids of an event, for as long as a layer prints it.
+/// The ids of an event, valid while a layer prints it.
 pub(super) struct EventIds(Current);
 
 impl EventIds {
-    /// The ids of this event.
+    /// Returns the ids of this event.
     pub(super) fn of(event: &Event<'_>) -> Self {
         Self::of_name(Some(event.metadata().name()))
     }
 
-    /// The ids of the event of this name that is being recorded here. One that no [`RequestLog`] has seen gets a
-    /// number for the caller alone.
+    /// Returns the ids of the event with this name that is being recorded on this thread. If no [`RequestLog`] has seen
+    /// it, it takes a number that only the caller knows.
     pub(super) fn of_name(name: Option<&'static str>) -> Self {
         let shared = CURRENT.try_with(|current| {
             let mut current = current.borrow_mut();
@@ -115,7 +115,7 @@ impl EventIds {
         }))
     }
 
-    /// The request's id and the event's number, if the event belongs to a request.
+    /// The request id and the event's number, if the event belongs to a request.
     pub(super) fn get(&self) -> Option<(&str, u64)> {
         let id = self.0.scope.request_id()?;
         Some((id.as_str(), self.0.number))
@@ -124,7 +124,7 @@ impl EventIds {
 
 impl Drop for EventIds {
     fn drop(&mut self) {
-        // a value that logs while it is printed makes an event of its own: the next layer must find the outer one
+        // A value that logs while it is printed overwrites the current event. Restore the outer one for the next layer.
         if self.0.name.is_some() {
             replace(std::mem::take(&mut self.0));
         }

@@ -12,9 +12,9 @@ use super::number::EventIds;
 
 /// Adds the attributes `request_id` and `sequence_id` to the log records of a request.
 ///
-/// Processors run in the order in which they are added, so add it before the one that exports. A record that comes
-/// from `tracing` through the appender has the number that the event has on other log lines, given a
-/// [`RequestLog`](super::RequestLog) in the same subscriber; a record of the OpenTelemetry API draws its own.
+/// Processors run in the order in which they are added, so add this one before the one that exports. If the subscriber
+/// has a [`RequestLog`](super::RequestLog), a record from `tracing` has the number that the event has on other log
+/// lines. A record from the OpenTelemetry API takes its own number.
 ///
 /// ```
 /// use opentelemetry_sdk::logs::{InMemoryLogExporter, SdkLoggerProvider};
@@ -43,7 +43,7 @@ impl LogProcessor for RequestLogProcessor {
     fn emit(&self, record: &mut SdkLogRecord, _: &InstrumentationScope) {
         if let Some((request_id, number)) = EventIds::of_name(record.event_name()).get() {
             record.add_attribute("request_id", request_id.to_owned());
-            // there is no unsigned attribute, and 2^63 log lines are out of reach
+            // OpenTelemetry has no unsigned attribute, and 2^63 log lines are out of reach.
             record.add_attribute("sequence_id", number.cast_signed());
         }
     }

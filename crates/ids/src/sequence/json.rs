@@ -1,20 +1,20 @@
-//! A `sequence_id` for the objects of a JSON stream.
+//! Adds a `sequence_id` to the objects of a JSON stream.
 
 use std::fmt::Write;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memchr;
 
-/// The byte that begins a text of a JSON text sequence (RFC 7464 section 2.2). It cannot occur inside of one.
+/// Starts a text in a JSON text sequence (RFC 7464 section 2.2). Cannot occur inside of one.
 const RECORD_SEPARATOR: u8 = 0x1e;
 
-/// Puts a first member `sequence_id` into each object.
+/// Inserts a first member `sequence_id` into each object.
 ///
-/// It reads no further into an object than to the byte after the brace, which tells an object with members, an empty
-/// one and garbage apart. The member is written before that byte, so no byte has to wait.
+/// It parses an object only up to the first byte after the brace. This byte distinguishes an object with members from
+/// an empty one and from malformed input. The member is written before it, so no byte is held back.
 #[derive(Debug)]
 pub(super) struct JsonStamper {
-    /// what comes before a record: every other byte is inside of one
+    /// The byte before each record. It does not occur inside of one.
     separator: u8,
     state: State,
 }
@@ -23,14 +23,14 @@ pub(super) struct JsonStamper {
 enum State {
     /// Before the first byte of a record.
     Start,
-    /// Behind the brace of an object.
+    /// After the brace of an object.
     Open,
-    /// Anywhere else: skip to the next record.
+    /// Anywhere else: skips to the next record.
     Skip,
 }
 
 impl JsonStamper {
-    /// For JSON lines: a record begins after a LF.
+    /// JSON lines: a record starts after a LF.
     pub(super) fn lines() -> Self {
         Self {
             separator: b'\n',
@@ -38,7 +38,7 @@ impl JsonStamper {
         }
     }
 
-    /// For JSON text sequences (RFC 7464): a record begins after 0x1E, and may have many lines.
+    /// JSON text sequences (RFC 7464): a record starts after 0x1E and may span several lines.
     pub(super) fn text_sequence() -> Self {
         Self {
             separator: RECORD_SEPARATOR,
@@ -46,7 +46,8 @@ impl JsonStamper {
         }
     }
 
-    /// The next chunk with its stamps, each a number of its own from `draw`; the same `Bytes` where there are none.
+    /// Returns the next chunk with the inserted members, each with a number from `draw`. Returns the same `Bytes` if
+    /// nothing is inserted.
     pub(super) fn stamp(&mut self, chunk: Bytes, mut draw: impl FnMut() -> u64) -> Bytes {
         let bytes = &chunk[..];
         let mut out = BytesMut::new();
@@ -72,7 +73,7 @@ impl JsonStamper {
                     out.put_slice(&bytes[copied..at]);
                     copied = at;
                     let comma = if byte == b'"' { "," } else { "" };
-                    // writing to a buffer that grows cannot fail
+                    // Writing to a growable buffer cannot fail.
                     let _ = write!(out, "\"sequence_id\":{}{comma}", draw());
                     self.state = State::Skip;
                 }

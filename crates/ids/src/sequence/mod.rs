@@ -1,4 +1,4 @@
-//! Numbers on the chunks and records of a stream.
+//! Numbers the chunks and records of a stream.
 
 mod json;
 mod sse;
@@ -9,49 +9,51 @@ use tower_stream_core::wrapper::Wrapped;
 
 pub use self::stage::SequenceStage;
 
-/// The form of the `id:` line of a server-sent event. A client that reconnects sends the last one as `Last-Event-ID`.
+/// The format of the `id:` line of a server-sent event. A client that reconnects sends the last one as `Last-Event-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventId {
-    /// The number of the event: 1, 2, 3 .., or on from a [`FirstEvent`].
+    /// The number of the event: 1, 2, 3 .., or counted from a [`FirstEvent`].
     Number,
-    /// `<request_id>-<number>`, which identifies the stream too. The number alone when the request has no id.
+    /// `<request_id>-<number>`, which also identifies the stream. Only the number if the request has no id.
     RequestAndNumber,
 }
 
-/// Numbers the chunks of every response body, and stamps the records of those bodies that have records.
+/// Numbers the chunks of every response body, and adds numbers to the records of bodies that have records.
 ///
-/// * **Chunks**: each data frame draws the next number of the request's [`Sequence`](crate::Sequence), unless a layer
-///   inside of this one numbers chunks already. Other layers read the number with
+/// * **Chunks**: each data frame takes the next number of the request's [`Sequence`](crate::Sequence), unless a layer
+///   inside of this one already numbers chunks. Other layers read the number with
 ///   [`Sequence::last`](crate::Sequence::last).
 /// * **Server-sent events**: each event without an `id:` line gets one, with the number of the event. The first event
-///   that the client will see has number 1, and the numbers have no gaps, whatever else the request numbers. A block
-///   without a `data` line (a comment, a `retry:` alone) is not an event. The line is written before the blank line
-///   that ends the event.
+///   of the response has number 1, and the numbers have no gaps, because chunks and log lines do not count here. A
+///   block without a `data` line (a comment, or only `retry:`) is not an event. The line is inserted before the blank
+///   line that ends the event.
 /// * **JSON lines** and JSON text sequences, with [`SequenceLayer::json_lines`]: each object gets a first member
-///   `sequence_id`, with a number drawn for it from the [`Sequence`](crate::Sequence). With one record per frame it is
-///   the number of the chunk, so records and log lines of the request have one order. A record that is not an object
-///   is not changed. An object that has a member `sequence_id` already then has two; most parsers take the last, which
+///   `sequence_id`, with the next number of the [`Sequence`](crate::Sequence). If each frame has one record, this is
+///   the number of the chunk, so records and log lines of the request have one order. A record that is not an object is
+///   not changed. An object that already has a member `sequence_id` then has two; most parsers keep the last one, which
 ///   is its own.
 ///
-/// Nothing is buffered, split or joined: each frame is passed on at once, with its stamps. A frame without a stamp is
-/// passed on unchanged. A response that is stamped loses its `Content-Length` and its digests, in the trailers too,
-/// because they describe other bytes. A body that ends before its declared length fails
-/// ([`FaultKind::ShortBody`](tower_stream_core::FaultKind::ShortBody)), as it would have for the client. Partial
-/// responses (206), encoded ones, and those of every other content type are not stamped.
+/// The layer does not buffer, split or join frames: each frame is passed on at once, with the inserted numbers. A frame
+/// without an insertion is passed on unchanged. A response with insertions loses its `Content-Length` and its digests,
+/// also in the trailers, because they describe other bytes. A body that ends before its declared length fails
+/// ([`FaultKind::ShortBody`](tower_stream_core::FaultKind::ShortBody)), as it would without this layer. Partial
+/// responses (206), encoded ones, and those of every other content type are not changed.
 ///
 /// # `Last-Event-ID`
 ///
-/// A client that reconnects sends the id of the last event that it has. Only the handler can know what that number
-/// means, because only it can find its place again:
+/// A client that reconnects sends the id of the last event that it received. Only the handler can know what that number
+/// means, because only the handler can find the position in its data again:
 ///
-/// * By default the events of **each response** begin at 1. The numbers show a client's developer what is missing, but
-///   a handler must not read them as a position: one that resumes after row 20 sends row 21 with `id: 1`.
-/// * A handler that resumes puts [`FirstEvent`] into the response extensions: the number of its first event.
-/// * With [`SequenceLayer::continue_last_event_id`] a numeric `Last-Event-ID` of the request is continued, for handlers
-///   whose events are numbered 1, 2, 3 .. without gaps and that skip as many events as it says.
-/// * An event with an `id:` line of the handler's own keeps it.
+/// * By default, the events of **each response** start at 1. The numbers show where events are missing, but a handler
+///   must not use them as a position: if it resumes after row 20, row 21 has `id: 1`.
+/// * A handler that resumes inserts [`FirstEvent`], the number of its first event, into the response extensions.
+/// * With [`SequenceLayer::continue_last_event_id`] the layer continues from a numeric `Last-Event-ID` of the request.
+///   Use this for handlers whose events are numbered 1, 2, 3 .. without gaps and that skip as many events as the header
+///   says.
+/// * An event with an `id:` line from the handler keeps it.
 ///
-/// The layer works alone: without a [`RequestIdLayer`](crate::RequestIdLayer) outside it begins the sequence itself.
+/// The layer also works without a [`RequestIdLayer`](crate::RequestIdLayer) outside: it then creates the sequence
+/// itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, response::sse::{Event, Sse}, routing::get};
@@ -86,7 +88,7 @@ struct Config {
 
 /// In the response extensions: the number of the first server-sent event, for the [`SequenceLayer`].
 ///
-/// For a handler that resumes a stream, so that the ids go on where the client left. Without it they begin at 1.
+/// For a handler that resumes a stream, so that the ids continue where the client left off. Without it they start at 1.
 ///
 /// ```
 /// use http::{HeaderMap, Response};
@@ -118,37 +120,39 @@ impl SequenceLayer {
         }
     }
 
-    /// A layer that does nothing, for a stack whose type must not change.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self::new().enabled(false)
     }
 
-    /// Whether the layer does anything.
+    /// Enables or disables the layer.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.config.enabled = enabled;
         self
     }
 
-    /// What the `id:` lines of server-sent events say; `None` to write none.
+    /// Sets the format of the `id:` lines of server-sent events; `None` writes none.
     #[must_use]
     pub fn event_id(mut self, event_id: impl Into<Option<EventId>>) -> Self {
         self.config.event_id = event_id.into();
         self
     }
 
-    /// Whether the numbers of server-sent events go on from a numeric `Last-Event-ID` of the request. Default: false.
+    /// Sets whether the numbers of server-sent events continue from a numeric `Last-Event-ID` of the request. Default:
+    /// false.
     ///
-    /// For handlers that skip as many events as it says, see [`SequenceLayer`]. A [`FirstEvent`] of the response takes
-    /// precedence. An id that is not a number below 2^63 is ignored, such as one of [`EventId::RequestAndNumber`].
+    /// Use this for handlers that skip as many events as the header says, see [`SequenceLayer`]. A [`FirstEvent`] in
+    /// the response takes precedence. An id that is not a number below 2^63, such as one of
+    /// [`EventId::RequestAndNumber`], is ignored.
     #[must_use]
     pub fn continue_last_event_id(mut self, continues: bool) -> Self {
         self.config.continues = continues;
         self
     }
 
-    /// Whether each object of a JSON lines stream gets a `sequence_id`.
+    /// Sets whether each object of a JSON lines stream gets a `sequence_id`.
     #[must_use]
     pub fn json_lines(mut self, stamp: bool) -> Self {
         self.config.json_lines = stamp;

@@ -1,4 +1,4 @@
-//! `id:` lines for server-sent events.
+//! Adds `id:` lines to server-sent events.
 
 use std::fmt::Write;
 
@@ -9,15 +9,15 @@ use tower_stream_core::{
     boundary::{Line, Scanner},
 };
 
-/// Writes an `id:` line into each event that has none.
+/// Inserts an `id:` line into each event that has none.
 ///
-/// The line goes before the blank line that ends the event, so no byte has to wait for what follows it.
+/// The line is inserted before the blank line that ends the event, so no byte is held back.
 #[derive(Debug)]
 pub(super) struct SseStamper {
     request_id: Option<RequestId>,
-    /// The number of the last event that has ended.
+    /// Number of the last event that has ended.
     events: u64,
-    /// The open block has a `data` line: it will be an event.
+    /// The open block has a `data` line, so it is an event.
     has_data: bool,
     /// The open block has an `id` line.
     has_id: bool,
@@ -25,12 +25,12 @@ pub(super) struct SseStamper {
     open: OpenLine,
 }
 
-/// The start of a line that began in an earlier chunk, as much of it as tells its field.
+/// The start of a line that began in an earlier chunk: the bytes needed to recognize its field.
 #[derive(Debug, Default)]
 struct OpenLine {
     start: [u8; OpenLine::LEN],
     len: usize,
-    /// It has a NUL somewhere.
+    /// Whether the line contains a NUL.
     nul: bool,
 }
 
@@ -46,7 +46,7 @@ impl OpenLine {
 }
 
 impl SseStamper {
-    /// The first event gets the number behind `before`.
+    /// Numbers the first event `before + 1`.
     pub(super) fn new(request_id: Option<RequestId>, before: u64) -> Self {
         Self {
             request_id,
@@ -58,7 +58,7 @@ impl SseStamper {
         }
     }
 
-    /// The next chunk with its stamps; the same `Bytes` where there are none.
+    /// Returns the next chunk with the inserted lines. Returns the same `Bytes` if nothing is inserted.
     pub(super) fn stamp(&mut self, chunk: Bytes) -> Bytes {
         let mut out = BytesMut::new();
         let mut copied = 0;
@@ -69,7 +69,7 @@ impl SseStamper {
                 if out.is_empty() {
                     out.reserve(chunk.len() + chunk.len() / 8 + 64);
                 }
-                // a blank line is whole in one chunk, so it starts in this one
+                // A blank line is a single line end, which is never split, so it starts in this chunk.
                 out.put_slice(&chunk[copied..line.start]);
                 copied = line.start;
                 self.write_id(&mut out);
@@ -84,7 +84,7 @@ impl SseStamper {
         out.freeze()
     }
 
-    /// Takes note of a line. True when it ends an event that needs a stamp.
+    /// Processes a line. Returns true if it ends an event that needs an id.
     #[inline]
     fn end_line(&mut self, line: &Line<'_>) -> bool {
         if line.ends_record {
@@ -104,12 +104,12 @@ impl SseStamper {
         false
     }
 
-    /// Takes note of the field of a line, which has a NUL behind this text if `nul`.
+    /// Processes the field of a line. `nul` says that a NUL follows this text.
     #[inline]
     fn field(&mut self, line: &[u8], nul: bool) {
         match line {
             b"data" | [b'd', b'a', b't', b'a', b':', ..] => self.has_data = true,
-            // an id with a NUL in it is ignored by clients
+            // Clients ignore an id that contains a NUL.
             b"id" | [b'i', b'd', b':', ..] => self.has_id |= !nul && memchr(0, line).is_none(),
             _ => {}
         }
@@ -117,7 +117,7 @@ impl SseStamper {
 
     fn write_id(&self, out: &mut BytesMut) {
         let events = self.events;
-        // writing to a buffer that grows cannot fail
+        // Writing to a growable buffer cannot fail.
         let _ = match &self.request_id {
             Some(id) => writeln!(out, "id: {id}-{events}"),
             None => writeln!(out, "id: {events}"),

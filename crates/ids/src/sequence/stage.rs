@@ -14,20 +14,20 @@ use tower_stream_core::{
 
 use super::{Config, EventId, FirstEvent, SequenceLayer, json::JsonStamper, sse::SseStamper};
 
-/// What a [`SequenceLayer`] keeps of one response.
+/// The state of [`SequenceLayer`] for one response.
 #[derive(Debug)]
 pub struct SequenceStage {
     config: Config,
-    /// The number of the last event that the client has.
+    /// Number of the last event that the client has received.
     last: u64,
     sequence: Sequence,
     is_head: bool,
     stamp: Stamp,
-    /// This layer numbers the chunks; otherwise one inside has done it.
+    /// Whether this layer numbers the chunks. False if a layer inside does.
     draws: bool,
 }
 
-/// What is written into a body.
+/// What is inserted into a body.
 #[derive(Debug)]
 enum Stamp {
     Nothing,
@@ -137,7 +137,7 @@ impl SequenceStage {
         up: &impl Hints,
         request_id: Option<&RequestId>,
     ) -> Stamp {
-        // the answer to HEAD has the headers of the one to GET, though its body may be gone already
+        // The response to HEAD has the headers of the response to GET, although its body may already be gone.
         let ended = up.is_end_stream() && !self.is_head;
         if ended || !head.allows_insertion() {
             return Stamp::Nothing;
@@ -162,7 +162,7 @@ impl SequenceStage {
         }
     }
 
-    /// The next chunk, numbered, with what belongs into it.
+    /// Returns the next chunk, numbered, with its insertions.
     #[inline]
     fn stamped(&mut self, data: Bytes) -> Bytes {
         let (sequence, draws) = (&self.sequence, self.draws);
@@ -193,7 +193,8 @@ impl SequenceStage {
         }
     }
 
-    /// A digest in the trailers is of the bytes without stamps, as one in the head was. False: nothing is left of them.
+    /// Removes digests from the trailers, because they are of the bytes without insertions. Returns false if no field
+    /// is left.
     #[cold]
     fn keeps(&self, frame: &mut Frame<Bytes>) -> bool {
         match frame.trailers_mut() {

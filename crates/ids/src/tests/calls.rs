@@ -4,7 +4,7 @@ use tower_stream_core::Exchange;
 
 use super::*;
 
-/// Sends a request through the client layer; gives its id lines.
+/// Sends a request through the client layer. Returns the values of its id header.
 async fn forwarded(layer: ForwardRequestIdLayer, request: Request<()>) -> Vec<String> {
     let client = layer.layer(service_fn(|request: Request<()>| async move {
         Ok::<_, Infallible>(Seen::of(&request).headers)

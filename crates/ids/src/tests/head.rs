@@ -1,4 +1,4 @@
-//! The id that a request has and its response tells.
+//! The id of a request and of its response.
 
 use super::*;
 
@@ -16,7 +16,7 @@ async fn assert_taken(layer: &RequestIdLayer, inbound: &[&[u8]], id: &str) {
     );
 }
 
-/// The new id.
+/// Asserts that the request gets a new id, and returns it.
 async fn assert_new(layer: &RequestIdLayer, inbound: &[&[u8]]) -> String {
     let (seen, sent) = serve(layer, request(inbound)).await;
     let id = sent.first().cloned().unwrap();

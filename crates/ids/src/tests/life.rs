@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Where code ran, and for which request.
+/// Where code ran, and in the scope of which request.
 type Places = Arc<Mutex<Vec<(&'static str, Option<String>)>>>;
 
-/// A body that notes the scope in which it runs.
+/// A body that records the scope in which it runs.
 struct Noting {
     places: Places,
     frames: usize,

@@ -38,7 +38,7 @@ fn request(ids: &[&[u8]]) -> Request<()> {
     request
 }
 
-/// What the handler saw: the header lines, the extension, the scope.
+/// What the handler received: the header values, the extension, the scope.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     headers: Vec<String>,
@@ -63,7 +63,7 @@ fn current() -> Option<String> {
         .map(ToString::to_string)
 }
 
-/// Sends a request; gives what the handler saw and the id lines of the response.
+/// Sends a request. Returns what the handler received and the id header of the response.
 async fn serve(layer: &RequestIdLayer, request: Request<()>) -> (Seen, Vec<String>) {
     let seen = Arc::new(Mutex::new(None));
     let inner = {

@@ -1,8 +1,8 @@
-//! Values that would rather be lines or fields.
+//! Values that imitate lines or fields.
 
 use super::*;
 
-/// Values that try to begin a line, a field, a string, or to change what a terminal shows.
+/// Values that try to start a line, a field or a string, or to change a terminal.
 const HOSTILE: [&str; 17] = [
     "x\nINFO forged",
     "x\u{2028}INFO forged",
@@ -39,7 +39,7 @@ impl fmt::Display for Raw {
 
 impl std::error::Error for Raw {}
 
-/// Logs a value at every place where one can stand. Four lines.
+/// Logs a value in every place of an event. Writes four lines.
 fn attack(value: &'static str) {
     let error = Raw(value);
     let error: &(dyn std::error::Error + 'static) = &error;

@@ -48,7 +48,7 @@ impl MakeWriter<'_> for Lines {
     }
 }
 
-/// An object in which no key stands twice.
+/// An object without duplicate keys.
 struct Unique(Map<String, Value>);
 
 impl<'de> serde::Deserialize<'de> for Unique {
@@ -79,7 +79,7 @@ impl<'de> serde::Deserialize<'de> for Unique {
 }
 
 impl Lines {
-    /// The lines as some reader splits them, more eager than most.
+    /// The lines, split at every character that some reader takes for a line end.
     fn text(&self) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().clone()).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'));
@@ -102,7 +102,7 @@ impl Lines {
         self.text().iter().map(parse).collect()
     }
 
-    /// The lines of events with fields that are called as members of the format are: of two the last counts.
+    /// Lines of events with fields named like members of the format. Of duplicate members the last one counts.
     fn last_of_each_name(&self) -> Vec<Map<String, Value>> {
         let parse = |line: &String| serde_json::from_str(line).unwrap();
         self.text().iter().map(parse).collect()
@@ -113,7 +113,7 @@ impl Lines {
         self.json().iter().map(ids_of).collect()
     }
 
-    /// The ids of each line, where fields of the event may be called so too.
+    /// The ids of each line, where fields of the event may have the same names.
     fn ids_of_last(&self) -> Vec<(Value, Value)> {
         self.last_of_each_name().iter().map(ids_of).collect()
     }

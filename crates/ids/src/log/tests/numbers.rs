@@ -100,7 +100,7 @@ fn a_value_that_logs_while_it_is_printed_does_not_confuse_the_numbers() {
         info!(value = ?Chatty, "outer");
         info!("last");
     });
-    // each layer prints the value, so each makes an event of its own
+    // Each layer prints the value, so each one causes an inner event.
     let numbers = |lines: &Lines, message: &str| {
         let lines = lines.json();
         let of = lines.iter().filter(|line| line["message"] == message);

@@ -1,4 +1,4 @@
-//! The request that a line is of.
+//! The request that a line belongs to.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn a_span_takes_the_ids_to_a_thread_and_its_children_inherit_them() {
             let _child = info_span!(parent: &span, "child").entered();
             info!("from the child");
             info!(parent: &span, "from the span");
-            // the request that runs here comes first
+            // The scope on this thread takes precedence over the span.
             scope("r2").run(|| info!("of another"));
         });
     })

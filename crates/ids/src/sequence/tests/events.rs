@@ -14,7 +14,7 @@ async fn each_event_without_an_id_gets_its_number() {
         text(name, "text/event-stream", &two).await,
         "data: a\nid: r1-1\n\nevent: e\ndata: b\ndata: c\nid: r1-2\n\n"
     );
-    // an id of its own stays, and its event counts
+    // An event keeps its own id, and still counts.
     assert_eq!(
         sse("id: x\ndata\n\ndata:b\n\nid\ndata: c\n\n").await,
         "id: x\ndata\n\ndata:b\nid: 2\n\nid\ndata: c\n\n"
@@ -29,10 +29,10 @@ async fn what_a_client_never_sees_is_no_event() {
         sse(input).await,
         input.replace("idx\ndata\n", "idx\ndata\nid: 1\n")
     );
-    // unended, so never dispatched
+    // The event does not end, so it is never dispatched.
     assert_eq!(sse("data: a\n").await, "data: a\n");
     assert_eq!(sse("data: a").await, "data: a");
-    // a NUL makes clients ignore the field
+    // Clients ignore a field that contains a NUL.
     assert_eq!(sse("id: a\0\ndata\n\n").await, "id: a\0\ndata\nid: 1\n\n");
 }
 
@@ -42,7 +42,7 @@ async fn every_line_end_and_a_byte_order_mark() {
         sse("\u{feff}data: a\r\n\r\ndata: b\r\rdata: c\n\r\n").await,
         "\u{feff}data: a\r\nid: 1\n\r\ndata: b\rid: 2\n\rdata: c\nid: 3\n\r\n"
     );
-    // not at the start it is part of a field's name
+    // Anywhere but at the start it is part of the field name.
     assert_eq!(
         sse("data\n\n\u{feff}data\n\n").await,
         "data\nid: 1\n\n\u{feff}data\n\n"
@@ -85,7 +85,7 @@ fn every_split_gives_the_stamps_of_the_whole_and_holds_nothing() {
     }
 }
 
-/// What a client makes of a stream (WHATWG HTML section 9.2.6): the data and the last event id of each event.
+/// Parses a stream as a client does (WHATWG HTML section 9.2.6): the data and the last event id of each event.
 fn client(stream: &str) -> Vec<(String, String)> {
     let stream = stream.strip_prefix('\u{feff}').unwrap_or(stream);
     let stream = stream.replace("\r\n", "\n").replace('\r', "\n");

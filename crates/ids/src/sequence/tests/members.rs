@@ -55,7 +55,7 @@ proptest! {
             cuts.sort_unstable();
             cuts.push(input.len());
             prop_assert_eq!(stamped(&cuts), &*whole);
-            // a line that was JSON is JSON, and says the same but for the new member
+            // A valid JSON line stays valid, and only the new member is added.
             if !lines { continue }
             for (before, after) in input.lines().zip(whole.lines()) {
                 let (Ok(before), Ok(mut after)) = (

@@ -53,7 +53,7 @@ where
         .unwrap()
 }
 
-/// The frames that come out for these chunks.
+/// The frames that the layer returns for these chunks.
 async fn frames(layer: SequenceLayer, content_type: &str, chunks: &[&[u8]]) -> Vec<Bytes> {
     let steps = chunks
         .iter()

@@ -48,7 +48,7 @@ async fn chunks_numbered_inside_are_not_numbered_again() {
     assert_eq!(sequence.last(), 1);
 }
 
-/// `tower::retry` sends clones of one request, which share the numbers.
+/// `tower::retry` sends clones of one request, which share the sequence.
 #[tokio::test]
 async fn the_chunks_of_a_second_attempt_are_numbered_too() {
     let mut request = request();

@@ -1,4 +1,4 @@
-//! What passes as it is, and what a stamped head and tail may still say.
+//! What passes unchanged, and which headers and trailers remain when bytes are inserted.
 
 use super::*;
 
@@ -80,7 +80,7 @@ async fn the_length_goes_only_where_bytes_may_change() {
     )
     .await;
     assert!(has_length(&partial));
-    // a GET would have lost it, so HEAD does
+    // HEAD loses the header as well, because GET would.
     let mut head = request();
     *head.method_mut() = Method::HEAD;
     assert!(!has_length(

@@ -1,9 +1,9 @@
-//! A client that reconnects with the `Last-Event-ID` that it was given.
+//! A client that reconnects with the `Last-Event-ID` that it received.
 
 use super::*;
 
-/// Which rows a client has after it reconnected three times, and the ids that it was given. The handler sends three of ten
-/// rows, behind as many as `Last-Event-ID` says; `first` may put the number of the first into the response.
+/// Reconnects three times. Returns the rows that the client received, and their ids. The handler sends three of ten
+/// rows, starting after as many as `Last-Event-ID` says; `first` may set the number of the first one in the response.
 async fn reconnects(
     layer: SequenceLayer,
     first: impl Fn(u64) -> Option<FirstEvent>,
@@ -55,7 +55,7 @@ async fn the_layer_continues_when_it_is_asked_to() {
     let continues = SequenceLayer::new().continue_last_event_id(true);
     let (rows, _) = reconnects(continues, |_| None).await;
     assert_eq!(rows, (1..=10).collect::<Vec<_>>());
-    // what the handler says goes before it
+    // The handler's number takes precedence.
     let (_, ids) = reconnects(continues, |_| Some(FirstEvent(7))).await;
     assert_eq!(ids[..4], ["7", "8", "9", "7"]);
 }
@@ -88,7 +88,7 @@ async fn an_id_that_is_no_number_continues_nothing() {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "data: a\nid: 1\n\n", "{id:?}");
     }
-    // as far as numbers go
+    // The largest number.
     let mut response = super::response(
         "text/event-stream",
         Full::new(Bytes::from("data: a\n\ndata: b\n\n")),

@@ -1,5 +1,6 @@
-//! What a frame and a response cost in one run: bare, tower-http's `Trace` with nobody listening, axum-prometheus with
-//! its body sizes, and this layer. Ratios come from interleaved rounds, so that a busy machine slows all alike.
+//! Cost of a frame and of a response: without a layer, with tower-http's `Trace` without a subscriber, with
+//! axum-prometheus and its body sizes, and with this layer. The rounds are interleaved, so that a busy machine slows
+//! all of them alike.
 //!
 //! `cargo bench -p tower-stream-metrics`
 #![allow(missing_docs, clippy::print_stdout)]
@@ -28,7 +29,7 @@ const FRAMES: usize = 1000;
 const ROUNDS: usize = 60;
 const CHUNK: Bytes = Bytes::from_static(&[b'x'; 64]);
 
-/// So many frames, all ready, of no declared length.
+/// A body of this many frames, all ready, without a declared length.
 struct Frames(usize);
 
 impl Body for Frames {
@@ -52,7 +53,7 @@ impl Body for Frames {
 type Nothing = http_body_util::Empty<Bytes>;
 type Answer = Ready<Result<Response<Frames>, Infallible>>;
 
-/// Calls a service and drains its body.
+/// Calls a service and reads its body.
 fn run<S, B>(service: &mut S) -> usize
 where
     S: Service<Request<Nothing>, Response = Response<B>>,
@@ -90,7 +91,7 @@ where
     Box::new(move || run(&mut service))
 }
 
-/// Every contender around a response of so many frames; the first is the one to compare with.
+/// Every contender around a response of this many frames. The first one is the base of the comparison.
 fn contenders(meter: &Meter, frames: usize) -> Vec<(&'static str, Routine)> {
     let ours = || StreamMetricsLayer::new(meter);
     let all = || ours().producer_wait(true).consumer_hold(true);
@@ -117,7 +118,7 @@ fn provider() -> SdkMeterProvider {
     SdkMeterProvider::builder().with_reader(reader).build()
 }
 
-/// A recorder as an application has it, or axum-prometheus would record into nothing.
+/// Installs a recorder, as an application does. Otherwise axum-prometheus would record nothing.
 fn install_recorder() {
     let recorder = axum_prometheus::metrics_exporter_prometheus::PrometheusBuilder::new();
     let _handle = recorder.install_recorder().expect("the only recorder");
@@ -134,7 +135,7 @@ fn benches(c: &mut Criterion) {
     group.finish();
 }
 
-/// Nanoseconds and allocations of one call, in the best of many interleaved rounds.
+/// Nanoseconds and allocations per call, in the best of many interleaved rounds.
 fn measure(
     contenders: Vec<(&'static str, Routine)>,
     calls: usize,
@@ -190,7 +191,7 @@ criterion_group!(group, benches);
 fn main() {
     install_recorder();
     group();
-    // not under `cargo test --benches`, which only wants to know that everything runs
+    // Under `cargo test --benches`, which only checks that everything runs, there is no table.
     if std::env::args().any(|argument| argument == "--bench") {
         table();
     }

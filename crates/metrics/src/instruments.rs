@@ -4,21 +4,21 @@ use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use crate::names;
 
-/// A first chunk may come out of memory or from a model that thinks for a minute.
+/// A first chunk may come from memory, or from a model that computes for a minute.
 const FIRST_CHUNK: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
     60.0,
 ];
-/// Chunks that are ready together are microseconds apart, a stream that idles has seconds between them.
+/// Chunks that are ready together are microseconds apart; those of an idle stream are seconds apart.
 const BETWEEN_CHUNKS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 30.0,
 ];
-/// From a response that is no stream to one that lives for an hour.
+/// From a short response to a stream of one hour.
 const STREAM: [f64; 16] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
 ];
-/// Those that OpenTelemetry's convention advises for `http.server.request.duration`.
+/// The buckets that OpenTelemetry's convention recommends for `http.server.request.duration`.
 const REQUEST: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];

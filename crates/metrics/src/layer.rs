@@ -14,10 +14,10 @@ use crate::{
     stream::Stream,
 };
 
-/// Measures every response until its body has really ended. See the [crate] for what is recorded.
+/// Measures every response until its body has ended. The [crate] documentation lists the instruments.
 ///
-/// Cloning it is cheap, and every clone counts into the same instruments. A request that passes two of these layers is
-/// measured once, by the outer one.
+/// Cloning is cheap, and all clones record to the same instruments. If a request passes two of these layers, only the
+/// outer one measures it.
 #[derive(Clone, Debug)]
 pub struct StreamMetricsLayer {
     shared: Option<Arc<Shared>>,
@@ -34,7 +34,7 @@ impl fmt::Debug for NameRoute {
     }
 }
 
-/// What all clones of a layer have in common.
+/// State shared by all clones of a layer.
 #[derive(Debug)]
 struct Shared {
     routes: Routes,
@@ -54,45 +54,47 @@ impl Shared {
 impl StreamMetricsLayer {
     /// Creates the instruments on `meter`.
     ///
-    /// Of the measurements that are taken each frame only the gap is on.
+    /// Of the histograms with one value per frame, only `chunk.gap` is on.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
         Self::build(Instruments::new(meter), PerFrame::default(), None, "http")
     }
 
-    /// A layer that measures nothing, of the same type: for a stack that is put together at run time.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self { shared: None }
     }
 
-    /// Whether to record `chunk.gap` for each chunk. On by default.
+    /// Sets whether to record `chunk.gap` for each chunk. On by default.
     #[must_use]
     pub fn chunk_gap(self, on: bool) -> Self {
         self.per_frame(|per| per.gap = on)
     }
 
-    /// Whether to record `chunk.producer_wait` for each chunk: how long the server waited for it. Off by default.
+    /// Sets whether to record `chunk.producer_wait` for each chunk: how long the server waited for the chunk. Off by
+    /// default.
     ///
-    /// Reads the clock once more a chunk, and [`consumer_hold`](Self::consumer_hold) shares that reading.
+    /// Costs one more clock read per chunk, which is shared with [`consumer_hold`](Self::consumer_hold).
     #[must_use]
     pub fn producer_wait(self, on: bool) -> Self {
         self.per_frame(|per| per.producer_wait = on)
     }
 
-    /// Whether to record `chunk.consumer_hold` for each chunk: how long the server took to ask for the next one, or to
-    /// drop the body. Off by default.
+    /// Sets whether to record `chunk.consumer_hold` for each chunk: the time until the server polls for the next chunk
+    /// or drops the body. Off by default.
     ///
-    /// The server asks as long as its own buffers have room, and it and the kernel hold some megabytes. So a slow reader
-    /// shows here late, and a fast one as the time that the server takes to write.
+    /// The server polls as long as its buffers have room, and its buffers and those of the kernel hold some megabytes.
+    /// A slow client therefore shows here late. For a fast client, this is the time that the server needs to write.
     #[must_use]
     pub fn consumer_hold(self, on: bool) -> Self {
         self.per_frame(|per| per.consumer_hold = on)
     }
 
-    /// Records each frame through bound instruments, which find their series once a route instead of once a frame.
+    /// Records each frame through bound instruments, which look up their series once per route instead of once per
+    /// frame.
     ///
-    /// Experimental as OpenTelemetry's API for it is. With a meter from anything but `opentelemetry_sdk`, whose
+    /// Experimental, as OpenTelemetry's API for it is. With a meter of another crate than `opentelemetry_sdk`, whose
     /// instruments may not support binding, per-frame measurements can be lost.
     #[cfg(feature = "bound-instruments")]
     #[must_use]
@@ -100,11 +102,12 @@ impl StreamMetricsLayer {
         self.per_frame(|per| per.bound = on)
     }
 
-    /// Names the route of a request, in place of axum's `MatchedPath`: for servers without axum's router, gRPC ones say.
+    /// Sets the function that names the route of a request, in place of axum's `MatchedPath`. Use this for servers
+    /// without axum's router, gRPC servers for example.
     ///
-    /// `None` counts as [`UNMATCHED`](crate::names::UNMATCHED). Return names that the program chose; of names that a
-    /// client can choose, such as paths, the first 1000 are kept and all others count as unmatched. Those after the first 80
-    /// have one series of `chunk.gap` each, without `chunk.index_bucket`.
+    /// `None` counts as [`UNMATCHED`](crate::names::UNMATCHED). Return names that the program chose. If a client can
+    /// choose them (paths, for example), the first 1000 are kept and all others count as unmatched. Only the first 80
+    /// have `chunk.index_bucket` on `chunk.gap`; each later one has a single series there.
     ///
     /// ```
     /// use tower_stream_metrics::StreamMetricsLayer;
@@ -131,7 +134,7 @@ impl StreamMetricsLayer {
         )
     }
 
-    /// `url.scheme` of a request that does not say it, as HTTP/1 requests do not. Default: `http`.
+    /// Sets `url.scheme` for requests whose URI has no scheme, as in HTTP/1. Default: `http`.
     #[must_use]
     pub fn scheme(self, scheme: &'static str) -> Self {
         let Some(shared) = self.shared else {

@@ -1,4 +1,4 @@
-//! Instruments that Prometheus scrapes.
+//! A meter that Prometheus scrapes.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,11 @@ use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use tower_service::Service;
 
-/// A meter whose instruments Prometheus can scrape, and the service that answers the scrape.
+/// A meter whose instruments Prometheus can scrape, and the service that responds to the scrape.
 ///
-/// [`Prometheus::meter`] is the meter for [`StreamMetricsLayer::new`](crate::StreamMetricsLayer::new) and for `observe`
-/// of the other layers' handles. The value itself is a service, which collects at each request and answers with the
-/// Prometheus text format. Put it on the admin listener: it tells everybody who asks what the server does.
+/// Pass [`Prometheus::meter`] to [`StreamMetricsLayer::new`](crate::StreamMetricsLayer::new) and to the `observe` of
+/// other layers. The value itself is a service: each request collects the metrics and returns them in the Prometheus
+/// text format. Put it on an admin listener, because metrics reveal what the server does.
 ///
 /// ```
 /// use axum::{Router, body::{Body, to_bytes}, routing::get};
@@ -42,7 +42,7 @@ use tower_service::Service;
 /// # Ok(()) }
 /// ```
 ///
-/// A clone shares the instruments. When the last clone is dropped, nothing is measured any more.
+/// A clone shares the instruments. When the last clone is dropped, measuring stops.
 #[derive(Clone, Debug)]
 pub struct Prometheus {
     registry: Registry,
@@ -50,14 +50,14 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// For the service of this name: `service_name` of the series `target_info`, to which `OTEL_RESOURCE_ATTRIBUTES`
-    /// adds more.
+    /// Creates a meter for the service with this name, which becomes `service_name` in the series `target_info`.
+    /// `OTEL_RESOURCE_ATTRIBUTES` adds more attributes.
     #[must_use]
     pub fn new(service: impl Into<String>) -> Self {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            // Every line would carry the name of the same meter.
+            // Otherwise every line would contain the name of the meter, which is always the same.
             .scope_info_enabled(false)
             .build()
             .expect("a new registry accepts its first collector");
@@ -77,7 +77,7 @@ impl Prometheus {
         self.provider.meter(env!("CARGO_PKG_NAME"))
     }
 
-    /// The provider, to make it the global one.
+    /// The provider, for example to make it the global one.
     #[must_use]
     pub fn provider(&self) -> &SdkMeterProvider {
         &self.provider

@@ -1,4 +1,4 @@
-//! What is resolved once a route, so that a stream and its frames need not.
+//! Attributes and series, created once per route instead of per stream or frame.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,18 +11,19 @@ use {opentelemetry::metrics::BoundHistogram, std::sync::OnceLock};
 
 use crate::{instruments::Instruments, names};
 
-/// How many values `chunk.index_bucket` has: 1, 2, 4, .. 2048.
+/// Number of values of `chunk.index_bucket`: 1, 2, 4, .. 2048.
 const BUCKETS: usize = 12;
 
-/// Routes beyond this count as unmatched. A program has a few hundred; a function that returns paths would have as many
-/// as clients can think of, and the SDK keeps 2000 attribute sets an instrument.
+/// Further routes count as unmatched. A program has a few hundred routes, but a function that returns paths has as many
+/// as clients request, and the SDK keeps 2000 attribute sets per instrument.
 const MAX_ROUTES: usize = 1000;
 
-/// Routes beyond this have one series of `chunk.gap` each, without a bucket, so that all of them fit:
-/// (80 + 1 unmatched) * 12 + 920 = 1892 of 2000. Any more would be folded into one series without a route.
+/// Further routes have a single series of `chunk.gap`, without `chunk.index_bucket`, so that all routes fit into the
+/// SDK's 2000 attribute sets: (80 + 1 unmatched) * 12 + 920 = 1892. The SDK folds attribute sets beyond 2000 into one
+/// series without a route.
 const MAX_INDEXED_ROUTES: usize = 80;
 
-/// What is measured for each frame, and how.
+/// Which values are measured for each frame, and how.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PerFrame {
     pub(crate) gap: bool,
@@ -49,7 +50,7 @@ impl Default for PerFrame {
 pub(crate) struct Series {
     histogram: Histogram<f64>,
     attributes: Box<[KeyValue]>,
-    // bound at the first value: a series that is bound and never recorded would be exported with a count of 0
+    // Bound at the first value, because a series that is bound but never recorded is exported with a count of 0.
     #[cfg(feature = "bound-instruments")]
     bound: Option<OnceLock<BoundHistogram<f64>>>,
 }
@@ -87,9 +88,9 @@ impl Series {
 pub(crate) struct Route {
     pub(crate) instruments: Instruments,
     pub(crate) route: KeyValue,
-    /// the attributes of a stream that is complete, as most are
+    /// The attributes of a complete stream, the most frequent case.
     pub(crate) complete: [KeyValue; 2],
-    /// one a bucket, or one alone
+    /// One series per bucket, or a single one.
     gap: Option<Box<[Series]>>,
     pub(crate) producer_wait: Option<Series>,
     pub(crate) consumer_hold: Option<Series>,
@@ -120,7 +121,7 @@ impl Route {
         }
     }
 
-    /// The series of the gap before chunk `index`, which is 1 or more.
+    /// Returns the series for the gap before chunk `index`, which is at least 1.
     #[inline]
     pub(crate) fn gap(&self, index: u64) -> Option<&Series> {
         let gap = self.gap.as_ref()?;
@@ -136,7 +137,7 @@ impl Route {
     }
 }
 
-/// 1, 2, 3.. to 0, 1, 1..: the power of two at or below.
+/// Maps 1, 2, 3.. to 0, 1, 1..: the binary logarithm, rounded down.
 #[inline]
 fn bucket(index: u64) -> usize {
     (index.max(1).ilog2() as usize).min(BUCKETS - 1)

@@ -1,4 +1,4 @@
-//! One response, measured.
+//! Measures one response.
 
 use std::{sync::Arc, task::Poll};
 
@@ -15,7 +15,7 @@ use crate::{instruments::Instruments, names, route::Route};
 
 /// Measures one response from the call to the end of its body.
 ///
-/// A chunk is a data frame with data in it: an empty one reaches no client.
+/// A chunk is a data frame that is not empty: no client receives an empty one.
 #[derive(Debug)]
 pub struct Stream {
     route: Arc<Route>,
@@ -25,11 +25,11 @@ pub struct Stream {
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
     began: Instant,
-    /// The first poll for the chunk that is awaited.
+    /// Time of the first poll for the next chunk.
     asked: Option<Instant>,
-    /// When the last chunk was there.
+    /// Time of the last chunk.
     ready: Option<Instant>,
-    /// The clock as read in this poll, so that an end in it need not read it again.
+    /// The clock as read in this poll, so that an end in the same poll does not read it again.
     now: Option<Instant>,
     ended: Option<Instant>,
     chunks: u64,
@@ -75,7 +75,7 @@ impl Stream {
         KeyValue::new(names::SCHEME, self.scheme)
     }
 
-    /// The attributes that OpenTelemetry's convention has for the instruments that it names.
+    /// The attributes of the instruments that OpenTelemetry's convention names.
     fn conventional(&self, end: &StreamEnd) -> Vec<KeyValue> {
         let mut attributes = Vec::with_capacity(6);
         attributes.extend([self.method(), self.scheme(), self.route.route.clone()]);
@@ -137,7 +137,7 @@ impl Stage for Stream {
     #[inline]
     fn on_piece(&mut self, piece: &Piece) {
         let length = piece.data().map_or(0, Bytes::len);
-        // what comes after the end is sent to nobody
+        // Data after the end is sent to no client.
         if length == 0 || self.ended.is_some() {
             return;
         }
@@ -200,7 +200,7 @@ impl Stage for Stream {
 
         let ended = self.ended.unwrap_or_else(|| {
             let now = Instant::now();
-            // dropped with a chunk in hand: the reader that never came back
+            // Dropped after a chunk: the server did not poll again.
             if self.asked.is_none() {
                 self.hold(now);
             }

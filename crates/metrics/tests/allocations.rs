@@ -1,4 +1,4 @@
-//! A frame allocates nothing, whatever is measured of it. Only what the thread of the test allocates counts.
+//! A frame allocates nothing, whatever is measured. Only allocations of the test's thread are counted.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use tower_stream_metrics::StreamMetricsLayer;
 
 const FRAMES: usize = 5000;
 
-/// Allocations during all polls of a body after its first.
+/// Allocations during all polls of a body except the first.
 async fn allocations(layer: &StreamMetricsLayer) -> u64 {
     let data = Bytes::from_static(b"chunk");
     let steps: Vec<_> = (0..FRAMES).map(|_| mock::data(data.clone())).collect();
@@ -55,7 +55,7 @@ async fn a_frame_allocates_nothing() {
             layer().producer_wait(true).consumer_hold(true).bound(true),
         ),
     ] {
-        // the first stream of a route makes its series
+        // The first stream of a route creates its series.
         allocations(&layer).await;
         assert_eq!(allocations(&layer).await, 0, "{name}");
     }

@@ -1,4 +1,4 @@
-//! No attribute is what a client chose.
+//! No client can choose the value of an attribute.
 
 use axum::{Router, body::Body, routing::get};
 use http::Method;
@@ -243,7 +243,7 @@ async fn every_route_keeps_its_series_of_gaps() {
         let chunks = (0..request.into_body()).map(|_| data("x"));
         Ok::<_, Infallible>(Response::new(MockBody::new(chunks)))
     });
-    // more than are told apart at all; in the first and the last of them every bucket is filled
+    // More routes than are kept. The first and the last one fill every bucket.
     for route in 0..1_010 {
         let chunks = if (100..1_000).contains(&route) {
             3

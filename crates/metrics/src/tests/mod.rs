@@ -1,4 +1,4 @@
-//! The layer around a scripted service, and what it recorded.
+//! The layer around a scripted service, and what the layer recorded.
 
 mod labels;
 mod outcomes;
@@ -28,13 +28,13 @@ use tower_stream_core::{
 
 use crate::StreamMetricsLayer;
 
-/// A meter, and what was recorded with it.
+/// A meter, and access to what it recorded.
 struct Recorded {
     exporter: InMemoryMetricExporter,
     provider: SdkMeterProvider,
 }
 
-/// A counter's value, or the sum and count of a histogram.
+/// Value of a counter, or sum and count of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Point {
     sum: f64,
@@ -81,7 +81,7 @@ impl Recorded {
         series
     }
 
-    /// The counts of the series of a histogram, or the values of those of a counter, without zeros.
+    /// The non-zero values of a counter, or counts of a histogram, by series.
     fn counts(&self, name: &str) -> Vec<(String, u64)> {
         let series = self.series(name).into_iter();
         series
@@ -97,7 +97,7 @@ impl Recorded {
         series.into_iter().next().unwrap()
     }
 
-    /// Asserts that no stream is active, and gives what the one that was ended as.
+    /// Asserts that no stream is active, and returns the attributes of the only ended stream.
     fn the_end(&self) -> String {
         let active = self.series(crate::names::STREAM_ACTIVE);
         assert!(!active.is_empty(), "nothing was ever active");
@@ -149,7 +149,7 @@ fn points<T: Copy>(data: &MetricData<T>, number: impl Fn(T) -> f64) -> Vec<(Stri
 type Measured = Pin<Box<ResponseBody<MockBody, StreamMetricsLayer>>>;
 type Answer = Ready<Result<Response<MockBody>, Infallible>>;
 
-/// Calls a service that answers with this body, and gives the body that comes out of the layer.
+/// Calls a service that responds with this body. Returns the body that the layer returns.
 async fn body(layer: &StreamMetricsLayer, body: MockBody) -> Measured {
     answer(layer, Request::new(()), Response::new(body)).await
 }
@@ -169,7 +169,7 @@ fn mock(steps: impl IntoIterator<Item = Step>) -> MockBody {
     MockBody::new(steps)
 }
 
-/// Polls until `None` or an error, as a server that does not know better.
+/// Polls to `None` or an error, as an h2 server does.
 async fn play(body: &mut Measured) -> Result<(), BoxError> {
     while let Some(frame) = http_body_util::BodyExt::frame(body).await {
         frame?;
@@ -177,7 +177,7 @@ async fn play(body: &mut Measured) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Polls until the body says it has ended, as an h1 server does.
+/// Polls until `is_end_stream`, as an h1 server does.
 async fn play_h1(body: &mut Measured) -> Result<(), BoxError> {
     while !body.is_end_stream() {
         match http_body_util::BodyExt::frame(body).await {
@@ -188,7 +188,7 @@ async fn play_h1(body: &mut Measured) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Calls the service, with `poll_ready` first.
+/// Calls `poll_ready`, then the service.
 async fn call<S, B>(service: &mut S, request: Request<()>) -> Result<Response<B>, S::Error>
 where
     S: Service<Request<()>, Response = Response<B>>,

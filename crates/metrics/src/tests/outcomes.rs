@@ -1,4 +1,4 @@
-//! Exactly one outcome, and nothing active afterwards, on every path.
+//! On every path there is exactly one outcome, and no active stream afterwards.
 
 use std::{
     future::{Future, pending},
@@ -184,7 +184,7 @@ async fn a_fault_that_another_layer_recorded_is_the_end() {
     let response = Response::new(mock([data("a")]));
     let mut body = answer(&recorded.layer(), request, response).await;
     fault.record(Cause::new(FaultKind::Timeout, "idle"));
-    // an error writer outside gave the stream a well-formed ending
+    // An error writer outside ended the stream cleanly.
     play(&mut body).await.unwrap();
     drop(body);
     assert_eq!(recorded.the_end(), failed("error", "timeout"));
@@ -199,7 +199,7 @@ async fn a_panic_in_the_body_is_a_panic() {
     drop(panics);
     assert_eq!(recorded.the_end(), failed("panic", "panic"));
 
-    // one in its drop comes too late to be an end of the stream, and too late to lose it
+    // A panic while the body is dropped comes after the end of the stream. The outcome is still recorded.
     let recorded = Recorded::new();
     let script = mock([data("a")]).panics_in(PanicIn::Drop);
     let mut panics = body(&recorded.layer(), script).await;
@@ -210,7 +210,7 @@ async fn a_panic_in_the_body_is_a_panic() {
 
 #[tokio::test]
 async fn a_panic_in_the_handler_is_a_panic() {
-    // in its future
+    // In the future.
     let recorded = Recorded::new();
     let service = service_fn(|_: Request<()>| async {
         tokio::task::yield_now().await;
@@ -226,7 +226,7 @@ async fn a_panic_in_the_handler_is_a_panic() {
         "there was no body"
     );
 
-    // in `call` itself
+    // In `call`.
     let recorded = Recorded::new();
     let service = service_fn(|_: Request<()>| -> Answer { panic!("scripted") });
     let mut service = recorded.layer().layer(service);

@@ -1,4 +1,4 @@
-//! What is measured, under a paused clock.
+//! Times, measured with a paused clock.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Sum and count, the sum in whole milliseconds: tokio's paused clock has no finer grain.
+/// Sum and count. The sum is in whole milliseconds, the resolution of tokio's paused clock.
 fn millis(point: Point) -> (u64, u64) {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     ((point.sum * 1000.0).round() as u64, point.count)
@@ -71,7 +71,7 @@ async fn a_frame_without_data_is_no_chunk() {
 #[tokio::test(start_paused = true)]
 async fn gaps_go_into_the_bucket_of_the_later_chunk() {
     let recorded = Recorded::new();
-    // chunk i comes i ms after chunk i - 1
+    // Chunk i comes i ms after chunk i - 1.
     let steps = (0..10).flat_map(|i| [sleep(ms(i)), data("x")]);
     play(&mut body(&recorded.layer(), mock(steps)).await)
         .await

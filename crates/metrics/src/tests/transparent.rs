@@ -1,4 +1,4 @@
-//! The layer changes nothing, on or off.
+//! The layer does not change responses, whether it is on or off.
 
 use http_body_util::BodyExt;
 use tower_stream_core::mock::{data, error, trailer};

@@ -1,4 +1,4 @@
-//! Routines timed in turns.
+//! Times several routines in alternating rounds.
 
 use std::{fmt, hint::black_box};
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 const ROUNDS: usize = 40;
 
-/// Times routines in turns, so that what else the machine does falls on all of them alike.
+/// Times several routines in alternating rounds, so that other load on the machine affects all of them alike.
 ///
 /// ```
 /// # let (ours, theirs) = (|| 1, || 2);
@@ -19,7 +19,7 @@ pub struct Contest<'a> {
 }
 
 impl<'a> Contest<'a> {
-    /// `calls` of each routine make one measurement.
+    /// Each measurement calls each routine `calls` times.
     #[must_use]
     pub fn new(calls: usize) -> Self {
         Self {
@@ -28,7 +28,7 @@ impl<'a> Contest<'a> {
         }
     }
 
-    /// One more routine.
+    /// Adds a routine.
     #[must_use]
     pub fn entry<T>(mut self, mut routine: impl FnMut() -> T + 'a) -> Self {
         self.entries
@@ -36,7 +36,7 @@ impl<'a> Contest<'a> {
         self
     }
 
-    /// Seconds a call in the best round of each routine, in the order of the entries.
+    /// Returns the seconds per call in the best round of each routine, in the order of the entries.
     #[must_use]
     pub fn seconds(mut self) -> Vec<f64> {
         let mut best = vec![f64::INFINITY; self.entries.len()];

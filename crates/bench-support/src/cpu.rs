@@ -3,10 +3,10 @@ use std::time::Duration;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Measures what this thread computed, not how long it took: on a machine that does other things too, a claim about the
-/// cost of code survives only so.
+/// Measures the CPU time of this thread, not wall-clock time, so that other load on the machine changes the result
+/// little.
 ///
-/// `Criterion::default().with_measurement(CpuTime)`. For code that stays on its thread and does not wait.
+/// Use it as `Criterion::default().with_measurement(CpuTime)`, for code that stays on its thread and does not wait.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuTime;
 

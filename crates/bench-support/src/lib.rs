@@ -1,7 +1,7 @@
-//! What the benches of the layers share.
+//! Shared code of the layers' benches.
 //!
-//! A speed claim of this workspace is a **ratio against a named peer in the same run**. A bench runs its candidates
-//! in one criterion group and then prints what [`Group`] reads back:
+//! In this workspace, every speed claim is a **ratio to a named peer in the same run**. A bench runs its candidates in
+//! one criterion group, and then prints what [`Group`] reads back:
 //!
 //! ```no_run
 //! let group = tower_stream_bench_support::Group::new("1000 frames of 64 B");
@@ -23,9 +23,9 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-/// A body that gives the same frame a number of times, then `None`.
+/// A body that returns the same frame a number of times, then `None`.
 ///
-/// Its poll is not inlined and its error is boxed, as with a real body behind a router.
+/// Its poll is not inlined and its error is boxed, as in a real body behind a router.
 #[derive(Clone, Debug)]
 pub struct Frames {
     frame: Bytes,
@@ -33,7 +33,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// `count` frames like `frame`.
+    /// A body of `count` frames like `frame`.
     #[must_use]
     pub fn new(frame: impl Into<Bytes>, count: usize) -> Self {
         Self {
@@ -60,11 +60,11 @@ impl Body for Frames {
     }
 }
 
-/// Polls a body that is always ready to its end; gives the number of bytes.
+/// Polls a body, which must always be ready, to its end. Returns the number of bytes.
 ///
 /// # Panics
 ///
-/// When the body is pending or fails: what is measured then is not what was meant.
+/// Panics if the body is pending or fails.
 pub fn consume<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
     let mut bytes = 0;
@@ -80,15 +80,15 @@ pub fn consume<B: Body<Data = Bytes>>(mut body: Pin<&mut B>) -> usize {
     }
 }
 
-/// A criterion group of this run, read back from where criterion wrote it.
+/// A criterion group of this run, read back from criterion's output files.
 #[derive(Debug)]
 pub struct Group(PathBuf);
 
 impl Group {
-    /// The group of this name.
+    /// The group with this name.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        // a bench runs as `<target>/release/deps/<name>-<hash>`
+        // The path of a bench is `<target>/release/deps/<name>-<hash>`.
         let target = std::env::current_exe()
             .ok()
             .and_then(|exe| exe.ancestors().nth(3).map(PathBuf::from));
@@ -100,7 +100,7 @@ impl Group {
         )
     }
 
-    /// The median time of one iteration in nanoseconds; `None` when that function did not run.
+    /// Returns the median time of one iteration in nanoseconds, or `None` if that function did not run.
     #[must_use]
     pub fn median(&self, function: &str) -> Option<f64> {
         let path = self.0.join(file_name(function)).join("new/estimates.json");
@@ -109,7 +109,8 @@ impl Group {
         estimates["median"]["point_estimate"].as_f64()
     }
 
-    /// Prints for each function what one of `units` in an iteration costs, alone and over `base`, and the ratio.
+    /// Prints, for each function, the cost of one of the `units` in an iteration: absolute, above `base`, and as a
+    /// ratio.
     #[allow(clippy::print_stdout)] // it is what a bench is for
     pub fn print_over(&self, base: &str, functions: &[&str], units: u32, unit: &str) {
         let per = f64::from(units);
@@ -130,7 +131,7 @@ impl Group {
     }
 }
 
-/// As criterion makes directory names.
+/// The directory name that criterion uses for `name`.
 fn file_name(name: &str) -> String {
     let mut name = name.replace(['?', '"', '/', '\\', '*', '<', '>', ':', '|', '^'], "_");
     name.truncate(64);

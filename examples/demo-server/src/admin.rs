@@ -24,12 +24,12 @@ pub fn admin(state: &State) -> Router {
         .with_state(state.clone())
 }
 
-/// The state of the server, and what it has served.
+/// The state of the server, and counters of what it served.
 async fn status(extract::State(state): extract::State<State>) -> Response {
     reply::json(StatusCode::OK, &figures(&state))
 }
 
-/// Starts the drain, as SIGTERM does. Asked again it changes nothing.
+/// Starts the drain, as SIGTERM does. Further requests have no effect.
 async fn drain(extract::State(state): extract::State<State>) -> Response {
     state.drain.start();
     reply::json(StatusCode::ACCEPTED, &figures(&state))
@@ -50,7 +50,7 @@ fn figures(state: &State) -> serde_json::Value {
     })
 }
 
-/// 404 for a path that is no route.
+/// 404 for an unknown path.
 pub(crate) async fn not_found(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
@@ -58,7 +58,7 @@ pub(crate) async fn not_found(uri: Uri) -> Problem {
     )
 }
 
-/// 405 for a route that has no such method; axum adds `Allow`.
+/// 405 for a method that the route does not support; axum adds `Allow`.
 pub(crate) async fn method_not_allowed() -> Problem {
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, env = "DEMO_PUBLIC", value_name = "ADDR", default_value_t = PUBLIC)]
     pub public: SocketAddr,
 
-    /// Address of the admin listener (probes, status and metrics); by default only this machine can reach it
+    /// Address of the admin listener (probes, status and metrics); only this machine can reach the default one
     #[arg(long, env = "DEMO_ADMIN", value_name = "ADDR", default_value_t = ADMIN)]
     pub admin: SocketAddr,
 
@@ -44,23 +44,23 @@ pub struct Args {
     #[arg(long, env = "DEMO_UPSTREAM", value_name = "URL", value_parser = origin)]
     pub upstream: Option<Uri>,
 
-    /// Longest wait for the next frame of a response body, such as 600ms, 3s or 2m; after it the response fails
+    /// Longest time without a frame of a response body, such as 600ms, 3s or 2m; a response that exceeds it fails
     #[arg(long, env = "DEMO_IDLE_TIMEOUT", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration)]
     pub idle_timeout: Duration,
 
-    /// Longest silence of an idle stream of events before it gets a heartbeat; 0 or off writes none
+    /// Longest time without a frame before an idle event stream gets a heartbeat; 0 or off writes none
     #[arg(long, env = "DEMO_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration_or_off)]
     pub heartbeat: Duration,
 
-    /// First part of a drain: /readyz answers 503 and responses close their connections, but requests are served
+    /// First phase of a drain: /readyz responds 503 and responses close their connections, but requests are served
     #[arg(long, env = "DEMO_ADVERTISE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
     pub advertise: Duration,
 
-    /// Longest duration of a drain, --advertise included; streams that are left then are ended by a last event
+    /// Longest duration of a drain, --advertise included; streams still in flight then are ended with a last event
     #[arg(long, env = "DEMO_DEADLINE", value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub deadline: Duration,
 
-    /// Time after the deadline for last events to be sent; connections that are left then are closed
+    /// Time to send last events after the deadline; connections still open then are closed
     #[arg(long, env = "DEMO_SETTLE", value_name = "DURATION", default_value = "250ms", value_parser = duration_or_none)]
     pub settle: Duration,
 
@@ -84,9 +84,9 @@ pub struct Args {
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Lines for people.
+    /// Human-readable lines.
     #[default]
     Text,
 }
@@ -160,11 +160,11 @@ Exit codes: 0 when no stream was cut, 1 when one was cut or the server could not
 a bad flag.";
 
 impl Args {
-    /// The drain with the times of these flags.
+    /// Creates the drain with the times of these flags.
     ///
     /// # Errors
     ///
-    /// When they contradict each other; the message names them.
+    /// Fails if the times contradict each other; the message names them.
     pub fn drain(&self) -> Result<Drain, BuildError> {
         let drain = Drain::builder()
             .advertise(self.advertise)

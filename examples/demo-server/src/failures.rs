@@ -1,10 +1,10 @@
-//! How clients are told of a failure: a `WriteError` that chooses by path.
+//! The `WriteError` of the demo: chooses the format of an error by path.
 
 use axum::http::Response;
 use bytes::Bytes;
 use tower_stream_errors::{DefaultWriter, Failure, OpenAiWriter, Tail, WriteError};
 
-/// The OpenAI-compatible routes speak as their clients expect, all others as the library does.
+/// Writes OpenAI's error format on the OpenAI-compatible routes, and the library's default format on all others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Failures;
 

@@ -1,7 +1,6 @@
-//! A real streaming server that composes the layers of `tower-stream`.
+//! A streaming server that uses the layers of `tower-stream`.
 //!
-//! `cargo run --release -p demo-server -- --help` lists its flags and routes. As a library it
-//! starts in process, for tests:
+//! `cargo run --release -p demo-server -- --help` lists its flags and routes. Tests can start it in process:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

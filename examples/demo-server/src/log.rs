@@ -1,4 +1,4 @@
-//! Log lines, on stderr: stdout belongs to the line that names the addresses.
+//! Log lines on stderr; stdout is used only for the line with the addresses.
 
 use std::io;
 
@@ -8,12 +8,13 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, fmt, prelude::*, r
 
 use crate::{LogFormat, Traces};
 
-/// Installs the process's subscriber, log lines with the ids of their request and `traces` beside them, and a panic hook
-/// that lets the log name the place of a panic that a layer caught. `RUST_LOG` filters the lines; without it, `info`.
+/// Installs the process's subscriber: log lines with the ids of their request, and `traces`. Also installs a panic hook
+/// that records where a panic occurred, so that a layer that catches the panic can log the place. `RUST_LOG` filters
+/// the lines; the default is `info`.
 ///
 /// # Errors
 ///
-/// When `RUST_LOG` cannot be read as a filter, or a subscriber is already installed.
+/// Fails if `RUST_LOG` is not a valid filter, or if a subscriber is already installed.
 pub fn install(
     format: LogFormat,
     traces: &Traces,
@@ -33,7 +34,7 @@ pub fn install(
             .event_format(log::text())
             .boxed(),
     };
-    // the spans of a request would repeat its attributes on each of its lines
+    // Log no spans: those of a request would repeat its attributes on each of its lines.
     let events = filter_fn(|metadata| metadata.is_event());
     registry()
         .with(lines.with_filter(filter).with_filter(events))

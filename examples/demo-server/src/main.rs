@@ -25,14 +25,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Exit codes: 0 when every stream ended or had its farewell, 1 when one was cut or the server could not start.
+/// Exit codes: 0 when every stream ended or got its last event; 1 when one was aborted, or when the server could not
+/// start.
 async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     let format = args.log;
     let state = State::new(args)?;
     let traces = state.traces().clone();
     log::install(format, &traces)?;
     let server = Server::start_with(state).await?;
-    // Before the addresses are printed: whoever reads them may signal at once.
+    // Before the addresses are printed: a program that reads them may send a signal at once.
     server.drain().listen_for_signals()?;
     #[cfg(unix)]
     interrupt::listen(server.drain())?;
@@ -54,10 +55,10 @@ mod interrupt {
     use tokio::signal::unix::{SignalKind, signal};
     use tower_stream_drain::Drain;
 
-    /// Ends the server at once when nothing is in flight, and otherwise says what it waits for.
+    /// Handles SIGINT: stops the server at once if nothing is in flight, and otherwise prints what it waits for.
     ///
-    /// A server that is told to stop by SIGTERM serves on for a while, so that load balancers see it go. SIGINT comes from a
-    /// person, who has no load balancer. The drain listens for both signals itself.
+    /// After SIGTERM the server keeps serving for a while, so that load balancers notice. SIGINT comes from a person at
+    /// a terminal, without a load balancer. The drain itself listens for both signals.
     pub(super) fn listen(drain: &Drain) -> io::Result<()> {
         let mut interrupts = signal(SignalKind::interrupt())?;
         let drain = drain.clone();
@@ -75,7 +76,7 @@ mod interrupt {
     }
 }
 
-/// One line on stdout that a program can read.
+/// Prints one machine-readable line on stdout.
 fn announce(server: &Server) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(

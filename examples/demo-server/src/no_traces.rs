@@ -7,14 +7,14 @@ use tower_stream_trace::ChunkSpanLayer;
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, layer::Identity, registry::LookupSpan};
 
-/// The exporter of spans, which this build does not have.
+/// Stands in for the exporter of spans, which this build does not have.
 #[derive(Clone, Debug, Default)]
 pub struct Traces;
 
 impl Traces {
     /// # Errors
     ///
-    /// When an endpoint is given.
+    /// Fails if an endpoint is given.
     pub(crate) fn new(otlp: Option<&str>) -> io::Result<Self> {
         match otlp {
             None => Ok(Self),
@@ -28,7 +28,7 @@ impl Traces {
     #[expect(clippy::unused_self)] // as with the feature
     pub(crate) fn observe(&self, _: &Meter) {}
 
-    /// No layer.
+    /// Returns no layer.
     #[expect(clippy::unused_self)] // as with the feature
     pub(crate) fn layer<S>(&self) -> Option<impl Layer<S> + use<S>>
     where
@@ -37,7 +37,7 @@ impl Traces {
         None::<Identity>
     }
 
-    /// No span for any chunk.
+    /// Returns a layer that is off.
     pub(crate) fn chunks(&self) -> ChunkSpanLayer {
         ChunkSpanLayer::off()
     }

@@ -1,4 +1,4 @@
-//! Errors of a request, as RFC 9457 problem details.
+//! Errors of a request as problem details (RFC 9457).
 
 use axum::{
     http::StatusCode,
@@ -8,7 +8,7 @@ use tower_stream_core as body;
 
 use crate::reply;
 
-/// A 4xx or 5xx answer that says what was wrong, and with which parameter.
+/// A 4xx or 5xx response that says what is wrong, and with which parameter.
 #[derive(Debug)]
 pub(crate) struct Problem(body::Problem);
 

@@ -9,9 +9,9 @@ use tower_stream_drain::{FarewellLayer, Policy};
 
 use crate::{State, admin, chat, layers, routes};
 
-/// The public routes with every layer around them.
+/// The public routes with all layers.
 pub fn app(state: &State) -> Router {
-    // its clients may come back whenever they are told
+    // Clients of /events may reconnect at any time.
     let early = match state.args.early_end_window {
         Some(_) => state.drain.farewell().policy(Policy::EndEarly),
         None => FarewellLayer::off(),

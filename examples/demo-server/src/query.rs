@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use crate::problem::Problem;
 
-/// Longest interval between two records that a query may ask for.
+/// Upper limit of `interval_ms`.
 const MAX_INTERVAL_MS: u64 = 3_600_000;
 
 /// The parameters of one query string.
 ///
-/// A handler takes the ones it knows and then calls [`finish`](Query::finish), which refuses the
-/// rest: a misspelt parameter is an error, not a silent default.
+/// A handler takes the parameters it knows and then calls [`finish`](Query::finish), which rejects the rest: a misspelt
+/// parameter is an error, not a silent default.
 #[derive(Debug)]
 pub(crate) struct Query {
     values: BTreeMap<String, String>,
@@ -69,7 +69,7 @@ impl Query {
         }
     }
 
-    /// One of the named choices; `default` when absent, an error when there is none.
+    /// One of the named choices. If the parameter is absent, `default`; without a default, an error.
     pub(crate) fn choice<T: Copy>(
         &mut self,
         name: &'static str,
@@ -100,7 +100,7 @@ impl Query {
             .map(Duration::from_millis)
     }
 
-    /// Refuses every parameter that nobody asked for.
+    /// Rejects every parameter that the handler did not take.
     pub(crate) fn finish(self) -> Result<(), Problem> {
         match self.values.keys().next() {
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! A paced body: one record, one frame.
+//! A paced body with one record per frame.
 
 use std::{
     fmt,
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Lets the first record through at once and each later one an interval after the one before.
+/// Passes the first record at once and each later one an interval after the previous one.
 ///
-/// "At once" is the very first poll: what fails there fails before a head is sent.
+/// "At once" is the first poll: an error in it occurs before the head is sent.
 #[derive(Debug)]
 pub(crate) struct Pace {
     every: Duration,
@@ -35,7 +35,7 @@ impl Pace {
             None => self.wait = Some(Box::pin(sleep(self.every))),
             Some(wait) => {
                 ready!(wait.as_mut().poll(cx));
-                // From now: a slow reader delays the records, it gets no burst afterwards.
+                // Counted from now: after a slow reader, records are delayed and do not come in a burst.
                 wait.as_mut().reset(Instant::now() + self.every);
             }
         }
@@ -43,9 +43,9 @@ impl Pace {
     }
 }
 
-/// A body of `count` records (endless for `None`), each made by `make` from its number.
+/// A body of `count` records (endless for `None`), each created by `make` from its number.
 ///
-/// It ends right after the last record and promises no length.
+/// It ends right after the last record and declares no length.
 pub(crate) struct Records<F> {
     make: F,
     pace: Pace,

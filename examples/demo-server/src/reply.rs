@@ -1,4 +1,4 @@
-//! Answers: whole JSON, and streams of records.
+//! Responses: JSON documents and streams of records.
 
 use axum::{
     body::Body,
@@ -13,9 +13,9 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     json_text("application/json", status, text(value))
 }
 
-/// JSON text under a JSON media type.
+/// JSON text with a JSON media type.
 ///
-/// The length is set here, not left to axum, because a layer that hides `size_hint` would lose it.
+/// The length is set here instead of by axum, because a layer that hides `size_hint` would lose it.
 pub(crate) fn json_text(
     media_type: &'static str,
     status: StatusCode,
@@ -33,10 +33,10 @@ pub(crate) fn json_text(
 
 /// Server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
-/// One JSON object a line.
+/// One JSON object per line.
 pub(crate) const LINES: &str = "application/x-ndjson";
 
-/// A stream of records. What keeps caches and proxies from holding it back is the header guard's.
+/// A stream of records. `StreamHeadersLayer` adds the headers that keep caches and proxies from buffering it.
 pub(crate) fn stream(media_type: &'static str, body: Body) -> Response {
     ([(header::CONTENT_TYPE, media_type)], body).into_response()
 }
@@ -45,7 +45,7 @@ pub(crate) fn stream(media_type: &'static str, body: Body) -> Response {
 ///
 /// # Panics
 ///
-/// When a `Serialize` of ours fails, or has a map whose keys are no strings: none does.
+/// Panics if a `Serialize` implementation of this crate fails, or has a map whose keys are not strings. None does.
 pub(crate) fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain structs serialize")
 }

@@ -1,4 +1,4 @@
-//! Two listeners, one server.
+//! The server with its two listeners.
 
 use std::{
     future::{IntoFuture, pending},
@@ -28,17 +28,16 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When an address cannot be bound or the directory of `--files` not be read; the message
-    /// names it.
+    /// Fails if an address cannot be bound, or the directory of `--files` cannot be read. The message names it.
     pub async fn start(args: Args) -> io::Result<Self> {
         Self::start_with(State::new(args)?).await
     }
 
-    /// As [`start`](Server::start), with a state that was made before: its traces can then be part of the subscriber.
+    /// Like [`start`](Server::start), with an existing state, whose traces can then be part of the subscriber.
     ///
     /// # Errors
     ///
-    /// When an address cannot be bound; the message names it.
+    /// Fails if an address cannot be bound; the message names it.
     pub async fn start_with(state: State) -> io::Result<Self> {
         let public = bind("public", state.args.public).await?;
         let admin_listener = bind("admin", state.args.admin).await?;
@@ -66,7 +65,7 @@ impl Server {
         self.admin
     }
 
-    /// What starts and watches the drain of this server.
+    /// The drain of this server.
     pub fn drain(&self) -> &Drain {
         &self.state.drain
     }
@@ -75,17 +74,17 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a task of the server failed.
+    /// Fails if a task of the server failed.
     pub async fn shutdown(self) -> io::Result<Report> {
         self.state.drain.start();
         self.stopped().await
     }
 
-    /// Waits until the server has been drained, whoever starts that. The admin listener answers until then.
+    /// Waits until the server has been drained, whatever started the drain. The admin listener responds until then.
     ///
     /// # Errors
     ///
-    /// When a task of the server failed.
+    /// Fails if a task of the server failed.
     pub async fn stopped(mut self) -> io::Result<Report> {
         (&mut self.serving).await?
     }
@@ -106,13 +105,13 @@ async fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves both until the drain of the public listener is over: the probes need the other one to its end.
+/// Serves both listeners until the drain of the public one has ended. Probes need the admin listener until then.
 async fn serve(public: TcpListener, private: TcpListener, state: State) -> io::Result<Report> {
-    // main listens for signals, or nobody: a server in process leaves them to its program
+    // `main` listens for signals. A server in process leaves signals to its program.
     let public = tower_stream_serve::serve(public, app(&state))
         .drain(&state.drain)
         .without_signals();
-    // never drained: dropped at the end of the public one, and an idle probe does not hold that
+    // Never drained: dropped at the end of the public one, so that an idle probe connection cannot delay the end.
     let private = async {
         let never = Drain::builder().build();
         tower_stream_serve::serve(private, admin(&state))
@@ -140,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Advertises for 50 ms.
+    /// Starts a server that advertises for 50 ms.
     async fn start(deadline: Duration) -> Server {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Server::start(Args {
@@ -154,7 +153,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Sends a request and waits for the first bytes of its answer.
+    /// Sends a request and waits for the first bytes of the response.
     async fn open(addr: SocketAddr, path: &str) -> (TcpStream, String) {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: demo\r\n\r\n");

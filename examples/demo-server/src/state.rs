@@ -1,4 +1,4 @@
-//! What handlers and layers share.
+//! State shared by handlers and layers.
 
 use std::{io, sync::Arc};
 
@@ -9,7 +9,7 @@ use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
 
 use crate::{Args, Traces, layers};
 
-/// Shared by both listeners; a clone is another handle to the same state.
+/// Shared by both listeners. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) args: Arc<Args>,
@@ -27,11 +27,11 @@ impl State {
     ///
     /// # Errors
     ///
-    /// When the directory of `--files` cannot be resolved; the message names it. When the times of the drain contradict each other,
-    /// or the traces cannot be set up.
+    /// Fails if the directory of `--files` cannot be resolved (the message names it), if the times of the drain
+    /// contradict each other, or if the traces cannot be set up.
     pub fn new(mut args: Args) -> io::Result<Self> {
         if let Some(files) = &mut args.files {
-            // `/files` compares resolved paths with it.
+            // `/files` compares resolved paths with this one.
             *files = files.canonicalize().map_err(|error| {
                 io::Error::new(
                     error.kind(),
@@ -49,7 +49,7 @@ impl State {
 
         let prometheus = Prometheus::new("demo-server");
         let meter = prometheus.meter();
-        // A demo shows everything; both are off by default because they read the clock once more a chunk.
+        // A demo shows everything. Both are off by default, because each chunk then needs one more clock read.
         let metrics = StreamMetricsLayer::new(&meter)
             .producer_wait(true)
             .consumer_hold(true);
@@ -71,7 +71,7 @@ impl State {
         })
     }
 
-    /// The way of spans out of this process.
+    /// The exporter of spans.
     pub fn traces(&self) -> &Traces {
         &self.traces
     }

@@ -1,4 +1,4 @@
-//! One request through the public router, for the tests of the routes.
+//! Sends single requests through the public router, for the tests of the routes.
 
 use axum::{body::Body, http::Request};
 use bytes::Bytes;
@@ -7,12 +7,12 @@ use tower::ServiceExt;
 
 use crate::{Args, State, app};
 
-/// A response whose body came to a good end.
+/// A response whose body is complete.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     headers: axum::http::HeaderMap,
-    /// The data frames, as the body gave them.
+    /// The data frames of the body.
     pub(crate) frames: Vec<Bytes>,
     body: String,
 }

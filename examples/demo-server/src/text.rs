@@ -6,14 +6,14 @@ use std::sync::LazyLock;
 /// The text as written: paragraphs with a blank line between.
 pub(crate) const TEXT: &str = include_str!("alice.txt");
 
-/// The text on one line, so that it can stand in a JSON string as it is.
+/// The text on one line, so that it needs no escapes in a JSON string.
 static LINE: LazyLock<String> = LazyLock::new(|| {
     let mut line = TEXT.split_whitespace().collect::<Vec<_>>().join(" ");
     line.push(' ');
     line
 });
 
-/// `bytes` bytes of the text, from where excerpt `n - 1` stopped; the text repeats.
+/// The next `bytes` bytes of the text after excerpt `n - 1`. The text repeats.
 pub(crate) fn excerpt(n: u64, bytes: usize) -> String {
     let start = (n.wrapping_mul(bytes as u64) % LINE.len() as u64) as usize;
     let mut out = String::with_capacity(bytes);

@@ -1,4 +1,4 @@
-//! Traces: spans to an OTLP receiver, when there is one.
+//! Exports spans to an OTLP receiver, if one is configured.
 
 use std::{io, time::Duration};
 
@@ -10,17 +10,17 @@ use tower_stream_trace::{
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, registry::LookupSpan};
 
-/// How long the last spans may take on their way out.
+/// Time limit for exporting the last spans.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// The way of spans out of this process; without `--otlp`, none.
+/// The exporter of spans; without `--otlp`, none.
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Option<Pipeline>);
 
 impl Traces {
     /// # Errors
     ///
-    /// When the exporter cannot be set up.
+    /// Fails if the exporter cannot be set up.
     pub(crate) fn new(otlp: Option<&str>) -> io::Result<Self> {
         let Some(url) = otlp else {
             return Ok(Self(None));
@@ -33,24 +33,24 @@ impl Traces {
         Ok(Self(Some(pipeline)))
     }
 
-    /// Registers what becomes of the spans on `meter`.
+    /// Registers counters of exported and lost spans on `meter`.
     pub(crate) fn observe(&self, meter: &Meter) {
         if let Some(pipeline) = &self.0 {
             pipeline.loss().observe(meter);
         }
     }
 
-    /// What turns tracing spans into exported ones.
+    /// The layer that exports `tracing` spans.
     pub(crate) fn layer<S>(&self) -> Option<impl Layer<S> + use<S>>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
         let pipeline = self.0.as_ref()?;
-        // of its own: a quiet log must not mean that nothing is traced
+        // Has its own filter, so that `RUST_LOG` does not disable traces.
         Some(pipeline.layer().with_filter(LevelFilter::INFO))
     }
 
-    /// A span for each chunk.
+    /// Creates a span for each chunk.
     pub(crate) fn chunks(&self) -> ChunkSpanLayer {
         match &self.0 {
             Some(pipeline) => ChunkSpanLayer::new(pipeline.tracer()),
@@ -58,7 +58,7 @@ impl Traces {
         }
     }
 
-    /// Sends what waits, for a few seconds at most, and says what was lost. Blocks.
+    /// Exports the remaining spans, for a few seconds at most, and reports lost ones. Blocks.
     pub fn shutdown(&self) {
         let Some(pipeline) = &self.0 else {
             return;

@@ -1,4 +1,4 @@
-//! The examples that promise something to clients, as processes and over sockets.
+//! Runs the examples as processes and checks their responses over sockets.
 
 use std::{error::Error, net::SocketAddr, process::Stdio, time::Duration};
 
@@ -16,7 +16,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 struct Example {
     process: Child,
-    /// kept open: an example that cannot print its last line panics
+    /// Kept open, because an example panics if it cannot print.
     _stdout: BufReader<ChildStdout>,
     addresses: Vec<SocketAddr>,
 }
@@ -117,7 +117,7 @@ async fn a_preflight_needs_neither_a_token_nor_a_part_of_the_rate() -> Outcome {
 #[tokio::test]
 async fn more_requests_than_the_rate_are_refused_with_an_id() -> Outcome {
     let service = Example::start(env!("CARGO_BIN_EXE_service"), 1).await?;
-    // the budget may be filled up once in between, not twice within the time of a test
+    // The limit may be refilled once during the test, but not twice.
     let mut refused = None;
     for _ in 0..45 {
         let response = Protocol::Http11
@@ -153,7 +153,7 @@ async fn documents_are_compressed_and_events_are_not_held_back() -> Outcome {
     Ok(())
 }
 
-/// Why CORS stands outside: the other order, of which the documentation says what it loses.
+/// The wrong order, with CORS inside: the documentation says what it loses.
 #[tokio::test]
 async fn with_cors_inside_a_panic_has_no_cors_headers() -> Outcome {
     async fn panics() -> &'static str {
@@ -191,7 +191,8 @@ async fn probes_on_a_listener_of_their_own_are_answered_until_the_drain_is_over(
     let mut stream = connection.reply().await?;
     assert!(stream.chunk().await.is_some());
     example.signal(Signal::TERM)?;
-    // until the public listener is closed: the stream is still in flight, and a probe there would be refused
+    // Until the public listener is closed. The stream is still in flight, and a probe on that listener would be
+    // refused.
     loop {
         assert!(stream.chunk().await.is_some());
         let answer = Protocol::Http11.send(public, &Request::head("/")).await;
@@ -204,7 +205,7 @@ async fn probes_on_a_listener_of_their_own_are_answered_until_the_drain_is_over(
         (503, 200)
     );
 
-    // the deadline is 10 s away: a second signal ends it now
+    // The deadline is 10 s away. A second signal ends the drain now.
     example.signal(Signal::TERM)?;
     let response = stream.finish().await;
     assert!(response.end.is_whole(), "{response:?}");

@@ -1,4 +1,4 @@
-//! The JSON of an answer: whole, or chunk by chunk.
+//! The JSON of a chat completion, as one document or in chunks.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,10 +12,10 @@ use crate::{
     reply,
 };
 
-/// Names the model's build; the text it learnt never changes within one.
+/// Identifies the build of the model; its training text never changes within one.
 const FINGERPRINT: &str = "fp_alice_markov_2";
 
-/// What every chunk of one answer repeats.
+/// The members that every chunk of a response repeats.
 #[derive(Debug)]
 pub(super) struct Head {
     id: String,
@@ -23,7 +23,7 @@ pub(super) struct Head {
     model: String,
 }
 
-/// Tokens of the prompt and of the answer.
+/// Number of tokens in the prompt and in the completion.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Usage {
     prompt_tokens: u64,
@@ -50,7 +50,7 @@ struct Object<'a> {
     model: &'a str,
     system_fingerprint: &'static str,
     choices: &'a [Choice<'a>],
-    /// `null` in the chunks of a stream that ends with usage; absent where none was asked for.
+    /// `null` in the chunks of a stream that ends with usage; absent if no usage was requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
 }
@@ -73,7 +73,7 @@ struct Message<'a> {
     refusal: Option<()>,
 }
 
-/// What a chunk adds to the message.
+/// The part of the message that a chunk adds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Delta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +92,7 @@ impl Head {
         }
     }
 
-    /// What the span of each chunk says of the answer, in the words of OpenTelemetry's GenAI conventions.
+    /// Attributes for the span of each chunk, named by OpenTelemetry's GenAI conventions.
     pub(super) fn chunk_attributes(&self) -> ChunkAttributes {
         ChunkAttributes::new([
             KeyValue::new("gen_ai.operation.name", "chat"),
@@ -101,7 +101,7 @@ impl Head {
         ])
     }
 
-    /// The whole answer.
+    /// The whole completion as one document.
     pub(super) fn completion(&self, text: &str, finish: Finish, usage: Usage) -> String {
         let choice = Choice {
             index: 0,
@@ -117,7 +117,7 @@ impl Head {
         self.json("chat.completion", &[choice], Some(Some(usage)))
     }
 
-    /// A chunk that adds `delta`, and ends the message when there is a `finish`.
+    /// A chunk that adds `delta`, and ends the message if there is a `finish`.
     pub(super) fn chunk(
         &self,
         delta: Delta<'_>,
@@ -135,7 +135,7 @@ impl Head {
         self.json("chat.completion.chunk", &[choice], usage)
     }
 
-    /// The chunk after the message: usage and no choices.
+    /// The chunk after the message, with usage and without choices.
     pub(super) fn usage_chunk(&self, usage: Usage) -> String {
         self.json("chat.completion.chunk", &[], Some(Some(usage)))
     }

@@ -1,4 +1,4 @@
-//! Errors in the shape that OpenAI's SDKs read.
+//! Errors in the format of the OpenAI API.
 
 use axum::{
     http::StatusCode,
@@ -8,12 +8,12 @@ use serde_json::json;
 
 use crate::reply;
 
-/// A request that cannot be answered.
+/// A request that is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) message: String,
-    /// The member of the request that is wrong, such as `messages[0].role`.
+    /// The invalid member of the request, such as `messages[0].role`.
     pub(super) param: Option<String>,
     pub(super) code: Option<&'static str>,
 }

@@ -24,7 +24,7 @@ use crate::{
 
 /// `POST /v1/chat/completions`.
 ///
-/// `interval_ms` is the time between two pieces of a streamed answer; a whole answer comes at once.
+/// `interval_ms` is the time between two chunks of a streamed response; an unstreamed one is sent at once.
 pub(crate) async fn chat_completions(
     RawQuery(raw): RawQuery,
     body: Result<Bytes, BytesRejection>,
@@ -74,7 +74,7 @@ fn whole(head: &Head, request: &ChatRequest, mut completion: Completion) -> Resp
     reply::json_text("application/json", StatusCode::OK, answer)
 }
 
-/// A body that is too large, or that stopped short.
+/// The request body is too large, or ended early.
 fn unreadable(rejection: &BytesRejection) -> ApiError {
     ApiError {
         status: rejection.status(),

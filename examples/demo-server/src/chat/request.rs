@@ -1,8 +1,7 @@
 //! Reads a chat completion request, member by member, so that an error names the member.
 //!
-//! Members that no text model of this kind could honour are refused (`n`, `logprobs`, a
-//! `response_format` other than text, a forced tool call); those that only shade the text are
-//! accepted and ignored.
+//! Members that this text model cannot support are rejected (`n`, `logprobs`, a `response_format` other than text, a
+//! forced tool call). Members that only influence the style of the text are accepted and ignored.
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
@@ -10,14 +9,14 @@ use serde_json::{Map, Value};
 use super::{MODEL_ID, error::ApiError};
 use crate::model::{Sampling, count_tokens};
 
-/// Most tokens in one answer.
+/// Largest number of tokens in a completion.
 const MAX_TOKENS: u64 = 16_384;
-/// Tokens in an answer to a request that sets no limit.
+/// Number of tokens if the request sets no limit.
 const DEFAULT_MAX_TOKENS: u64 = 256;
-/// The text does not end sooner unless the request says so; else some answers are one line.
+/// Minimum number of tokens, unless the request sets a lower limit: some paragraphs are only one line.
 const DEFAULT_MIN_TOKENS: u64 = 48;
 
-/// A request that can be answered.
+/// A valid request.
 #[derive(Debug)]
 pub(super) struct ChatRequest {
     pub(super) model: String,
@@ -70,7 +69,7 @@ impl ChatRequest {
     }
 }
 
-/// Checks the messages; gives their tokens and mixes them into the seed.
+/// Checks the messages. Returns their number of tokens, and mixes them into the seed.
 fn read_messages(members: &Map<String, Value>, seed: &mut Fnv) -> Result<u64, ApiError> {
     let messages = match present(members, "messages") {
         Some(Value::Array(messages)) => messages,
@@ -135,7 +134,7 @@ fn read_role<'a>(message: &'a Map<String, Value>, at: &str) -> Result<&'a str, A
     }
 }
 
-/// The texts of a message: a string, or an array of text parts.
+/// The texts of a message, whose content is a string or an array of text parts.
 fn read_content<'a>(
     message: &'a Map<String, Value>,
     at: &str,
@@ -156,7 +155,7 @@ fn read_content<'a>(
                 )),
             })
             .collect(),
-        // What an assistant message has when it called a tool instead.
+        // An assistant message that called a tool has no content.
         None if role == "assistant" => Ok(Vec::new()),
         None => Err(ApiError::invalid(
             "missing_required_parameter",
@@ -251,7 +250,7 @@ fn refuse_unsupported(members: &Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A member that is there and not null: SDKs send null for what is not set.
+/// Returns a member unless it is absent or null: SDKs send null for members that are not set.
 fn present<'a>(members: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     members.get(name).filter(|value| !value.is_null())
 }
@@ -334,7 +333,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// FNV-1a, 64 bits: a seed that is the same on every machine and in every version.
+/// FNV-1a with 64 bits: the seed is the same on every machine and in every version.
 struct Fnv(u64);
 
 impl Fnv {
@@ -342,7 +341,7 @@ impl Fnv {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    /// Mixes in one field; the length keeps `ab` + `c` apart from `a` + `bc`.
+    /// Mixes in one field. The length distinguishes `ab` + `c` from `a` + `bc`.
     fn add(&mut self, field: &[u8]) {
         for byte in (field.len() as u64).to_le_bytes().iter().chain(field) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

@@ -1,4 +1,4 @@
-//! A streamed answer: one server-sent event, one frame.
+//! A streamed chat completion: one server-sent event per frame.
 
 use std::{
     pin::Pin,
@@ -19,9 +19,9 @@ use crate::{
     records::Pace,
 };
 
-/// The body: role, text piece by piece, finish reason, usage when asked for, `[DONE]`.
+/// The body: role, text in chunks, finish reason, usage if requested, `[DONE]`.
 ///
-/// A piece is made when it is about to be sent: a client that leaves stops the model.
+/// A chunk is generated when it is polled, so the model stops when the client disconnects.
 #[derive(Debug)]
 pub(super) struct ChatStream {
     head: Head,
@@ -32,7 +32,7 @@ pub(super) struct ChatStream {
     next: Next,
 }
 
-/// What comes next.
+/// The next event.
 #[derive(Clone, Copy, Debug)]
 enum Next {
     Role,
@@ -64,7 +64,7 @@ impl ChatStream {
         event(&self.head.chunk(delta, finish, self.include_usage))
     }
 
-    /// The next event; only a piece of text waits for its turn.
+    /// Polls for the next event. Only text chunks are delayed.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let event = match self.next {
             Next::Role => {

@@ -46,7 +46,7 @@ async fn whole(more: Value) -> Value {
     answer.json()
 }
 
-/// The chunks of a streamed answer; each frame is one event and `[DONE]` is the last.
+/// The chunks of a streamed response; each frame is one event, and `[DONE]` is the last.
 async fn chunks(more: Value) -> Vec<Value> {
     let mut body = more;
     body["stream"] = json!(true);
@@ -188,7 +188,7 @@ async fn interval_ms_paces_the_pieces_of_a_stream() {
     let start = tokio::time::Instant::now();
     let body = request(&json!({"stream": true, "max_tokens": 11}));
     post(&format!("{PATH}?interval_ms=100"), body).await;
-    // The finish waits for its turn like a piece: the model is asked again.
+    // The finish is delayed like a text chunk, because the model is polled again.
     assert_eq!(start.elapsed().as_millis(), 1_100);
 }
 
@@ -328,7 +328,7 @@ async fn models_lists_the_one_there_is() {
     assert_eq!(models["data"][0]["object"], "model");
 }
 
-/// Every span of a chunk says which model it is of, and which answer.
+/// Every chunk span names the model and the completion.
 #[tokio::test]
 async fn chunk_spans_name_the_model_and_the_answer() {
     let exporter = InMemorySpanExporter::default();

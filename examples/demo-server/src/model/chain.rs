@@ -1,4 +1,4 @@
-//! The chain: what it learns, and how it draws.
+//! The Markov chain: training and sampling.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -8,13 +8,13 @@ use crate::text;
 /// The model, trained on first use (a few milliseconds).
 pub(crate) static MODEL: LazyLock<Model> = LazyLock::new(|| Model::train(text::TEXT));
 
-/// A token's number.
+/// Number of a token.
 type Token = usize;
 
 /// Before the first token of a paragraph, and after its last.
 const EDGE: Token = 0;
 
-/// Which token followed what, and how often.
+/// How often each token followed which tokens.
 #[derive(Debug)]
 pub(crate) struct Model {
     words: Vec<&'static str>,
@@ -22,17 +22,17 @@ pub(crate) struct Model {
     after_one: HashMap<Token, Followers>,
 }
 
-/// In the order first seen, so that nothing depends on a hash map's order.
+/// In the order of first occurrence, so that nothing depends on the order of a hash map.
 type Followers = Vec<(Token, u32)>;
 
-/// How to draw.
+/// Parameters of sampling.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampling {
-    /// Same seed, same tokens.
+    /// The same seed gives the same tokens.
     pub(crate) seed: u64,
-    /// 0 always takes the most frequent follower; 1 draws as often as the text has it.
+    /// 0 always takes the most frequent follower; 1 samples with the frequencies of the text.
     pub(crate) temperature: f64,
-    /// The text goes on with a new paragraph while it has fewer tokens than this.
+    /// Starts a new paragraph while the text has fewer tokens than this.
     pub(crate) min_tokens: u64,
 }
 
@@ -83,7 +83,7 @@ fn count(followers: &mut Followers, next: Token) {
     }
 }
 
-/// A text in the making; it ends where a paragraph of the source may end.
+/// A text being generated. It ends where a paragraph of the source may end.
 #[derive(Debug)]
 pub(crate) struct Generation {
     model: &'static Model,
@@ -114,8 +114,8 @@ impl Iterator for Generation {
 impl Generation {
     fn draw(&mut self) -> Token {
         let mut followers = &self.model.after_two[&self.context];
-        // Two known tokens often have one follower only: without a look at the last token alone,
-        // now and then, the model would recite.
+        // Two tokens often have only one follower. Without using the last token alone from time to time, the model
+        // would recite the source.
         if followers.len() == 1 && self.sampling.temperature > 0.0 && self.random.u8(..4) == 0 {
             followers = &self.model.after_one[&self.context[1]];
         }
@@ -132,7 +132,7 @@ impl Generation {
             }
             return best.0;
         }
-        // Relative to the most frequent one, so that no temperature overflows.
+        // Relative to the most frequent follower, so that no temperature overflows.
         let most = followers.iter().map(|&(_, count)| count).max().unwrap_or(1);
         let weight =
             |count: u32| (f64::from(count) / f64::from(most)).powf(1.0 / self.sampling.temperature);
@@ -144,7 +144,7 @@ impl Generation {
                 return token;
             }
         }
-        // Rounding may leave a hair over the last weight.
+        // Rounding can leave a remainder above the last weight.
         followers[followers.len() - 1].0
     }
 }

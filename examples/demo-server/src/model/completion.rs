@@ -1,8 +1,8 @@
-//! A generation with its limits: at most so many tokens, and never past a stop sequence.
+//! A generation with limits: a maximum number of tokens, and stop sequences.
 
 use super::Generation;
 
-/// Why a completion ended, in OpenAI's words.
+/// Why a completion ended (`finish_reason` of the OpenAI API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
     /// The model or a stop sequence ended it.
@@ -11,20 +11,20 @@ pub(crate) enum Finish {
     Length,
 }
 
-/// Gives the text piece by piece.
+/// Returns the text in pieces.
 #[derive(Debug)]
 pub(crate) struct Completion {
     generation: Generation,
     max_tokens: u64,
     stop: Vec<String>,
-    /// Text that may be the beginning of a stop sequence.
+    /// Text that may be the start of a stop sequence.
     held: String,
     tokens: u64,
     finish: Option<Finish>,
 }
 
 impl Completion {
-    /// `stop` must hold no empty string.
+    /// `stop` must not contain an empty string.
     pub(crate) fn new(generation: Generation, max_tokens: u64, stop: Vec<String>) -> Self {
         Self {
             generation,
@@ -36,7 +36,7 @@ impl Completion {
         }
     }
 
-    /// The next piece, never empty: one token, or a few where a stop sequence seemed to begin.
+    /// Returns the next piece, which is never empty: one token, or several if a stop sequence seemed to start.
     pub(crate) fn next_piece(&mut self) -> Result<String, Finish> {
         while self.finish.is_none() {
             if let Some(piece) = self.advance() {
@@ -49,12 +49,12 @@ impl Completion {
         Err(self.finish.unwrap_or(Finish::Stop))
     }
 
-    /// Tokens that the model has made so far, those cut by a stop sequence included.
+    /// Number of generated tokens, including those removed by a stop sequence.
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Makes one token; gives what may be sent now.
+    /// Generates one token. Returns the text that can be sent now.
     fn advance(&mut self) -> Option<String> {
         if self.tokens == self.max_tokens {
             self.finish = Some(Finish::Length);
@@ -76,7 +76,7 @@ impl Completion {
         (!piece.is_empty()).then_some(piece)
     }
 
-    /// Length of the longest end of `held` that a stop sequence begins with.
+    /// Length of the longest suffix of `held` that is a prefix of a stop sequence.
     fn undecided(&self) -> usize {
         let held = self.held.as_str();
         held.char_indices()
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(pieces.len() as u64, tokens);
     }
 
-    /// Any part of the text may be a stop sequence: what comes out is the text before it.
+    /// Any part of the text may be a stop sequence. The output is the text before it.
     #[test]
     fn a_stop_sequence_is_never_sent_wherever_it_is_cut() {
         let whole = run(completion(60, &[])).0.concat();

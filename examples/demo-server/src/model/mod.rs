@@ -1,7 +1,7 @@
-//! A small, honest text model: an order-2 Markov chain over the text that ships with the demo.
+//! A small text model: an order-2 Markov chain trained on the text that ships with the demo.
 //!
-//! It knows which token followed which two tokens, and nothing else. It is deterministic: the
-//! same seed gives the same tokens on every machine.
+//! It only knows which token followed which two tokens. It is deterministic: the same seed gives the same tokens on
+//! every machine.
 
 mod chain;
 mod completion;

@@ -1,6 +1,6 @@
 //! Tokens: a word or a run of one punctuation mark, with the white space before it.
 
-/// Splits `text` so that the tokens put together are `text` again.
+/// Splits `text` into tokens whose concatenation is `text`.
 pub(super) fn split(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let (token, rest) = text.split_at(first_len(text));
@@ -9,7 +9,7 @@ pub(super) fn split(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// How many tokens `text` has.
+/// Number of tokens in `text`.
 pub(crate) fn count(text: &str) -> u64 {
     split(text).count() as u64
 }
@@ -25,7 +25,7 @@ fn first_len(text: &str) -> usize {
     let mut before = first;
     while let Some((at, c)) = chars.next() {
         let goes_on = if first.is_alphanumeric() {
-            // An apostrophe or hyphen belongs to the word when it stands inside it: `I've`.
+            // An apostrophe or hyphen inside of a word belongs to it: `I've`.
             let between = before.is_alphanumeric()
                 && chars.peek().is_some_and(|(_, next)| next.is_alphanumeric());
             c.is_alphanumeric() || (matches!(c, '\'' | '-') && between)

@@ -23,9 +23,9 @@ const MAX_SIZE: u64 = 1 << 50;
 /// Largest frame.
 const MAX_CHUNK: u64 = 16 * 1024 * 1024;
 
-/// `size` bytes in frames of `chunk`, with their length on the head unless `length=0`.
+/// `size` bytes in frames of `chunk`, with a `Content-Length` unless `length=0`.
 ///
-/// Byte `i` is `i % 251`, so a reader can tell a lost or a repeated piece.
+/// Byte `i` is `i % 251`, so a client can detect a lost or repeated piece.
 pub(crate) async fn bytes(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let size = query.number("size", 1024 * 1024, 0..=MAX_SIZE)?;
@@ -45,10 +45,10 @@ pub(crate) async fn bytes(RawQuery(raw): RawQuery) -> Result<Response, Problem> 
     Ok(response)
 }
 
-/// One period of the pattern; prime, so that it never lines up with a power of two.
+/// Period of the pattern. A prime, so that it never aligns with a power of two.
 const PERIOD: usize = 251;
 
-/// The body: frames are slices of one buffer, so serving costs no copy here.
+/// The body. Its frames are slices of one buffer, so no bytes are copied here.
 #[derive(Debug)]
 pub(super) struct Generated {
     pattern: Bytes,
@@ -56,7 +56,7 @@ pub(super) struct Generated {
     size: u64,
     chunk: usize,
     length: bool,
-    /// from here to the end the bytes are not those of the pattern
+    /// From this position to the end, the bytes differ from the pattern.
     corrupt_from: u64,
 }
 
@@ -73,7 +73,7 @@ impl Generated {
         }
     }
 
-    /// Breaks the last `count` bytes.
+    /// Corrupts the last `count` bytes.
     pub(super) fn corrupt_last(mut self, count: u64) -> Self {
         self.corrupt_from = self.size.saturating_sub(count);
         self
@@ -118,7 +118,7 @@ impl http_body::Body for Generated {
         if self.length {
             SizeHint::with_exact(self.left())
         } else {
-            // Unknown on purpose: an exact hint would become a Content-Length.
+            // Deliberately unknown: hyper turns an exact hint into a Content-Length.
             SizeHint::default()
         }
     }

@@ -1,4 +1,4 @@
-//! `GET /fail`: responses that fail on purpose, each in its own way.
+//! `GET /fail`: responses that fail on purpose, in several ways.
 
 use std::{
     pin::Pin,
@@ -20,28 +20,28 @@ use tower_stream_errors::{ChannelBody, channel};
 use super::payload;
 use crate::{problem::Problem, query::Query, records::Pace, reply};
 
-/// Most records before the failure; a declared length is summed over them.
+/// Largest number of records before the failure. A declared length is the sum of their lengths.
 const MAX_AFTER: u64 = 100_000;
 
 /// Bytes of text in a record.
 const RECORD: usize = 32;
 
-/// The ways to fail. All but the first two happen after `after` records.
+/// The ways to fail. All except the first two occur after `after` records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// The handler panics: there is no head yet.
+    /// The handler panics before there is a head.
     PanicHandler,
-    /// The body's very first poll gives `Err`, whatever `after` says.
+    /// The first poll of the body returns `Err`, whatever `after` says.
     ErrorFirst,
     /// The body panics when polled.
     PanicBody,
-    /// The body ends well and then panics when dropped.
+    /// The body ends normally and panics when it is dropped.
     PanicDrop,
-    /// The body gives `Err`.
+    /// The body returns `Err`.
     ErrorBody,
-    /// The task that feeds the body through a channel panics.
+    /// The task that sends the body through a channel panics.
     ProducerPanic,
-    /// The body stays pending for ever.
+    /// The body stays pending forever.
     Hang,
 }
 
@@ -60,7 +60,7 @@ enum Format {
     Sse,
     Ndjson,
     Bytes,
-    /// One JSON array, an element a record.
+    /// One JSON array with one element per record.
     Json,
 }
 
@@ -73,8 +73,8 @@ const FORMAT: [(&str, Format); 4] = [
 
 /// Fails as `how` says after `after` records of `format`, `interval_ms` apart.
 ///
-/// `length=1` declares the length of one record more than are sent (`panic-drop`: of exactly
-/// those that are sent, for that body is whole).
+/// With `length=1`, declares the length of one more record than are sent. With `panic-drop`, declares the exact length,
+/// because that body is complete.
 pub(crate) async fn fail(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let how = query.choice("how", None, &HOW)?;
@@ -114,7 +114,7 @@ pub(crate) async fn fail(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// What a request asked for.
+/// The parameters of a request.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     how: How,
@@ -147,7 +147,7 @@ impl Plan {
     }
 }
 
-/// A body that fails in its own polls or drop.
+/// A body that fails while it is polled or dropped.
 #[derive(Debug)]
 struct Failing {
     plan: Plan,
@@ -187,16 +187,17 @@ impl http_body::Body for Failing {
 
 impl Drop for Failing {
     fn drop(&mut self) {
-        // A second panic while unwinding would end the process.
+        // A second panic while unwinding would abort the process.
         if self.plan.how == How::PanicDrop && !std::thread::panicking() {
             panic!("asked to panic in the body's drop");
         }
     }
 }
 
-/// A body fed by a task.
+/// A body sent by a task.
 ///
-/// Through an ordinary channel the panic would look like the end; here the sender has to say that it has finished.
+/// With an ordinary channel, a panic of the task looks like the end of the body. This one requires the sender to say
+/// that it has finished.
 fn spawn_producer(plan: Plan, interval: Duration) -> ChannelBody {
     let (mut sender, body) = channel(1);
     tower_stream_ids::spawn(async move {

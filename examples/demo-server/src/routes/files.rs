@@ -1,4 +1,4 @@
-//! `GET /files/{path}`: files below `--files`.
+//! `GET /files/{path}`: files in the directory of `--files`.
 
 use std::{
     io,
@@ -15,10 +15,10 @@ use tower_http::services::ServeFile;
 
 use crate::{State, problem::Problem};
 
-/// Streams one file; Range, conditional requests and HEAD are tower-http's.
+/// Streams one file. tower-http handles Range, conditional requests and HEAD.
 ///
-/// The answer is the same 404 for a file that is missing, a directory, a device, and anything
-/// that is outside the directory, so that nobody learns what is there.
+/// The response is the same 404 for a missing file, a directory, a device, and anything outside of the directory, so
+/// that clients cannot find out what exists.
 pub(crate) async fn files(
     Shared(state): Shared<State>,
     request: Request,
@@ -44,11 +44,10 @@ pub(crate) async fn files(
     Ok(response.into_response())
 }
 
-/// The regular file that `encoded` names, when it lies below `root` after every symlink is
-/// followed. `root` has no symlink in it.
+/// The regular file that `encoded` names, if it is inside of `root` after all symlinks are followed. `root` contains no
+/// symlink.
 ///
-/// The check is not atomic with the opening that follows: whoever can write below `root` at that
-/// moment can still swap the file.
+/// The check and the opening are not atomic: a process that can write to `root` can swap the file in between.
 async fn resolve(root: &Path, encoded: &str) -> Option<PathBuf> {
     let decoded = percent_decode_str(encoded).decode_utf8().ok()?;
     let relative = Path::new(&*decoded);
@@ -57,7 +56,7 @@ async fn resolve(root: &Path, encoded: &str) -> Option<PathBuf> {
         return None;
     }
     let resolved = tokio::fs::canonicalize(root.join(relative)).await.ok()?;
-    // Opening a pipe would wait for a writer; a device may never end.
+    // Opening a pipe would wait for a writer, and a device may never end.
     let regular = tokio::fs::metadata(&resolved).await.ok()?.is_file();
     (regular && resolved.starts_with(root)).then_some(resolved)
 }
@@ -92,7 +91,7 @@ mod tests {
         testing::{Answer, get_with, send},
     };
 
-    /// `outer/secret` next to the served `outer/root` with a file, a directory and symlinks.
+    /// `outer/secret` next to the served `outer/root`, which has a file, a directory and symlinks.
     fn tree() -> (TempDir, Args) {
         let outer = TempDir::new().unwrap();
         let root = outer.path().join("root");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{MAX_RECORD, payload};
 use crate::{problem::Problem, query::Query, records::Records, reply};
 
-/// `count` objects (0: endless), one a line, `interval_ms` apart, each with `bytes` bytes of text.
+/// `count` objects (0: endless), one per line, `interval_ms` apart, each with `bytes` bytes of text.
 pub(crate) async fn lines(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let count = query.number("count", 10, 0..=u64::MAX)?;

@@ -1,4 +1,4 @@
-//! The public routes, one file each.
+//! The public routes, one module each.
 
 pub(crate) mod bytes;
 pub(crate) mod events;
@@ -16,5 +16,5 @@ fn payload(n: u64, bytes: usize) -> String {
     format!(r#"{{"n":{n},"text":"{}"}}"#, text::excerpt(n, bytes))
 }
 
-/// Most bytes of text that one record may carry.
+/// Largest number of text bytes in one record.
 const MAX_RECORD: u64 = 16 * 1024 * 1024;

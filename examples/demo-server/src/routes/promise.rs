@@ -1,4 +1,4 @@
-//! `GET /promise`: a body whose digest the handler promises before it sends a byte.
+//! `GET /promise`: a body whose digest the handler declares before it sends a byte.
 
 use std::{
     pin::Pin,
@@ -17,12 +17,12 @@ use tower_stream_digest::{Digest, DigestValue, Md5};
 use super::bytes::Generated;
 use crate::{problem::Problem, query::Query};
 
-/// Largest body: the promise takes about a second of hashing before the head.
+/// Largest body: hashing it before the head takes about a second.
 const MAX_SIZE: u64 = 1 << 30;
 
 const CHUNK: usize = 16 * 1024;
 
-/// So many bytes at the end are wrong when asked for.
+/// Number of corrupt bytes at the end with `corrupt=1`.
 const CORRUPT: u64 = 10;
 
 #[derive(Clone, Copy)]
@@ -38,9 +38,10 @@ const AS: [(&str, Field); 3] = [
     ("content-digest", Field::ContentDigest),
 ];
 
-/// `size` bytes as from `/bytes`, promised `as` one of three headers; with `corrupt=1` the promise is broken.
+/// `size` bytes as from `/bytes`, with their digest declared in the header that `as` selects. With `corrupt=1` the
+/// digest is wrong.
 ///
-/// The layer that verifies promises must not let a broken one look whole.
+/// The layer that checks declared digests must not let a corrupt body look complete.
 pub(crate) async fn promise(RawQuery(raw): RawQuery) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let size = query.number("size", 1024 * 1024, 0..=MAX_SIZE)?;
@@ -104,7 +105,8 @@ fn md5_of(mut body: Generated) -> DigestValue {
 mod tests {
     use crate::testing::get;
 
-    /// `python3 -c "print(hashlib.md5(bytes(i % 251 for i in range(1000))).hexdigest())"`
+    /// Computed with `python3 -c "import hashlib; print(hashlib.md5(bytes(i % 251 for i in
+    /// range(1000))).hexdigest())"`.
     const MD5_OF_1000: &str = "a24f1e3ef66950e1327f210e3997ba2c";
 
     #[tokio::test]

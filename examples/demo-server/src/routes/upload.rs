@@ -1,4 +1,4 @@
-//! `PUT /upload`: takes any body and says what arrived.
+//! `PUT /upload`: accepts any body and reports its size and digest.
 
 use axum::{body::Body, http::StatusCode, response::Response, routing::MethodRouter};
 use http_body_util::BodyExt;
@@ -7,14 +7,14 @@ use tower_stream_digest::{Digest, DigestValue, Md5, VerifyRequestDigestLayer};
 
 use crate::{State, problem::Problem, reply};
 
-/// Checks what a client promised of its upload, by any algorithm that it may choose.
+/// Checks the digest that the client declared, by any known algorithm.
 pub(crate) fn checked(route: MethodRouter<State>) -> MethodRouter<State> {
     route.layer(VerifyRequestDigestLayer::all())
 }
 
-/// Answers `{"size": .., "md5": ".."}`. Nothing is kept, so nothing is committed before the end of the body.
+/// Responds with `{"size": .., "md5": ".."}`. Stores nothing, so nothing is committed before the end of the body.
 ///
-/// When the bytes are not those that were promised, the body ends with an error here and the layer answers 400.
+/// If the body does not match its declared digest, it ends with an error here, and the layer responds with a 400.
 pub(crate) async fn upload(mut body: Body) -> Result<Response, Problem> {
     let (mut size, mut md5) = (0, Md5::new());
     while let Some(frame) = body.frame().await {

@@ -1,4 +1,4 @@
-//! `GET /whoami`: which request this is.
+//! `GET /whoami`: the id of the request.
 
 use axum::{
     body::{Body, to_bytes},
@@ -13,7 +13,7 @@ use tower_stream_ids::{ForwardRequestIdLayer, RequestId};
 
 use crate::{State, problem::Problem, reply};
 
-/// The id of the request and, with `--upstream`, what that server says of its own.
+/// The id of the request and, with `--upstream`, the upstream's response with its own.
 pub(crate) async fn whoami(
     extract::State(state): extract::State<State>,
     request_id: RequestId,
@@ -36,7 +36,7 @@ pub(crate) async fn whoami(
     ))
 }
 
-/// Far more than an answer has.
+/// Far larger than a response.
 const MAX_ANSWER: usize = 64 * 1024;
 
 async fn ask(upstream: &Uri) -> Result<Value, BoxError> {

@@ -1,9 +1,9 @@
-//! The digest of what is sent, and a promise that is checked: `cargo run -p layers --bin digest`
+//! Announces the digest of each response, and checks declared digests: `cargo run -p layers --bin digest`
 //!
 //! ```sh
 //! curl -i http://127.0.0.1:3000/short                       # in the header
 //! curl -iN http://127.0.0.1:3000/stream -H 'TE: trailers'   # in the trailer
-//! curl -iN http://127.0.0.1:3000/broken                     # a promise that does not hold: never a whole answer
+//! curl -iN http://127.0.0.1:3000/broken                     # wrong digest: the response never looks complete
 //! ```
 
 #![allow(clippy::print_stdout)] // an example says where it listens
@@ -23,7 +23,7 @@ fn stream() -> Body {
 }
 
 async fn broken() -> ([(&'static str, &'static str); 1], Body) {
-    // the MD5 of the empty string
+    // The MD5 of the empty string.
     (
         [("x-content-md5", "d41d8cd98f00b204e9800998ecf8427e")],
         stream(),

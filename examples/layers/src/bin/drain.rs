@@ -6,12 +6,12 @@
 //! curl -i http://127.0.0.1:3001/livez       # 200 until the process exits
 //! ```
 //!
-//! The stream goes on for at most 10 s and ends with `event: drain`. A second Ctrl-C ends everything at once.
+//! The stream continues for at most 10 s and ends with `event: drain`. A second Ctrl-C ends everything at once.
 //!
-//! The probes have a listener of their own. A drain closes its listener while streams are still in flight. A liveness
-//! probe on that listener would then fail, and Kubernetes would kill the process and cut the streams.
+//! The probes have a separate listener, because a drain closes its listener while streams are still in flight. A
+//! liveness probe on that listener would then fail, and Kubernetes would kill the process and abort the streams.
 //!
-//! Other addresses than these two: `cargo run -p layers --bin drain 127.0.0.1:8080 127.0.0.1:8081`
+//! To use other addresses: `cargo run -p layers --bin drain 127.0.0.1:8080 127.0.0.1:8081`
 
 #![allow(clippy::print_stdout)] // an example says where it listens
 
@@ -59,7 +59,7 @@ async fn main() -> io::Result<()> {
         public.local_addr()?,
         admin.local_addr()?
     );
-    // not drained: it answers until `main` returns
+    // Not drained: this server responds until `main` returns.
     tokio::spawn(axum::serve(admin, probes).into_future());
     let report = serve(public, app).drain(&drain).await?;
     println!("{report}");

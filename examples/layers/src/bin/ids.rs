@@ -24,7 +24,7 @@ async fn events(id: RequestId) -> Sse<impl Stream<Item = Result<Event, Infallibl
     tracing::info!(%id, "the stream begins");
     Sse::new(stream::iter(1..=5).then(|n| async move {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        // long after the handler returned, this line still carries request_id and sequence_id
+        // This line has request_id and sequence_id, although the handler returned long ago.
         tracing::info!(n, "one more event");
         Ok(Event::default().data(format!("event {n}")))
     }))

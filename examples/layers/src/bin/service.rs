@@ -1,5 +1,5 @@
-//! A whole service: where CORS, compression, authentication, a rate limit and a body limit stand beside the layers of
-//! `tower-stream`. `cargo run -p layers --bin service`
+//! A complete service, which shows where CORS, compression, authentication, a rate limit and a body limit go among the
+//! layers of `tower-stream`. `cargo run -p layers --bin service`
 //!
 //! ```sh
 //! curl -i http://127.0.0.1:3000/events                                                            # 401
@@ -9,18 +9,18 @@
 //! for n in $(seq 21); do curl -so /dev/null -w '%{http_code}\n' http://127.0.0.1:3000/ -H 'authorization: Bearer demo'; done
 //! ```
 //!
-//! Outermost first; `crates/tower-stream/README.md` has the reasons:
+//! Outermost first; `crates/tower-stream/README.md` explains the order:
 //!
-//! | layer | why there |
+//! | layer | reason for its place |
 //! |---|---|
-//! | CORS | a browser may read an error only when its response has CORS headers too, whichever layer wrote it |
-//! | `StreamStack` | everything that is answered has a request id, a span, and is counted by metrics and drain |
-//! | compression, in its slot | what compresses must stand outside of what writes the last event of a failed stream |
-//! | authentication | before anything that costs work, or that counts by account |
-//! | rate limit | by account, so inside of authentication |
+//! | CORS | a browser can read an error only if its response has CORS headers, whichever layer wrote it |
+//! | `StreamStack` | every response has a request id and a span, and is counted by metrics and drain |
+//! | compression, in its slot | it must be outside of the layer that writes the last event of a failed stream |
+//! | authentication | before every layer that is expensive or counts per account |
+//! | rate limit | per account, so inside of authentication |
 //! | body limit | next to the handlers that read the body |
 //!
-//! Another address than this: `cargo run -p layers --bin service 127.0.0.1:8080`
+//! To use another address: `cargo run -p layers --bin service 127.0.0.1:8080`
 
 #![allow(clippy::print_stdout)] // an example says where it listens
 
@@ -49,7 +49,7 @@ use tower_stream::prelude::*;
 const REQUESTS_A_MINUTE: usize = 20;
 const MOST_BYTES: usize = 1024;
 
-/// Every layer, innermost first: `Router::layer` puts each around those before it.
+/// All layers, innermost first: `Router::layer` wraps each around the previous ones.
 fn app(drain: &Drain) -> Router {
     Router::new()
         .route("/", get(|| async { "hello ".repeat(100) }))
@@ -72,7 +72,7 @@ fn cors() -> CorsLayer {
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        // otherwise a script in a browser cannot read the id
+        // Otherwise a script in a browser cannot read the id.
         .expose_headers([HeaderName::from_static("x-request-id")])
 }
 
@@ -87,7 +87,7 @@ async fn panics() -> &'static str {
     panic!("the client never reads this text")
 }
 
-/// One fixed token. A real service looks the account up and puts it into the request's extensions.
+/// Accepts one fixed token. A real service looks up the account and inserts it into the request extensions.
 async fn authenticate(request: Request, next: Next) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION);
     if authorization.is_none_or(|value| value != "Bearer demo") {
@@ -97,7 +97,7 @@ async fn authenticate(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// One budget for all. A real service has one for each account; the crate `tower_governor` does that.
+/// One limit for all requests. A real service limits each account, for example with the crate `tower_governor`.
 async fn limit_rate(
     State(budget): State<Arc<Semaphore>>,
     request: Request,
@@ -113,7 +113,7 @@ async fn limit_rate(
     next.run(request).await
 }
 
-/// Permits for requests, filled up once a minute.
+/// Permits for requests, refilled once a minute.
 fn budget() -> Arc<Semaphore> {
     let budget = Arc::new(Semaphore::new(REQUESTS_A_MINUTE));
     let filled = Arc::clone(&budget);

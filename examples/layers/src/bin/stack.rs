@@ -1,4 +1,4 @@
-//! All layers in the order that works: `cargo run -p layers --bin stack`
+//! All layers in their recommended order: `cargo run -p layers --bin stack`
 //!
 //! ```sh
 //! curl -Ni http://127.0.0.1:3000/

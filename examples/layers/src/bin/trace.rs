@@ -29,7 +29,7 @@ async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    // an OTLP pipeline with accounted loss is `tower_stream::trace::pipeline` (feature `otlp`)
+    // `tower_stream::trace::pipeline` (feature `otlp`) is an OTLP pipeline that counts lost spans.
     let provider = SdkTracerProvider::builder()
         .with_simple_exporter(opentelemetry_stdout::SpanExporter::default())
         .build();

@@ -23,7 +23,7 @@ enum End {
     PanickedInDrop,
 }
 
-/// The response's head, or `None` when the handler panicked. No layer is here: what they make of it is tested in `e2e`.
+/// The response head, or `None` if the handler panicked. Without layers: the tests with layers are in `e2e`.
 async fn head(query: &str) -> Option<Response> {
     let app = Router::new().route("/fail", axum::routing::get(super::fail));
     let request = Request::get(format!("/fail?{query}"));
@@ -32,7 +32,7 @@ async fn head(query: &str) -> Option<Response> {
     caught.ok().map(|response| response.unwrap())
 }
 
-/// Reads as a server does: until the end, an error or a panic.
+/// Reads as a server does, to the end, an error or a panic.
 async fn read(response: Response) -> (Vec<Bytes>, End) {
     let mut frames = Vec::new();
     let mut body = response.into_body();
@@ -95,7 +95,7 @@ async fn after_0_fails_at_the_first_poll() {
         let response = head(&format!("how={how}&after=0")).await.unwrap();
         assert_eq!(read(response).await, (Vec::new(), end), "{how}");
     }
-    // In the first poll itself, not a moment later: there a head can still be replaced.
+    // In the first poll, so that the head can still be replaced.
     let error = head("how=error-first").await.unwrap().into_body();
     assert!(error.into_data_stream().next().now_or_never().is_some());
     let error = head("how=error-body&after=0").await.unwrap().into_body();

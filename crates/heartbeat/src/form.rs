@@ -5,7 +5,10 @@ use tower_stream_core::KeepAlive;
 
 use crate::fields;
 
-const TEXT: &str = ": heartbeat";
+const TEXT: &[u8] = b": heartbeat";
+const COMMENT: &[u8] = b": heartbeat\n\n";
+const COMMENT_ALONE: &[u8] = b": heartbeat\n";
+const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// The bytes of a heartbeat.
 ///
@@ -125,35 +128,41 @@ impl Heartbeat {
     /// What is written. `after_ids`: the stream has sent an `id:` or a `retry:`.
     #[must_use]
     pub fn bytes(&self, after_ids: bool) -> Bytes {
-        let (comment, rest) = match &self.form {
+        let plain = match &self.form {
             Form::None => return Bytes::new(),
-            Form::Comment => (TEXT, "\n\n".as_bytes()),
-            Form::CommentUnlessIds if !after_ids => (TEXT, "\n\n".as_bytes()),
-            Form::CommentUnlessIds | Form::CommentAlone => (TEXT, "\n".as_bytes()),
-            Form::Ping => ("", "event: ping\ndata: {\"type\":\"ping\"}\n\n".as_bytes()),
-            Form::Custom(bytes) => ("", bytes.as_ref()),
+            Form::CommentUnlessIds if !after_ids => Bytes::from_static(COMMENT),
+            Form::Comment => Bytes::from_static(COMMENT),
+            Form::CommentUnlessIds | Form::CommentAlone => Bytes::from_static(COMMENT_ALONE),
+            Form::Ping => Bytes::from_static(PING),
+            Form::Custom(bytes) => bytes.clone(),
         };
-        let size = comment.len() + rest.len();
-        if let (Form::Custom(bytes), true) = (&self.form, size >= self.size) {
-            return bytes.clone();
+        match self.size.saturating_sub(plain.len()) {
+            0 => plain,
+            missing => pad(&plain, missing),
         }
-        let mut padded = BytesMut::with_capacity(size.max(self.size));
-        padded.put_slice(comment.as_bytes());
-        let missing = self.size.saturating_sub(size);
-        match (missing, comment) {
-            (0, _) => {}
-            // the shortest comment line of its own
-            (1, "") => {}
-            (_, "") => {
-                padded.put_u8(b':');
-                padded.put_bytes(b' ', missing - 2);
-                padded.put_u8(b'\n');
-            }
-            _ => padded.put_bytes(b' ', missing),
-        }
-        padded.put_slice(rest);
-        padded.freeze()
     }
+}
+
+/// A comment gets longer; before anything else comes a comment, which has two bytes at least.
+#[cold]
+fn pad(plain: &Bytes, missing: usize) -> Bytes {
+    let mut padded = BytesMut::with_capacity(plain.len() + missing);
+    let rest = match plain.strip_prefix(TEXT) {
+        Some(rest) => {
+            padded.put_slice(TEXT);
+            padded.put_bytes(b' ', missing);
+            rest
+        }
+        None if missing == 1 => plain,
+        None => {
+            padded.put_u8(b':');
+            padded.put_bytes(b' ', missing - 2);
+            padded.put_u8(b'\n');
+            plain
+        }
+    };
+    padded.put_slice(rest);
+    padded.freeze()
 }
 
 impl From<KeepAlive> for Heartbeat {

@@ -94,8 +94,8 @@ mod tests {
             (&["private", "no-store"], "private, no-store, no-transform"),
             (&["no-transform"], "no-transform, no-cache"),
             (
-                &["no-cache=\"a, no-store\" , x=\"\\\", no-cache\""],
-                "no-cache=\"a, no-store\", x=\"\\\", no-cache\", no-cache, no-transform",
+                &["no-cache=\"a, no-store, b\" , x=\"\\\", no-cache\""],
+                "no-cache=\"a, no-store, b\", x=\"\\\", no-cache\", no-cache, no-transform",
             ),
             // a backslash outside of a string escapes nothing
             (&["x=\\, no-store"], "x=\\, no-store, no-transform"),

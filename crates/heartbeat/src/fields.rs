@@ -60,6 +60,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_chunk_that_was_not_searched_leaves_nothing_behind() {
+        let (mut watch, mut scanner) = (IdWatch::default(), Scanner::new(RecordFormat::Sse));
+        watch.scan(&mut scanner, b"da");
+        assert!(scanner.takes_whole(b"ta: 1\n\n"));
+        watch.scan(&mut scanner, b"id: 2\n\n");
+        assert!(watch.has_seen());
+    }
+
+    #[test]
     fn an_id_is_found_wherever_it_is_cut() {
         for (text, found) in [
             ("data: 1\nid: 7\n\n", true),

@@ -293,7 +293,6 @@ impl Following {
         cx.exchange.count_heartbeat();
         cx.set_heartbeat(true);
         // whatever made the stream wait, what comes next may be of another kind
-        self.searches = self.searches.max(1);
         self.plain &= self.ids.is_none();
         let data = self.heartbeat.bytes(self.after_ids);
         Poll::Ready(Some(Ok(Piece::open(data))))

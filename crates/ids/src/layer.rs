@@ -30,6 +30,7 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 ///   first.
 /// * A [`RequestScope`](crate::RequestScope) is entered for the call, and for every poll and the drop of the future and
 ///   of the body.
+///
 /// The response contains the header exactly once: a value set by the handler or an upstream is replaced, so that the
 /// client always gets the id that is in the log lines. This includes every response made inside of this layer, so put
 /// it outermost, outside of layers that turn errors into responses. If the inner service returns an `Err`, there is no

@@ -69,6 +69,24 @@ impl Drain {
         self.shared.start(Some(limit));
     }
 
+    /// As [`start`](Self::start), without advertising: it closes at once. What is in flight may end until the deadline.
+    ///
+    /// For a server without a load balancer that has to see it go, such as one that a person stops in a terminal.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// use tower_stream_drain::{Drain, Phase, State};
+    ///
+    /// let drain = Drain::builder().build();
+    /// drain.start_without_advertise();
+    /// assert!(drain.state().is_refusing());
+    /// # }
+    /// ```
+    pub fn start_without_advertise(&self) {
+        self.shared.start_advertising(Duration::ZERO, None);
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> State {

@@ -37,12 +37,12 @@ impl Schedule {
     pub(crate) fn new(
         settings: &Settings,
         started: Instant,
+        advertised: Instant,
         deadline: Option<Instant>,
         now: Instant,
         in_flight: u64,
     ) -> Self {
         let no_later = |at: Instant| deadline.map_or(at, |deadline| deadline.min(at));
-        let advertised = started + settings.advertise.min(FOR_EVER);
         let close = no_later(advertised);
         let left = deadline.map_or(FOR_EVER, |deadline| deadline - close);
         // Thousands of farewells at once would take longer than the deadline leaves, so that many begin before it.
@@ -52,7 +52,7 @@ impl Schedule {
         let all = FAREWELL_COST.saturating_mul(u32::try_from(in_flight).unwrap_or(u32::MAX));
         Self {
             started,
-            handover: no_later(advertised - settings.handover()),
+            handover: no_later((advertised - settings.handover()).max(started)),
             close,
             deadline,
             early_window: settings.early_end_window.min(left),

@@ -18,7 +18,7 @@ use crate::{
     admission::{Admission, Word},
     farewell::message,
     schedule::Schedule,
-    settings::Settings,
+    settings::{FOR_EVER, Settings},
 };
 
 pub(crate) struct Shared {
@@ -65,6 +65,11 @@ impl Shared {
 
     /// Starts the drain, to be over in `limit` from now at the latest, or brings its deadline forward.
     pub(crate) fn start(&self, limit: Option<Duration>) {
+        self.start_advertising(self.settings.advertise, limit);
+    }
+
+    /// As [`start`](Self::start), with another time to advertise.
+    pub(crate) fn start_advertising(&self, advertise: Duration, limit: Option<Duration>) {
         let now = Instant::now();
         let limits = [limit, self.settings.deadline];
         let limit = limits.into_iter().flatten().min();
@@ -82,7 +87,19 @@ impl Shared {
                 }
             };
             let in_flight = self.admission.load().count();
-            let new = Schedule::new(&self.settings, started, deadline, now, in_flight);
+            let advertised = match schedule {
+                // a second start never puts the close off
+                Some(known) => known.close,
+                None => started + advertise.min(FOR_EVER),
+            };
+            let new = Schedule::new(
+                &self.settings,
+                started,
+                advertised,
+                deadline,
+                now,
+                in_flight,
+            );
             *schedule = Some(new);
             // Before the streams are woken, so that each sees that the drain was started. A stream that sees it
             // earlier waits for the lock of the schedule.

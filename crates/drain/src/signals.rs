@@ -7,6 +7,9 @@ use crate::Drain;
 impl Drain {
     /// Starts to listen for SIGTERM and SIGINT now. The first starts the drain, the second ends it at once.
     ///
+    /// SIGINT (Ctrl-C) comes from a person, who has no load balancer: when nothing is in flight, the drain does not
+    /// [advertise](crate::Builder::advertise) then, and is over at once. Otherwise a line in the log says what it waits for.
+    ///
     /// `tower_stream_serve::serve` does it by itself. Call it for a program that has work to do before it serves, and
     /// with another server.
     ///
@@ -34,8 +37,7 @@ fn listen(drain: &Drain) -> io::Result<()> {
         tokio::select! {
             () = drain.dead() => return,
             name = signals.next() => {
-                tracing::info!(signal = name, "draining");
-                drain.start();
+                begin(&drain, name);
             }
         }
         tokio::select! {
@@ -48,6 +50,24 @@ fn listen(drain: &Drain) -> io::Result<()> {
     });
     Ok(())
 }
+
+fn begin(drain: &Drain, name: &str) {
+    let interrupt = name != TERMINATE;
+    match drain.in_flight() {
+        0 if interrupt => drain.start_without_advertise(),
+        _ => drain.start(),
+    }
+    tracing::info!(signal = name, "draining");
+    let in_flight = drain.in_flight();
+    if interrupt && in_flight > 0 {
+        tracing::info!(
+            in_flight,
+            "waiting for what is in flight; press Ctrl-C again to end it now"
+        );
+    }
+}
+
+const TERMINATE: &str = "SIGTERM";
 
 #[cfg(unix)]
 struct Signals {
@@ -67,7 +87,7 @@ impl Signals {
 
     async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.terminate.recv() => TERMINATE,
             _ = self.interrupt.recv() => "SIGINT",
         }
     }

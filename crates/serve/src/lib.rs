@@ -9,10 +9,17 @@ mod preface;
 mod report;
 mod serve;
 mod settings;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "tls")]
+pub use self::tls::{TlsIo, TlsListener};
 pub use self::{
     listener::Listener,
     report::Report,
     serve::{Serve, serve},
 };
+/// For the [`ServerConfig`](rustls::ServerConfig) of [`Serve::tls`].
+#[cfg(feature = "tls")]
+pub use tokio_rustls::rustls;
 pub use tower_stream_core::PeerAddr;

@@ -196,6 +196,39 @@ impl<L, S> Serve<L, S> {
         self
     }
 
+    /// Encrypts each connection by TLS with this configuration. Its key and certificates are read once; to change them
+    /// while the server runs, set [`cert_resolver`](tokio_rustls::rustls::ServerConfig::cert_resolver).
+    ///
+    /// A configuration without ALPN protocols gets `h2` and `http/1.1`. A handshake holds up no other connection, and the
+    /// [`header_timeout`](Self::header_timeout) includes it.
+    ///
+    /// ```no_run
+    /// # async fn run(app: axum::Router, config: tower_stream_serve::rustls::ServerConfig) -> std::io::Result<()> {
+    /// use std::sync::Arc;
+    /// use tokio::net::TcpListener;
+    /// use tower_stream_serve::serve;
+    ///
+    /// let listener = TcpListener::bind("0.0.0.0:443").await?;
+    /// serve(listener, app).tls(Arc::new(config)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(
+        self,
+        config: Arc<tokio_rustls::rustls::ServerConfig>,
+    ) -> Serve<crate::TlsListener<L>, S> {
+        Serve {
+            drain: self.drain,
+            listener: crate::TlsListener::new(self.listener, config),
+            app: self.app,
+            signals: self.signals,
+            settings: self.settings,
+            max_connections: self.max_connections,
+            max_per_client: self.max_per_client,
+        }
+    }
+
     /// Closes each connection at about this age, each at another one within 10 %, so that clients spread over new
     /// servers. HTTP/2 is told by GOAWAY, HTTP/1 by `Connection: close` on its next response: no request is lost. Off by
     /// default.

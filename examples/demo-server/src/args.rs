@@ -72,6 +72,18 @@ pub struct Args {
     #[arg(long, env = "DEMO_OTLP", value_name = "URL", value_parser = otlp)]
     pub otlp: Option<String>,
 
+    /// Longest time for a client to send a request head: its first, or one that has begun; `off` is no limit
+    #[arg(long, env = "DEMO_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration_or_off)]
+    pub header_timeout: Duration,
+
+    /// PEM file of the public listener's certificates, which then speaks TLS; needs a build with `--features tls`
+    #[arg(long, env = "DEMO_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = tls)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file of the private key of --tls-cert
+    #[arg(long, env = "DEMO_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = tls)]
+    pub tls_key: Option<PathBuf>,
+
     /// Serve the same routes without any layer, for comparison
     #[arg(long, env = "DEMO_BARE")]
     pub bare: bool,
@@ -105,6 +117,9 @@ impl Default for Args {
             settle: Duration::from_millis(250),
             early_end_window: None,
             otlp: None,
+            header_timeout: Duration::from_secs(10),
+            tls_cert: None,
+            tls_key: None,
             bare: false,
             log: LogFormat::default(),
         }
@@ -208,6 +223,13 @@ fn otlp(text: &str) -> Result<String, String> {
         Ok(url) if url.scheme_str() == Some("http") => Ok(text.to_owned()),
         _ => Err("must be a URL like http://127.0.0.1:4318".to_owned()),
     }
+}
+
+fn tls(text: &str) -> Result<PathBuf, String> {
+    if cfg!(not(feature = "tls")) {
+        return Err("this build has no TLS: add `--features tls` to its cargo command".to_owned());
+    }
+    Ok(text.into())
 }
 
 fn origin(text: &str) -> Result<Uri, String> {

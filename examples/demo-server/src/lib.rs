@@ -38,6 +38,8 @@ mod state;
 #[cfg(test)]
 mod testing;
 mod text;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
 mod traces;
 

@@ -35,8 +35,6 @@ async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
     let server = Server::start_with(state).await?;
     // Before the addresses are printed: a program that reads them may send a signal at once.
     server.drain().listen_for_signals()?;
-    #[cfg(unix)]
-    interrupt::listen(server.drain())?;
     announce(&server)?;
     let report = server.stopped().await?;
     tokio::task::spawn_blocking(move || traces.shutdown()).await?;
@@ -45,35 +43,6 @@ async fn run(args: Args) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Ctrl-C in a terminal.
-#[cfg(unix)]
-mod interrupt {
-    use std::{io, time::Duration};
-
-    use tokio::signal::unix::{SignalKind, signal};
-    use tower_stream_drain::Drain;
-
-    /// Handles SIGINT: stops the server at once if nothing is in flight, and otherwise prints what it waits for.
-    ///
-    /// After SIGTERM the server keeps serving for a while, so that load balancers notice. SIGINT comes from a person at
-    /// a terminal, without a load balancer. The drain itself listens for both signals.
-    pub(super) fn listen(drain: &Drain) -> io::Result<()> {
-        let mut interrupts = signal(SignalKind::interrupt())?;
-        let drain = drain.clone();
-        tokio::spawn(async move {
-            interrupts.recv().await;
-            match drain.in_flight() {
-                0 => drain.start_within(Duration::ZERO),
-                in_flight => tracing::info!(
-                    in_flight,
-                    "waiting for what is in flight; press Ctrl-C again to end it now"
-                ),
-            }
-        });
-        Ok(())
-    }
 }
 
 /// Prints one machine-readable line on stdout.

@@ -39,12 +39,13 @@ impl Server {
     ///
     /// Fails if an address cannot be bound; the message names it.
     pub async fn start_with(state: State) -> io::Result<Self> {
+        let tls = tls(&state.args)?;
         let public = bind("public", state.args.public).await?;
         let admin_listener = bind("admin", state.args.admin).await?;
         let server = Self {
             public: public.local_addr()?,
             admin: admin_listener.local_addr()?,
-            serving: tokio::spawn(serve(public, admin_listener, state.clone())),
+            serving: tokio::spawn(serve(public, tls, admin_listener, state.clone())),
             state,
         };
         tracing::info!(
@@ -105,12 +106,40 @@ async fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
+#[cfg(feature = "tls")]
+type Tls = std::sync::Arc<tower_stream_serve::rustls::ServerConfig>;
+#[cfg(not(feature = "tls"))]
+type Tls = std::convert::Infallible;
+
+fn tls(args: &Args) -> io::Result<Option<Tls>> {
+    #[cfg(feature = "tls")]
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        return crate::tls::config(cert, key).map(Some);
+    }
+    let _ = args;
+    Ok(None)
+}
+
 /// Serves both listeners until the drain of the public one has ended. Probes need the admin listener until then.
-async fn serve(public: TcpListener, private: TcpListener, state: State) -> io::Result<Report> {
+async fn serve(
+    public: TcpListener,
+    tls: Option<Tls>,
+    private: TcpListener,
+    state: State,
+) -> io::Result<Report> {
+    let header_timeout = state.args.header_timeout;
     // `main` listens for signals. A server in process leaves signals to its program.
     let public = tower_stream_serve::serve(public, app(&state))
         .drain(&state.drain)
+        .header_timeout((!header_timeout.is_zero()).then_some(header_timeout))
         .without_signals();
+    let public = match tls {
+        #[cfg(feature = "tls")]
+        Some(config) => public.tls(config).into_future(),
+        #[cfg(not(feature = "tls"))]
+        Some(never) => match never {},
+        None => public.into_future(),
+    };
     // Never drained: dropped at the end of the public one, so that an idle probe connection cannot delay the end.
     let private = async {
         let never = Drain::builder().build();
@@ -120,7 +149,7 @@ async fn serve(public: TcpListener, private: TcpListener, state: State) -> io::R
             .await
     };
     tokio::select! {
-        report = public.into_future() => report,
+        report = public => report,
         failed = private => match failed {
             Ok(_) => pending().await,
             Err(error) => Err(error),

@@ -298,3 +298,22 @@ fn the_budget_is_checked_with_five_seconds_in_reserve() {
         "{warning}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_advertise_it_closes_at_once_and_keeps_its_deadline() {
+    let drain = Drain::builder()
+        .advertise(Duration::from_secs(5))
+        .deadline(Duration::from_secs(20))
+        .build();
+    let token = DrainToken::new(&drain);
+    let start = Instant::now();
+    drain.start_without_advertise();
+    assert_eq!(drain.state(), State::Draining(Phase::Close));
+    assert_eq!(drain.deadline(), Some(start + Duration::from_secs(20)));
+    // a second start with a sooner deadline does not open it again
+    drain.start_within(Duration::from_secs(10));
+    assert_eq!(drain.state(), State::Draining(Phase::Close));
+    drop(token);
+    drain.dead().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}

@@ -2,6 +2,7 @@
 
 mod accept;
 mod silence;
+mod tls;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
@@ -46,7 +47,7 @@ struct Rig {
 
 impl Rig {
     /// Advertises for a second, and must be over after a minute.
-    fn start(set: impl FnOnce(Serve<Pipes, Router>) -> Serve<Pipes, Router>) -> Self {
+    fn start<L: Listener>(set: impl FnOnce(Serve<Pipes, Router>) -> Serve<L, Router>) -> Self {
         let drain = Drain::builder()
             .advertise(SECOND)
             .deadline(60 * SECOND)

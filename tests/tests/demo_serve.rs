@@ -1,0 +1,88 @@
+//! The flags of the demo server that are about its connections.
+
+use std::{io::Write, path::Path, sync::Arc};
+
+use e2e::{DemoProcess, End, h1};
+use rcgen::generate_simple_self_signed;
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_is_closed_after_the_header_timeout() -> Outcome {
+    let demo = DemoProcess::start(&["--header-timeout", "200ms"]).await?;
+    let mut silent = h1::Connection::open(demo.public_addr()).await?;
+    assert_eq!(silent.closed().await.0, End::Closed);
+    Ok(())
+}
+
+fn path(file: &Path) -> &str {
+    file.to_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn it_serves_over_tls() -> Outcome {
+    let certificate = generate_simple_self_signed(["localhost".to_owned()])?;
+    let (mut cert, mut key) = (NamedTempFile::new()?, NamedTempFile::new()?);
+    cert.write_all(certificate.cert.pem().as_bytes())?;
+    key.write_all(certificate.signing_key.serialize_pem().as_bytes())?;
+    let files = [
+        "--tls-cert",
+        path(cert.path()),
+        "--tls-key",
+        path(key.path()),
+    ];
+    let demo = DemoProcess::start(&files).await?;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.cert.der().clone())?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = TcpStream::connect(demo.public_addr()).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost")?;
+    let mut client = connector.connect(name, client).await?;
+    let request =
+        b"GET /lines?count=3&interval_ms=0 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await?;
+    let mut response = String::new();
+    client.read_to_string(&mut response).await?;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert_eq!(response.matches("\"n\":").count(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_is_named() -> Outcome {
+    let empty = NamedTempFile::new()?;
+    for (cert, key, named) in [
+        (
+            "/no/such/cert",
+            path(empty.path()),
+            "--tls-cert /no/such/cert",
+        ),
+        (path(empty.path()), "/no/such/key", "--tls-key /no/such/key"),
+    ] {
+        let files = ["--tls-cert", cert, "--tls-key", key];
+        let output = DemoProcess::command()?.args(files).output().await?;
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr)?;
+        assert!(text.contains(named), "{text}");
+    }
+    let alone = DemoProcess::command()?
+        .args(["--tls-cert", "a"])
+        .output()
+        .await?;
+    assert_eq!(alone.status.code(), Some(2));
+    Ok(())
+}

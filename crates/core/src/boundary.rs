@@ -1,8 +1,8 @@
-//! Where the lines and the records of a stream end, in bytes that are cut anywhere.
+//! Finds the ends of lines and records in a stream that is split into arbitrary chunks.
 //!
-//! A client of server-sent events acts on an event at the blank line that ends it, a client of JSON lines on a line
-//! at its LF. A layer that writes into such a stream has to know whether it stands between two records, whatever the
-//! chunks look like: an event may come in ten chunks, and a CRLF may be cut in the middle.
+//! A client of server-sent events dispatches an event at its blank line, and a client of JSON lines reads a line at its
+//! LF. A layer that writes into such a stream must know whether it is between two records, however the stream is split:
+//! an event may come in ten chunks, and a chunk may end inside of a CRLF.
 //!
 //! ```
 //! use tower_stream_core::{RecordFormat, boundary::Scanner};
@@ -11,7 +11,7 @@
 //! assert!(scanner.at_boundary());
 //! assert_eq!(scanner.last_boundary(b"data: 1\r\n\r\ndata: 2\r"), Some(11));
 //! assert!(!scanner.at_boundary());
-//! // the LF belongs to the line end that the CR began; then comes the blank line
+//! // the LF belongs to the line end that the CR started; the blank line follows
 //! assert_eq!(scanner.boundaries(b"\n\ndata").collect::<Vec<_>>(), [2]);
 //! ```
 
@@ -19,11 +19,12 @@ use memchr::{memchr, memchr2};
 
 use crate::RecordFormat;
 
-/// Follows the lines and the record boundaries of one stream, chunk by chunk.
+/// Tracks the lines and the record boundaries of one stream, chunk by chunk.
 ///
-/// A boundary is the offset of the first byte after a record: after the blank line of an SSE event (WHATWG HTML
-/// section 9.2.6; each further blank line is a boundary again), after the LF of a line. The start of a stream is one.
-/// Where a CRLF that ends an event is cut, the boundary is before the LF, which then belongs to no record.
+/// A boundary is the offset of the first byte after a record: after the blank line of an SSE event (WHATWG HTML section
+/// 9.2.6; each further blank line is another boundary), or after the LF of a line. The start of a stream is a boundary
+/// too. If a chunk ends inside of the CRLF that ends an event, the boundary is before the LF, which then belongs to no
+/// record.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanner {
     format: RecordFormat,
@@ -32,11 +33,11 @@ pub struct Scanner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// At the start of a stream of events, after this many of the three bytes of a byte order mark.
+    /// At the start of an event stream, after this many of the three bytes of a byte order mark.
     Mark(u8),
-    /// Before the first byte of a line. `after_cr`: a LF that comes next still belongs to the line end before.
+    /// Before the first byte of a line. `after_cr`: a LF that follows belongs to the previous line end.
     LineStart { boundary: bool, after_cr: bool },
-    /// Within a line.
+    /// Inside of a line.
     Line,
 }
 
@@ -52,7 +53,7 @@ impl Scanner {
         self.format
     }
 
-    /// Stands at the start of a stream of this format.
+    /// Creates a scanner at the start of a stream.
     #[must_use]
     pub fn new(format: RecordFormat) -> Self {
         let state = match format {
@@ -62,7 +63,7 @@ impl Scanner {
         Self { format, state }
     }
 
-    /// Whether no record is open: what comes next begins a new one.
+    /// Returns whether no record is open, so that the next byte starts a new one.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         matches!(
@@ -71,8 +72,8 @@ impl Scanner {
         )
     }
 
-    /// Goes over the next chunk and gives each line that ends in it. The scanner stands behind the whole chunk when the
-    /// iterator is exhausted, and only then.
+    /// Scans the next chunk and returns each line that ends in it. The scanner has advanced past the chunk only when
+    /// the iterator is exhausted.
     ///
     /// ```
     /// use tower_stream_core::{RecordFormat, boundary::Scanner};
@@ -104,7 +105,7 @@ impl Scanner {
         }
     }
 
-    /// Goes over what may precede the first line of a chunk: the rest of a line end, or of a byte order mark.
+    /// Scans what may precede the first line of a chunk: the rest of a line end, or of a byte order mark.
     #[cold]
     fn begin(&mut self, chunk: &[u8]) -> usize {
         match (self.state, chunk.first()) {
@@ -122,7 +123,7 @@ impl Scanner {
                     return left.len();
                 }
                 if left.starts_with(chunk) {
-                    // shorter than the mark
+                    // Shorter than the byte order mark.
                     self.state = State::Mark(before + chunk.len() as u8);
                     return chunk.len();
                 }
@@ -133,27 +134,27 @@ impl Scanner {
         }
     }
 
-    /// Goes over the next chunk and gives each boundary in it. The scanner stands behind the whole chunk when the
-    /// iterator is exhausted, and only then.
+    /// Scans the next chunk and returns each boundary in it. The scanner has advanced past the chunk only when the
+    /// iterator is exhausted.
     #[inline]
     pub fn boundaries<'a>(&'a mut self, chunk: &'a [u8]) -> Boundaries<'a> {
         Boundaries(self.lines(chunk))
     }
 
-    /// Whether a LF that comes next still belongs to the line end before it: what was scanned ends in CR.
+    /// Returns whether a LF that follows belongs to the previous line end, because the stream so far ends with CR.
     #[must_use]
     pub fn awaits_lf(&self) -> bool {
         matches!(self.state, State::LineStart { after_cr: true, .. })
     }
 
-    /// Goes over a chunk that its last bytes show to end with a record; gives false, and does nothing, for every
-    /// chunk that has to be looked at more closely.
+    /// Fast path: scans a chunk whose last bytes show that it ends with a record. For any other chunk, returns false
+    /// and changes nothing.
     #[inline]
     #[must_use]
     pub fn takes_whole(&mut self, chunk: &[u8]) -> bool {
         let whole = match self.format {
             RecordFormat::Lines => chunk.ends_with(b"\n"),
-            // in whatever state: the second line end is that of a blank line
+            // Correct in every state: the second line end is that of a blank line.
             RecordFormat::Sse => chunk.ends_with(b"\n\n") || chunk.ends_with(b"\r\n\r\n"),
         };
         if whole {
@@ -162,17 +163,17 @@ impl Scanner {
         whole
     }
 
-    /// Goes over the next chunk and gives the last place in it where the stream may be cut: 0 to leave none of it,
-    /// its length to take it whole, `None` when a record that was open before ends nowhere in it.
+    /// Scans the next chunk and returns the last position at which the stream may be split: 0 for before the chunk, its
+    /// length for after it. `None` if a record that was open before does not end in this chunk.
     ///
-    /// A chunk that ends with a record costs the same whatever its length.
+    /// A chunk that ends with a record takes the same time, whatever its length.
     pub fn last_boundary(&mut self, chunk: &[u8]) -> Option<usize> {
         if self.takes_whole(chunk) {
             return Some(chunk.len());
         }
         let before = self.at_boundary().then_some(0);
         let last = self.boundaries(chunk).last().or(before);
-        // no record is open behind a byte order mark either, nor behind the LF of a cut CRLF
+        // No record is open after a byte order mark, or after the LF of a split CRLF.
         if self.at_boundary() {
             Some(chunk.len())
         } else {
@@ -184,16 +185,17 @@ impl Scanner {
 /// A line that ends in a chunk, from [`Scanner::lines`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// What of the line is in this chunk, without its line end, and without a byte order mark before the first line of
-    /// a stream of events.
+    /// The part of the line in this chunk, without its line end, and without a byte order mark at the start of an event
+    /// stream.
     pub text: &'a [u8],
-    /// The line began in an earlier chunk, with what [`Lines::rest`] gave there. (Half of a byte order mark is not in it.)
+    /// The line started in an earlier chunk, with the bytes that [`Lines::rest`] returned there. (A partial byte order
+    /// mark is not among them.)
     pub continues: bool,
-    /// Where `text` begins in this chunk.
+    /// Offset of `text` in this chunk.
     pub start: usize,
-    /// Where the line end ends in this chunk. Where a CRLF is cut, that is after the CR.
+    /// Offset after the line end in this chunk. If the chunk ends inside of a CRLF, this is after the CR.
     pub end: usize,
-    /// A record ends with this line: it is blank in a stream of events, or any line where lines are records.
+    /// Whether a record ends with this line: a blank line in an event stream, or any line if lines are records.
     pub ends_record: bool,
 }
 
@@ -206,8 +208,8 @@ pub struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// What follows the last line that was given: when the iterator is exhausted, a piece of a line that ends in none of
-    /// the chunks so far.
+    /// The bytes after the last returned line. Once the iterator is exhausted, this is the start of a line that does
+    /// not end in this chunk.
     #[must_use]
     pub fn rest(&self) -> &'a [u8] {
         &self.chunk[self.at..]
@@ -272,7 +274,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the WHATWG algorithm gives, on the whole bytes: split into lines, a blank line is a boundary.
+    /// The boundaries by the WHATWG algorithm on all bytes: split into lines; a blank line is a boundary.
     fn reference(format: RecordFormat, bytes: &[u8]) -> Vec<usize> {
         let mut found = Vec::new();
         let mut start = if format == RecordFormat::Sse && bytes.starts_with(BOM) {
@@ -301,7 +303,7 @@ mod tests {
         found
     }
 
-    /// Where a split cuts the CRLF of a blank line, the boundary is before the LF.
+    /// If a split is inside of the CRLF of a blank line, the boundary is before the LF.
     fn expected(format: RecordFormat, bytes: &[u8], cuts: &[usize]) -> Vec<usize> {
         reference(format, bytes)
             .into_iter()
@@ -317,7 +319,7 @@ mod tests {
             .collect()
     }
 
-    /// The lines of a stream of events, put together from the pieces that a scanner gives.
+    /// The lines of an event stream, joined from the parts that a scanner returns.
     fn lines(bytes: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
         let mut scanner = Scanner::new(RecordFormat::Sse);
         let (mut lines, mut open) = (Vec::new(), Vec::new());
@@ -335,7 +337,7 @@ mod tests {
         lines
     }
 
-    /// The lines of the whole bytes, as the WHATWG algorithm splits them.
+    /// The lines of all bytes, split by the WHATWG algorithm.
     fn expected_lines(bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut rest = bytes.strip_prefix(BOM).unwrap_or(bytes);
         let mut lines = Vec::new();
@@ -358,7 +360,7 @@ mod tests {
 
     fn check(format: RecordFormat, bytes: &[u8], cuts: &[usize]) {
         if format == RecordFormat::Sse {
-            // a first line that begins with half of a byte order mark, and is cut there, is given without it
+            // If a chunk ends inside of the byte order mark, the first line is returned without that part.
             let without_mark = |mut lines: Vec<Vec<u8>>| {
                 if let Some(first) = lines.first_mut() {
                     let start = first.iter().take_while(|byte| BOM.contains(byte)).count();
@@ -393,7 +395,7 @@ mod tests {
                 (Some(here), Some(last)) => assert!(*here <= last),
                 (Some(_), None) => panic!("missed a boundary in {piece:?}"),
                 (None, Some(0)) => assert!(!open),
-                // the LF of a cut CRLF, or a byte order mark
+                // The LF of a split CRLF, or a byte order mark.
                 (None, Some(at)) => assert!(at <= 3 && !open || start < 3, "{piece:?} {at}"),
                 (None, None) => assert!(open),
             }
@@ -448,7 +450,7 @@ mod tests {
         assert!(scanner.at_boundary());
     }
 
-    /// The last boundary is exact: all of it can be checked against the reference on one whole chunk.
+    /// The last boundary is exact, which is checked against the reference on one whole chunk.
     #[test]
     fn the_last_boundary_of_a_whole_chunk_is_the_reference() {
         for sample in SAMPLES {

@@ -1,4 +1,4 @@
-//! Why a stream failed, and how that is read from an error.
+//! The cause of a failed stream, and how it is found in an error.
 
 use std::{
     any::Any,
@@ -11,35 +11,35 @@ use std::{
 
 use crate::{BoxError, Outcome, grpc, upload::ClientLeft};
 
-/// The kinds of failure that layers tell apart.
+/// The kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
     /// A panic in the handler or in the body.
     Panic,
-    /// A deadline or an idle timeout passed.
+    /// A deadline or an idle timeout expired.
     Timeout,
     /// The server is draining and ended the stream.
     Drain,
-    /// The bytes do not match the digest promised for them.
+    /// The body does not match its declared digest.
     DigestMismatch,
     /// The body ended before its declared length.
     ShortBody,
     /// The body ended without the last record of its [`Dialect`](crate::Dialect).
     Incomplete,
-    /// The producer of the body went away without finishing it.
+    /// The producer of the body was dropped without finishing it.
     Unfinished,
     /// An HTTP/2 stream that the body reads from was reset.
     Reset,
     /// An I/O error.
     Io,
-    /// The client left while it was sending the request body that the response is made of: see
-    /// [`UploadBody`](crate::UploadBody). Its name is that of a response that was dropped.
+    /// The client disconnected while it was sending the request body from which the response is made, see
+    /// [`UploadBody`](crate::UploadBody). It has the name of a response that was dropped.
     ClientLeft,
-    /// The response was sent whole, and said this gRPC status, which is not 0: in its trailers, in its head (Trailers-Only)
-    /// or in a gRPC-Web trailer frame. Its name is that of the status: `NOT_FOUND`, say.
+    /// The response was sent completely and has this gRPC status, which is not 0: in its trailers, in its head
+    /// (Trailers-Only) or in a gRPC-Web trailer frame. The name is that of the status, for example `NOT_FOUND`.
     Grpc(u8),
-    /// Anything else.
+    /// Any other failure.
     Other,
 }
 
@@ -63,10 +63,10 @@ impl FaultKind {
         }
     }
 
-    /// Whether the server is to blame, as OpenTelemetry decides the status of a server span.
+    /// Returns whether the failure is an error of the server, as OpenTelemetry decides the status of a server span.
     ///
-    /// A client that left and a drain are no errors of the server. Of gRPC's statuses those of
-    /// [`grpc::is_server_error`] are, NOT_FOUND and the like are not.
+    /// A disconnected client and a drain are not. Of the gRPC statuses, those of [`grpc::is_server_error`] are;
+    /// NOT_FOUND, for example, is not.
     #[must_use]
     pub const fn is_server_error(self) -> bool {
         match self {
@@ -75,12 +75,12 @@ impl FaultKind {
         }
     }
 
-    /// The outcome of a stream that failed so.
+    /// The outcome of a stream with this failure.
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Panic => Outcome::Panic,
-            // Not a failure: the client was asked to reconnect, or it left.
+            // Not a failure: the client was asked to reconnect, or it disconnected.
             Self::Drain | Self::ClientLeft => Outcome::Aborted,
             _ => Outcome::Error,
         }
@@ -93,9 +93,9 @@ impl fmt::Display for FaultKind {
     }
 }
 
-/// Why a stream failed: a kind to count and a message for the operator.
+/// Why a stream failed: a kind for metrics and a message for the operator.
 ///
-/// The message may hold what an error or a panic said. It is for logs and spans, not for clients.
+/// The message may contain the text of an error or a panic. It is for logs and spans, not for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     kind: FaultKind,
@@ -104,7 +104,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// A cause of this kind.
+    /// Creates a cause of this kind.
     pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
         Self {
             kind,
@@ -113,30 +113,31 @@ impl Cause {
         }
     }
 
-    /// The same cause, with when the client should come back: a response of its own says it as `Retry-After`.
+    /// Adds the time after which the client should retry. A response for this cause has it as `Retry-After`.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// When the client should come back, if the layer that failed the stream knows it.
+    /// The time after which the client should retry, if the layer that failed the stream knows it.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// The cause of a body that ended before its declared length, both in bytes: [`FaultKind::ShortBody`].
+    /// The cause of a body that ended before its declared length (both in bytes): [`FaultKind::ShortBody`].
     #[must_use]
     pub fn short_body(given: u64, declared: u64) -> Self {
         let message = format!("the body ended after {given} of {declared} bytes");
         Self::new(FaultKind::ShortBody, message)
     }
 
-    /// Reads kind and message from an error and its sources.
+    /// Finds the kind and message of an error and its sources.
     ///
-    /// A [`StreamError`] anywhere in the chain decides. Otherwise the timeouts of tower, tower-http (0.6 and 0.7) and tokio,
-    /// `h2::Error` and `std::io::Error` are recognised (tokio's and h2's with the features of their names, on by default).
+    /// A [`StreamError`] anywhere in the chain takes precedence. Otherwise the timeouts of tower, tower-http (0.6 and
+    /// 0.7) and tokio, `h2::Error` and `std::io::Error` are recognized (those of tokio and h2 with the features of
+    /// these names, which are on by default).
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut kind = FaultKind::Other;
@@ -149,7 +150,7 @@ impl Cause {
             }
             let text = text(error);
             if let Some(known) = kind_of(error).or_else(|| kind_of_text(&text)) {
-                // the outermost known kind wins, except that a layer's own word beats a guess
+                // The outermost known kind wins, but a `StreamError` overrides a kind that was only guessed.
                 if kind == FaultKind::Other || error.is::<StreamError>() {
                     kind = known;
                 }
@@ -168,10 +169,10 @@ impl Cause {
         }
     }
 
-    /// Reads kind and message from what a service failed with, boxed or not.
+    /// Finds the kind and message of a service's error, boxed or not.
     ///
-    /// A [`BoxError`] is no `Error` itself, so a layer that asks its inner service for one could not stand around
-    /// tower's own layers. Boxed errors are read as [`Cause::of`] does; of other types those that it knows.
+    /// A [`BoxError`] does not implement `Error`, so a layer that required `Error` could not wrap tower's own layers.
+    /// Boxed errors are read as by [`Cause::of`]; of other types, only known ones.
     #[must_use]
     pub fn of_service<E: fmt::Display + 'static>(error: &E) -> Self {
         let any: &dyn Any = error;
@@ -191,13 +192,13 @@ impl Cause {
         Self::new(FaultKind::Other, text(error))
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> FaultKind {
         self.kind
     }
 
-    /// What happened, for the operator.
+    /// The message for the operator.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -210,21 +211,22 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What an error says of itself. A panic in its `Display` must not go through the layers that only report it.
+/// The text of an error. A panic in its `Display` must not pass through layers that only report it.
 fn text<E: fmt::Display + ?Sized>(error: &E) -> String {
     catch_unwind(AssertUnwindSafe(|| error.to_string())).unwrap_or_else(|panic| {
-        // a payload may panic when it is dropped
+        // A panic payload may panic when it is dropped.
         std::mem::forget(panic);
         "an error whose Display panicked".to_owned()
     })
 }
 
-/// The reason with which a layer of this process wants the HTTP/2 stream reset: that of an `h2::Error` that was made from
+/// The reason with which a layer of this process wants the HTTP/2 stream to be reset: that of an `h2::Error` made from
 /// a [`Reason`](https://docs.rs/h2/latest/h2/struct.Reason.html), anywhere in the source chain.
 ///
-/// hyper resets a stream with the reason that it finds in the error of a body, so such an error, REFUSED_STREAM of a
-/// drain for one, has to reach it. The reset or GOAWAY of *another* connection, of an upstream that a handler reads from,
-/// is no wish: the client of this one would read it as said of its own request. `None` without the feature `h2`.
+/// hyper resets a stream with the reason that it finds in the error of a body, so such an error (REFUSED_STREAM from a
+/// drain, for example) must reach hyper. The reset or GOAWAY of *another* connection, of an upstream that a handler
+/// reads from, is not such a reason: the client would take it for a statement about its own request. Without the
+/// feature `h2`, returns `None`.
 #[must_use]
 pub fn chosen_reset(error: &(dyn Error + 'static)) -> Option<u32> {
     #[cfg(feature = "h2")]
@@ -242,7 +244,7 @@ pub fn chosen_reset(error: &(dyn Error + 'static)) -> Option<u32> {
     None
 }
 
-/// `io::Error::source` skips the error it wraps and goes on with that one's source.
+/// `io::Error::source` skips the wrapped error and returns the source of that one.
 fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error
         .downcast_ref::<io::Error>()
@@ -275,14 +277,14 @@ fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
     let error = error.downcast_ref::<io::Error>()?;
     match error.kind() {
         io::ErrorKind::TimedOut => Some(FaultKind::Timeout),
-        // a mere wrapper: what it wraps says more
+        // Only a wrapper: the wrapped error is more specific.
         io::ErrorKind::Other => None,
         _ => Some(FaultKind::Io),
     }
 }
 
-/// Timeouts are recognised by their text where their type would need a dependency: on tower, and on every version of
-/// tower-http, each of which has a type of its own.
+/// Timeouts whose type would require a dependency are recognized by their text: that of tower, and that of tower-http,
+/// which is a different type in each version.
 fn kind_of_text(text: &str) -> Option<FaultKind> {
     let timeouts = [
         // `tower::timeout::error::Elapsed`
@@ -293,9 +295,9 @@ fn kind_of_text(text: &str) -> Option<FaultKind> {
     timeouts.contains(&text).then_some(FaultKind::Timeout)
 }
 
-/// The error that a layer of ours fails a body with, so that every other layer can read its [`Cause`].
+/// The error with which the layers fail a body, so that every other layer can read its [`Cause`].
 ///
-/// A handler's body may fail with it too, to choose the kind that is reported:
+/// A handler's body may also fail with this error, to choose the kind that is reported:
 ///
 /// ```
 /// use tower_stream_core::{Cause, FaultKind, StreamError};
@@ -307,12 +309,12 @@ fn kind_of_text(text: &str) -> Option<FaultKind> {
 pub struct StreamError(Cause);
 
 impl StreamError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
         Self(Cause::new(kind, message))
     }
 
-    /// Why the body failed.
+    /// The cause of the failure.
     #[must_use]
     pub fn cause(&self) -> &Cause {
         &self.0

@@ -1,9 +1,9 @@
-//! What of a body will be sent.
+//! How much of a body is sent.
 
 use http::{HeaderMap, Method, StatusCode, header};
 use http_body::Body;
 
-/// What of a response body will really be sent, as method, status and framing decide it (RFC 9110 section 6.4.1).
+/// How much of a response body is sent, as decided by method, status and framing (RFC 9110 section 6.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
     bodiless: bool,
@@ -11,8 +11,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Reads it from the request method and the response head; `body` is asked for its exact size when the head
-    /// declares none, for that is what the server will declare.
+    /// Reads it from the request method and the response head. If the head declares no length, the exact size of `body`
+    /// counts, because that is what the server declares.
     #[must_use]
     pub fn new<B: Body>(
         method: &Method,
@@ -39,19 +39,19 @@ impl Delivery {
         }
     }
 
-    /// Whether no body is ever sent after such a head.
+    /// Returns whether a response with this head never has a body.
     #[inline]
     pub(crate) fn is_never_sent(method: &Method, status: StatusCode) -> bool {
         never_sent(method, status)
     }
 
-    /// No body will be sent: HEAD, 1xx, 204, 304, and 2xx to CONNECT. The server drops the body without a poll.
+    /// No body is sent: HEAD, 1xx, 204, 304, and 2xx to CONNECT. The server drops the body without polling it.
     #[must_use]
     pub fn is_bodiless(&self) -> bool {
         self.bodiless
     }
 
-    /// The length in bytes that the client will be told, if one is known. Not one byte more may be sent.
+    /// The length in bytes that is declared to the client, if any. The body must not be longer.
     #[must_use]
     pub fn declared_length(&self) -> Option<u64> {
         self.declared
@@ -65,11 +65,11 @@ fn never_sent(method: &Method, status: StatusCode) -> bool {
         || (method == Method::CONNECT && status.is_success())
 }
 
-/// The value of `Content-Length`, if it is a valid one (RFC 9110 section 8.6).
+/// The value of `Content-Length`, if it is valid (RFC 9110 section 8.6).
 #[must_use]
 pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
-    // `u64::from_str` takes a leading `+`, RFC 9110 section 8.6 does not
+    // `u64::from_str` accepts a leading `+`; RFC 9110 section 8.6 does not.
     value
         .bytes()
         .all(|b| b.is_ascii_digit())

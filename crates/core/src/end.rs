@@ -4,17 +4,17 @@ use std::fmt;
 
 use crate::Cause;
 
-/// How a body ended. Each observed body reports exactly one.
+/// How a body ended. Each observed body reports exactly one end.
 ///
-/// `Complete` says that everything was handed to the server, not that the peer has read it: the server may still
-/// hold megabytes in its buffers when the body is dropped.
+/// `Complete` means that the whole body was passed to the server, not that the client has received it: the server may
+/// still have megabytes in its buffers when the body is dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// The whole body was given out, or there was none to give.
+    /// The body was passed on completely, or there was none.
     Complete,
-    /// The body failed, or the future that should have made it; the cause says why. A panic is a cause too.
+    /// The body failed, or the future of the response did, for this cause. This includes panics.
     Failed(Cause),
-    /// The body was dropped before it ended: the client left, or a layer outside of all observers cut it.
+    /// The body was dropped before its end: the client disconnected, or a layer outside of all observers dropped it.
     Dropped,
 }
 
@@ -23,9 +23,9 @@ impl StreamEnd {
         Self::Failed(cause.clone())
     }
 
-    /// The outcome to report: one of four words, the same in spans, metrics and logs.
+    /// The outcome: one of four values, the same in spans, metrics and logs.
     ///
-    /// A stream that a drain ended early is [`Outcome::Aborted`], as is one that was dropped.
+    /// A stream that a drain ended early is [`Outcome::Aborted`], like one that was dropped.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -35,7 +35,8 @@ impl StreamEnd {
         }
     }
 
-    /// Whether the server is to blame: see [`FaultKind::is_server_error`](crate::FaultKind::is_server_error).
+    /// Returns whether this is an error of the server, see
+    /// [`FaultKind::is_server_error`](crate::FaultKind::is_server_error).
     #[must_use]
     pub fn is_server_error(&self) -> bool {
         match self {
@@ -65,12 +66,12 @@ impl fmt::Display for StreamEnd {
     }
 }
 
-/// A [`StreamEnd`] in one word, for attributes and labels.
+/// The outcome of a [`StreamEnd`] as a value for attributes and labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The whole body was given out.
+    /// The body was passed on completely.
     Complete,
-    /// The client left, or a drain ended the stream.
+    /// The client disconnected, or a drain ended the stream.
     Aborted,
     /// The body failed.
     Error,

@@ -1,4 +1,4 @@
-//! What the layers of one request know together.
+//! State shared by all layers of one request.
 
 use std::{
     any::Any,
@@ -13,65 +13,65 @@ use http::Extensions;
 
 use crate::{Cause, Dialect, FaultKind, RequestId, Sequence, StreamEnd};
 
-/// One request and its response, as the layers around it know them together: the request's id, its numbers, and why its
-/// stream failed. It is one allocation a request, found in the request extensions.
+/// State shared by all layers of one request and its response: the request id, the sequence, and the cause of a
+/// failure. One allocation per request, stored in the request extensions.
 ///
-/// Whoever learns why a stream fails records the [`Cause`] here **before** it drops or replaces anything: an observer inside
-/// sees only a dropped body, an observer outside only a clean error record. Both read the exchange and report the same end.
-/// The first cause wins.
+/// A layer that knows why a stream fails records the [`Cause`] here **before** it drops or replaces anything. An
+/// observer inside sees only a dropped body, and an observer outside only a clean error record; both read the exchange
+/// and report the same end. The first cause wins.
 ///
 /// # How a layer uses it
 ///
-/// A layer on the [wrapper](crate::wrapper) is given it. Any other takes it from the request extensions by
-/// [`Exchange::of`] in `call`, keeps it, for the request may be taken apart inside, and when the head comes back follows
-/// the one in the response extensions by [`Exchange::join`].
+/// The [wrapper](crate::wrapper) passes the exchange to its layers. Any other layer gets it from the request extensions
+/// by [`Exchange::of`] in `call`. It keeps the exchange, because the request may be taken apart inside. When the head
+/// arrives, it calls [`Exchange::join`] to follow the exchange in the response extensions.
 ///
 /// # Retries, hedges and mirrors
 ///
-/// A layer such as `tower::retry` sends clones of one request, whose extensions share the exchange. Nothing needs to be done
-/// about it: `Exchange::of` counts how deep in the stack its layer stands, and when an attempt comes to a layer as deep as
-/// one that an earlier attempt has been at, it gets an exchange of its own. The response carries that of its attempt, so
-/// the layers outside follow the attempt whose response is sent on. Until there is a response they follow the newest
+/// A layer such as `tower::retry` sends clones of one request, whose extensions share the exchange. `Exchange::of`
+/// handles this: it counts how deep in the stack its layer is. An attempt that reaches a layer at a depth that an
+/// earlier attempt has already reached gets an exchange of its own. The response carries the exchange of its attempt,
+/// so the layers outside follow the attempt whose response is sent. Until there is a response, they follow the newest
 /// attempt. A cause that was recorded in another attempt does not decide their outcome.
 #[derive(Clone)]
 pub struct Exchange {
     cell: Arc<Cell>,
-    /// of the layer that holds this, counted from the outermost, which has 1
+    /// Depth of the layer that holds this exchange. The outermost layer has depth 1.
     depth: u32,
 }
 
 #[derive(Default)]
 pub(crate) struct Cell {
-    /// with the depth of the layer that recorded it
+    /// With the depth of the layer that recorded it.
     cause: OnceLock<(u32, Cause)>,
-    /// likewise
+    /// With the depth of the layer that set it.
     request_id: OnceLock<(u32, RequestId)>,
-    /// likewise
+    /// With the depth of the layer that set it.
     drain: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
-    /// the first dialect that was named; the last one of the list holds
+    /// The dialect that was named first; the last one of the list applies.
     dialect: OnceLock<Box<NamedDialect>>,
-    /// the last record of the dialect has been given out
+    /// Whether the body has returned the last record of its dialect.
     is_terminal: AtomicBool,
     numbers: AtomicU64,
-    /// the chunks that the layer that writes heartbeats has let through
+    /// Number of chunks that the heartbeat layer passed on.
     chunks: AtomicU64,
-    /// and what it has written itself
+    /// Number of heartbeats that the heartbeat layer wrote.
     heartbeats: AtomicU64,
-    /// the cell whose numbers this one draws from, if not its own
+    /// The cell with the sequence, if it is another one.
     numbers_of: Option<Arc<Cell>>,
-    /// for each [`Claim`] the depth of the layer that made it, or 0
+    /// For each [`Claim`], the depth of the layer that made it, or 0.
     claims: [AtomicU32; Claim::COUNT],
-    /// the greatest depth of a layer that has taken this cell
+    /// The greatest depth of a layer that uses this cell.
     deepest: AtomicU32,
-    /// whether it belongs to a later attempt
+    /// Whether this cell belongs to a later attempt.
     is_fork: bool,
-    /// what the layers outside of the fork follow instead of this cell
+    /// The cell that the layers outside of the fork follow instead of this one.
     next: OnceLock<Fork>,
-    /// how many bodies of this request are observed; the innermost is number 1
+    /// Number of observed bodies of this request. The innermost is number 1.
     bodies: AtomicU32,
-    /// a layer has taken it upon itself to log the cause
+    /// Whether a layer has undertaken to log the cause.
     logged: AtomicBool,
-    /// `number of the body << 2 | how it ended`: the outermost body that has reported
+    /// `number of the body << 2 | how it ended`, of the outermost body that has reported its end.
     settled: AtomicU64,
 }
 
@@ -81,32 +81,34 @@ struct NamedDialect {
     next: OnceLock<Box<Self>>,
 }
 
-/// A later attempt, which began at a layer of this depth.
+/// A later attempt, which started at a layer of this depth.
 struct Fork {
     depth: u32,
     cell: Arc<Cell>,
 }
 
-/// What one layer alone does for a request, however many could: see [`Exchange::claim`].
+/// Work that only one layer does per request, even if several could: see [`Exchange::claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// A span for the whole request.
+    /// Creating a span for the whole request.
     RequestSpan,
-    /// A span for each chunk.
+    /// Creating a span for each chunk.
     ChunkSpans,
-    /// The metrics of the response.
+    /// Recording the metrics of the response.
     Metrics,
-    /// Drawing a number of the [`Sequence`] for each chunk. Claimed when the head is there, so by the innermost layer.
+    /// Taking a number of the [`Sequence`] for each chunk. Claimed when the head arrives, and so by the innermost
+    /// layer.
     ChunkNumbers,
-    /// Making the request span OpenTelemetry's current one, wherever it is entered.
+    /// Making the request span OpenTelemetry's current span whenever it is entered.
     ActivatedSpan,
-    /// Ending the stream when the server drains. Claimed when the head is there, so by the innermost layer.
+    /// Ending the stream during a drain. Claimed when the head arrives, and so by the innermost layer.
     Farewell,
-    /// Looking for the last record of a [`Dialect`]. Claimed when the head is there, so by the innermost wrapper.
+    /// Looking for the last record of a [`Dialect`]. Claimed when the head arrives, and so by the innermost wrapper.
     LastRecord,
-    /// Writing an `id:` into each server-sent event. Claimed when the head is there.
+    /// Adding an `id:` to each server-sent event. Claimed when the head arrives.
     EventIds,
-    /// Writing heartbeats, and counting chunks just inside of them. Claimed when the head is there, so by the innermost layer.
+    /// Writing heartbeats, and counting the chunks inside of them. Claimed when the head arrives, and so by the
+    /// innermost layer.
     Heartbeats,
 }
 
@@ -114,7 +116,7 @@ impl Claim {
     const COUNT: usize = Self::Heartbeats as usize + 1;
 }
 
-/// How a body that has reported ended, in [`Cell::settled`].
+/// How a body ended, in [`Cell::settled`].
 const DROPPED: u64 = 0;
 const COMPLETE: u64 = 1;
 const BY_CAUSE: u64 = 2;
@@ -126,7 +128,8 @@ impl Cell {
         cell
     }
 
-    /// The cell of an attempt that begins at a layer of this depth. What the layers outside have written holds for it.
+    /// Creates the cell of an attempt that starts at a layer of this depth. It inherits what the layers outside have
+    /// written.
     fn fork(self: &Arc<Self>, depth: u32) -> Arc<Self> {
         let mut child = Self::new(depth);
         child.is_fork = true;
@@ -146,7 +149,7 @@ impl Cell {
         Arc::new(child)
     }
 
-    /// The cell of ids that belong to no request, or to one that runs elsewhere.
+    /// Creates a cell for ids without a request, or of a request that runs elsewhere.
     pub(crate) fn of_ids(request_id: Option<RequestId>, numbers_of: Option<Arc<Self>>) -> Self {
         let mut cell = Self::default();
         cell.numbers_of = numbers_of;
@@ -191,14 +194,14 @@ impl Cell {
     }
 }
 
-/// Copies what a layer outside of this depth has written. False when none has.
+/// Copies a value that a layer outside of this depth has written. Returns false if there is none.
 fn inherit<T: Clone>(from: &OnceLock<(u32, T)>, to: &OnceLock<(u32, T)>, depth: u32) -> bool {
     let written = from.get().filter(|(by, _)| *by < depth);
     written.is_some_and(|written| to.set(written.clone()).is_ok())
 }
 
 impl Drop for Cell {
-    /// One after the other: a request that is retried for hours has a long chain of cells.
+    /// Drops the cells iteratively: a request that is retried for hours has a long chain of cells.
     #[inline]
     fn drop(&mut self) {
         let mut next = self.next.take();
@@ -209,11 +212,11 @@ impl Drop for Cell {
 }
 
 thread_local! {
-    /// The address of the cell of the wrapper whose service runs on this thread now; 0 when none does.
+    /// Address of the cell of the wrapper whose service runs on this thread, or 0.
     static RUNNING: cell::Cell<usize> = const { cell::Cell::new(0) };
 }
 
-/// The service inside of a wrapper runs while this lives.
+/// Guard that marks that the inner service of a wrapper is running.
 pub(crate) struct Running {
     pub(crate) outside: usize,
 }
@@ -235,13 +238,13 @@ impl Default for Exchange {
 }
 
 impl Exchange {
-    /// An exchange that is in no extensions.
+    /// Creates an exchange that is not in any extensions.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An exchange that is in no extensions, of a request with this id that draws from these numbers.
+    /// Creates an exchange that is not in any extensions, with this request id and sequence.
     #[must_use]
     pub fn with_ids(request_id: RequestId, sequence: Sequence) -> Self {
         Self {
@@ -250,9 +253,10 @@ impl Exchange {
         }
     }
 
-    /// The exchange of this request, made if there is none yet, or if an earlier attempt at the request has it.
+    /// Returns the exchange of this request. Creates one if there is none, or if an earlier attempt at the request uses
+    /// it.
     ///
-    /// Each call stands for one more layer further in.
+    /// Each call counts as one layer further inside.
     #[inline]
     pub fn of(request: &mut Extensions) -> Self {
         if let Some(known) = request.get_mut::<Self>() {
@@ -264,13 +268,13 @@ impl Exchange {
         exchange
     }
 
-    /// The exchange in these extensions, as the last layer left it there; to read from.
+    /// Returns the exchange in these extensions as the last layer left it, for reading.
     #[must_use]
     pub fn get(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
-    /// One layer further in.
+    /// Moves one layer further inside.
     fn descend(&mut self) {
         let depth = self.depth + 1;
         loop {
@@ -286,8 +290,8 @@ impl Exchange {
                 depth,
                 cell: Arc::clone(&child),
             };
-            // Where two attempts fork at once, the second forks from the first. If the cell was forked further out
-            // meanwhile, this attempt belongs to one that is not followed any more.
+            // If two attempts fork at the same time, the second one forks from the first. If the cell was forked
+            // further outside in the meantime, this attempt belongs to one that is no longer followed.
             let outdated = |fork: &Fork| self.depth >= fork.depth;
             if cell.next.set(fork).is_ok() || cell.next.get().is_some_and(outdated) {
                 self.cell = child;
@@ -297,7 +301,7 @@ impl Exchange {
         self.depth = depth;
     }
 
-    /// The cell of the attempt that this layer is to follow.
+    /// Returns the cell of the attempt that this layer follows.
     #[inline]
     fn cell(&self) -> &Arc<Cell> {
         let mut cell = &self.cell;
@@ -310,8 +314,8 @@ impl Exchange {
         cell
     }
 
-    /// Follows the exchange in the response extensions, which is that of the attempt whose response this is, and leaves
-    /// this one there if there is none.
+    /// Follows the exchange in the response extensions, which is that of the attempt with this response. If there is
+    /// none, inserts this one.
     #[inline]
     pub fn join(&mut self, response: &mut Extensions) {
         match response.get::<Self>() {
@@ -335,7 +339,7 @@ impl Exchange {
         self.depth = inner.depth;
     }
 
-    /// The service inside of a wrapper runs from now on, until the guard is dropped.
+    /// Marks that the inner service of a wrapper runs, until the guard is dropped.
     #[inline]
     pub(crate) fn enter(&self) -> Running {
         let own = Arc::as_ptr(&self.cell).addr();
@@ -345,9 +349,9 @@ impl Exchange {
         }
     }
 
-    /// [`Exchange::join`], which leaves nothing in the response extensions when every layer outside has this cell anyway:
-    /// the request has had one attempt, and no wrapper with another cell runs on this thread ([`Running::outside`]). That
-    /// spares three allocations a response.
+    /// Like [`Exchange::join`], but leaves nothing in the response extensions if every layer outside has this cell
+    /// anyway: the request had one attempt, and no wrapper with another cell runs on this thread
+    /// ([`Running::outside`]). This saves three allocations per response.
     #[inline]
     pub(crate) fn join_within(&mut self, outside: usize, response: &mut Extensions) {
         let shared = outside == 0 || outside == Arc::as_ptr(&self.cell).addr();
@@ -363,31 +367,32 @@ impl Exchange {
         }
     }
 
-    /// Records why the stream fails. False, and nothing changed, when a cause is known already, or when the last record of the
-    /// response [has passed](Self::is_terminal): its client has all of it, whatever happens to the body now. Only a digest
-    /// mismatch says something of what the client has.
+    /// Records why the stream fails. Returns false and changes nothing if there already is a cause, or if the last
+    /// record of the response [has passed](Self::is_terminal), because the client then has the whole response. The
+    /// exception is a digest mismatch, which says that what the client received is wrong.
     pub fn record(&self, cause: Cause) -> bool {
         let after_end = self.is_terminal() && cause.kind() != FaultKind::DigestMismatch;
         !after_end && self.cell().cause.set((self.depth, cause)).is_ok()
     }
 
-    /// The same for a cause that is costly to make: `cause` is not asked when one is known already.
+    /// Like [`record`](Self::record), for a cause that is expensive to create: `cause` is not called if there already
+    /// is one.
     pub fn record_with(&self, cause: impl FnOnce() -> Cause) {
         if self.cause().is_none() {
             self.record(cause());
         }
     }
 
-    /// Why the stream failed, if it did.
+    /// The cause of the failure, if the stream failed.
     #[inline]
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {
         self.cell().cause.get().map(|(_, cause)| cause)
     }
 
-    /// The cause, for the layer that logs it: `Some` once a request, when there is one.
+    /// Returns the cause to the layer that logs it: `Some` only once per request.
     ///
-    /// Ask again in `Drop`: a layer outside may have ended a stream that went well here.
+    /// Call this again in `Drop`, because a layer outside may have ended a stream that was successful here.
     #[must_use]
     pub fn cause_to_log(&self) -> Option<&Cause> {
         let cause = self.cause()?;
@@ -395,33 +400,34 @@ impl Exchange {
         (!logged).then_some(cause)
     }
 
-    /// The id of the request, when a layer has given it one.
+    /// The id of the request, if a layer has set one.
     #[inline]
     #[must_use]
     pub fn request_id(&self) -> Option<&RequestId> {
         self.cell().request_id()
     }
 
-    /// Gives the request this id. False, and nothing changed, when it has one.
+    /// Sets the id of the request. Returns false and changes nothing if it already has one.
     pub fn set_request_id(&self, id: RequestId) -> bool {
         self.cell().request_id.set((self.depth, id)).is_ok()
     }
 
-    /// What the layer that counts this request for a drain has left here, for the handler.
+    /// The value that the drain layer of this request stored, for the handler.
     #[inline]
     #[must_use]
     pub fn drain(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
         self.cell().drain.get().map(|(_, drain)| drain)
     }
 
-    /// Leaves the drain that counts this request. False, and nothing changed, when a layer further out has left one.
+    /// Stores a value of the drain layer. Returns false and changes nothing if a layer further outside has stored one.
     #[inline]
     pub fn set_drain(&self, drain: Arc<dyn Any + Send + Sync>) -> bool {
         self.cell().drain.set((self.depth, drain)).is_ok()
     }
 
-    /// The dialect of the response, if one was named: see [`Dialect`]. What is named last holds, and that is what is known
-    /// furthest in: layers name theirs on the way in, the handler and the head of the response come after.
+    /// The dialect of the response, if one was named: see [`Dialect`]. The dialect that was named last applies, which
+    /// is the innermost one: layers name theirs before the inner service runs, the handler and the response head come
+    /// later.
     #[must_use]
     pub fn dialect(&self) -> Option<Dialect> {
         self.cell().dialects().last().map(|named| named.dialect)
@@ -432,12 +438,12 @@ impl Exchange {
         self.cell().dialect.get().is_some()
     }
 
-    /// For a layer that knows which dialect the response to this request speaks: in `on_request`.
+    /// Names the dialect of the response to this request. For a layer that knows it, in `on_request`.
     pub fn set_dialect(&self, dialect: Dialect) {
         self.cell().name_dialect(self.depth, dialect);
     }
 
-    /// Whether the last record of the dialect has been given out by the body. Nothing may be written behind it.
+    /// Returns whether the body has returned the last record of its dialect. Nothing may be written after it.
     #[inline]
     #[must_use]
     pub fn is_terminal(&self) -> bool {
@@ -448,7 +454,7 @@ impl Exchange {
         self.cell().is_terminal.store(true, Ordering::Relaxed);
     }
 
-    /// The numbers of the request.
+    /// The sequence of the request.
     #[inline]
     #[must_use]
     pub fn sequence(&self) -> Sequence {
@@ -456,8 +462,8 @@ impl Exchange {
         Sequence(Arc::clone(cell.numbers_of.as_ref().unwrap_or(cell)))
     }
 
-    /// True for the first layer that asks; the others leave the work to it. Each attempt of a request that is retried has
-    /// claims of its own, beside those made outside of the retry.
+    /// Returns true for the first layer that makes this claim; the others leave the work to that layer. Each attempt of
+    /// a retried request has its own claims, in addition to those made outside of the retry.
     #[inline]
     pub fn claim(&self, claim: Claim) -> bool {
         let by = &self.cell().claims[claim as usize];
@@ -465,47 +471,47 @@ impl Exchange {
             .is_ok()
     }
 
-    /// Whether a layer has made this claim.
+    /// Returns whether a layer has made this claim.
     #[inline]
     #[must_use]
     pub fn is_claimed(&self, claim: Claim) -> bool {
         self.cell().claims[claim as usize].load(Ordering::Relaxed) != 0
     }
 
-    /// How many chunks the layer that writes heartbeats has let through: data frames with data in them. 0 where
-    /// [`Claim::Heartbeats`] is not made.
+    /// Number of chunks (data frames that are not empty) that the heartbeat layer passed on. 0 without a
+    /// [`Claim::Heartbeats`].
     #[inline]
     #[must_use]
     pub fn chunks(&self) -> u64 {
         self.cell().chunks.load(Ordering::Relaxed)
     }
 
-    /// For the layer that writes heartbeats: it has let this many chunks through.
+    /// Sets the number of chunks that the heartbeat layer passed on.
     #[inline]
     pub fn set_chunks(&self, chunks: u64) {
         self.cell().chunks.store(chunks, Ordering::Relaxed);
     }
 
-    /// How many heartbeats were written into the response.
+    /// Number of heartbeats that were written into the response.
     #[inline]
     #[must_use]
     pub fn heartbeats(&self) -> u64 {
         self.cell().heartbeats.load(Ordering::Relaxed)
     }
 
-    /// For the layer that writes heartbeats: it writes one more.
+    /// Counts one more heartbeat. For the heartbeat layer.
     pub fn count_heartbeat(&self) {
         self.cell().heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Numbers a body that is observed; each next one is outside of those before it.
+    /// Numbers an observed body. Each further body is outside of those before it.
     #[inline]
     pub(crate) fn number_body(&self) -> u32 {
         self.cell().bodies.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The end of a request that was dropped before its head came: what was recorded further in was recorded by an
-    /// attempt whose response was not sent on.
+    /// The end of a request that was dropped before its head arrived. A cause recorded further inside is ignored,
+    /// because it belongs to an attempt whose response was not sent.
     pub(crate) fn settle_without_head(&self) -> StreamEnd {
         match self.cell().cause.get() {
             Some((by, cause)) if *by <= self.depth => StreamEnd::of_cause(cause),
@@ -513,10 +519,11 @@ impl Exchange {
         }
     }
 
-    /// The end that body `number` reports when it saw `own`: the cause, an outer body's end, its own.
-    /// What is reported here settles it for the bodies inside.
+    /// Decides the end that body `number` reports, which itself saw `own`: the cause, the end of an outer body, or
+    /// `own`. The result also settles the end for the bodies inside.
     ///
-    /// `delivered`: it gave all that it declared before any cause was recorded, so a drain that ends it takes nothing away.
+    /// `delivered`: the body returned everything that it declared before a cause was recorded, so a drain that ends it
+    /// takes nothing away.
     pub(crate) fn settle(&self, number: u32, own: &StreamEnd, delivered: bool) -> StreamEnd {
         let cause = self.cause();
         let own = match cause {
@@ -649,7 +656,7 @@ mod tests {
         let (mut first, _) = attempt(&request);
         let mut response = Extensions::new();
         first.join(&mut response);
-        // a hedge: its response is not waited for
+        // A hedged request, whose response is not awaited.
         let (second, _) = attempt(&request);
         second.record(cause("attempt 2"));
         outer.join(&mut response);
@@ -712,12 +719,12 @@ mod tests {
         assert!(middle.cause().is_none() && outer.cause().is_none());
         middle.record(cause("middle"));
         assert_eq!(last.cause().unwrap().message(), "middle");
-        // the outer retry
+        // The outer retry.
         let (mut second, second_request) = attempt(&request);
         assert!(outer.cause().is_none() && second.cause().is_none());
         attempt(&second_request).0.record(cause("inner"));
         let (mut inner, _) = attempt(&second_request);
-        // the first attempt of the outer retry goes on all the same, and is not followed
+        // The first attempt of the outer retry continues, but is no longer followed.
         let (late, _) = attempt(&inner_request);
         late.record(cause("late"));
         let mut response = Extensions::new();
@@ -741,7 +748,7 @@ mod tests {
         last.0.record(cause("last"));
         assert_eq!(outer.cause().unwrap().message(), "last");
         drop(attempts);
-        // dropped in a loop: the cells would overflow the stack if each dropped the next
+        // Dropped in a loop. If each cell dropped the next one, the stack would overflow.
         let mut cell = Arc::new(Cell::default());
         for _ in 0..200_000 {
             let mut next = Cell::default();
@@ -772,7 +779,7 @@ mod tests {
         let (outer, request) = outside();
         let (first, _) = attempt(&request);
         first.record(cause("attempt 1"));
-        // the client leaves while the retry waits
+        // The client disconnects while the retry waits.
         assert_eq!(outer.settle_without_head(), StreamEnd::Dropped);
         assert_eq!(
             first.settle_without_head(),
@@ -788,12 +795,12 @@ mod tests {
             let bodies = (fault.number_body(), fault.number_body());
             (fault, bodies)
         };
-        // inside of a layer that had more to give
+        // Inside of a layer that had more to send.
         let (fault, (inner, outer)) = drained();
         let end = fault.settle(outer, &StreamEnd::Dropped, false);
         assert_eq!(end.error_type(), Some("drain"));
         assert_eq!(fault.settle(inner, &StreamEnd::Complete, true), end);
-        // the length was declared outside
+        // The length was declared outside.
         let (fault, (inner, outer)) = drained();
         for (number, own, delivered) in [
             (outer, StreamEnd::Complete, true),
@@ -802,7 +809,7 @@ mod tests {
             let end = fault.settle(number, &own, delivered);
             assert_eq!(end, StreamEnd::Complete);
         }
-        // no other cause is overruled
+        // No other cause is overridden.
         let fault = Exchange::new();
         fault.record(Cause::new(FaultKind::DigestMismatch, "md5"));
         let end = fault.settle(fault.number_body(), &StreamEnd::Complete, true);
@@ -813,7 +820,7 @@ mod tests {
     fn only_an_outer_end_settles_an_inner_one() {
         let fault = Exchange::new();
         let (inner, outer) = (fault.number_body(), fault.number_body());
-        // the inner body ended long before the client left the outer one
+        // The inner body ended long before the client disconnected.
         assert_eq!(
             fault.settle(inner, &StreamEnd::Complete, false),
             StreamEnd::Complete
@@ -825,7 +832,7 @@ mod tests {
 
         let fault = Exchange::new();
         let (inner, outer) = (fault.number_body(), fault.number_body());
-        // all was sent, then everything was dropped from the outside in
+        // Everything was sent, and then dropped from the outside inwards.
         assert_eq!(
             fault.settle(outer, &StreamEnd::Complete, false),
             StreamEnd::Complete

@@ -1,11 +1,11 @@
-//! The digest that a head announced of its body.
+//! The digest that a response head declares for its body.
 
 use http::{HeaderMap, HeaderValue, header};
 
-/// The digest that a response head announced of the bytes under one content coding.
+/// The digest that a response head declares for a body with one content coding.
 ///
-/// The layer that verifies digests puts it into the response extensions. A layer outside compares the coding with
-/// the one in the head it sees: where they differ, the announced digest is not the digest of what will be sent.
+/// The layer that verifies digests inserts it into the response extensions. A layer outside compares this content
+/// coding with the one in the head: if they differ, the declared digest is not that of the bytes that are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedDigest {
     algorithm: &'static str,
@@ -14,8 +14,8 @@ pub struct ExpectedDigest {
 }
 
 impl ExpectedDigest {
-    /// A digest under the name that RFC 9530 registers for its algorithm (`md5`, `sha-256`), of the bytes that the
-    /// response with these headers holds.
+    /// A digest of the body with these response headers. `algorithm` is the name that RFC 9530 registers (`md5`,
+    /// `sha-256`).
     #[must_use]
     pub fn new(algorithm: &'static str, digest: impl Into<Box<[u8]>>, headers: &HeaderMap) -> Self {
         Self {
@@ -31,20 +31,19 @@ impl ExpectedDigest {
         self.algorithm
     }
 
-    /// The digest, as bytes.
+    /// The bytes of the digest.
     #[must_use]
     pub fn digest(&self) -> &[u8] {
         &self.digest
     }
 
-    /// The `Content-Encoding` of the bytes that the digest is of; `None` for plain bytes.
+    /// The `Content-Encoding` of the body with this digest; `None` if it has no content coding.
     #[must_use]
     pub fn coding(&self) -> Option<&HeaderValue> {
         self.coding.as_ref()
     }
 
-    /// Whether the bytes that leave with these headers are still those that the digest is of, as far as the content
-    /// coding tells.
+    /// Returns whether a body with these headers has the same content coding, so that the digest may still apply.
     #[must_use]
     pub fn holds_for(&self, headers: &HeaderMap) -> bool {
         self.coding.as_ref() == headers.get(header::CONTENT_ENCODING)

@@ -1,4 +1,4 @@
-//! The framing of gRPC and gRPC-Web: where a message ends, and how a response says its status.
+//! The framing of gRPC and gRPC-Web: where a message ends, and where a response has its status.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, header};
@@ -11,7 +11,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// The trailers that end a gRPC response with this status code, or the headers of a Trailers-Only response.
 ///
-/// `message` may hold any text: `grpc-message` is percent-encoded (PROTOCOL-HTTP2.md, "Responses").
+/// `message` may be any text, because `grpc-message` is percent-encoded (PROTOCOL-HTTP2.md, "Responses").
 #[must_use]
 pub fn trailers(status: u8, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
@@ -22,7 +22,7 @@ pub fn trailers(status: u8, message: &str) -> HeaderMap {
     trailers
 }
 
-/// The last frame of a gRPC-Web response: these trailers as text behind a prefix whose first byte is 0x80
+/// The last frame of a gRPC-Web response: these trailers as text, after a prefix whose first byte is 0x80
 /// (PROTOCOL-WEB.md, "Protocol differences vs gRPC over HTTP2").
 #[must_use]
 pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
@@ -35,21 +35,22 @@ pub fn web_trailers(trailers: &HeaderMap) -> Bytes {
     }
     let mut frame = BytesMut::with_capacity(5 + text.len());
     frame.put_u8(0x80);
-    // trailers are far shorter than 4 GiB
+    // Trailers are far shorter than 4 GiB.
     frame.put_u32(text.len() as u32);
     frame.put_slice(&text);
     frame.freeze()
 }
 
-/// The content type in these headers, if it is one of gRPC's or gRPC-Web's. A Trailers-Only response repeats its request's.
+/// The content type in these headers, if it is that of gRPC or gRPC-Web. A Trailers-Only response repeats that of its
+/// request.
 #[must_use]
 pub fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
     let value = headers.get(header::CONTENT_TYPE)?;
     kind(value.as_bytes()).map(|_| value)
 }
 
-/// What a body of this content type streams, if the type is one of gRPC's or gRPC-Web's. A text body,
-/// `application/grpc-web-text`, is [`StreamKind::Other`]: its base64 groups hide the frames.
+/// The kind of a body with this content type, if it is that of gRPC or gRPC-Web. `application/grpc-web-text` is
+/// [`StreamKind::Other`], because its base64 encoding hides the frames.
 #[inline]
 pub(crate) fn kind(content_type: &[u8]) -> Option<StreamKind> {
     let name = b"application/grpc";
@@ -70,7 +71,7 @@ pub(crate) fn kind(content_type: &[u8]) -> Option<StreamKind> {
     }
 }
 
-/// The response to a call that has failed before its first message: the status alone, in the head (PROTOCOL-HTTP2.md,
+/// The response to a call that failed before its first message, with the status in the head (PROTOCOL-HTTP2.md,
 /// "Trailers-Only"). `content_type` is that of the request.
 #[must_use]
 pub fn trailers_only(content_type: HeaderValue, status: u8, message: &str) -> Response<Bytes> {
@@ -81,8 +82,8 @@ pub fn trailers_only(content_type: HeaderValue, status: u8, message: &str) -> Re
     response
 }
 
-/// The status code in these headers, which are trailers or the head of a Trailers-Only response. `None` without a
-/// `grpc-status`; one that is no code is UNKNOWN (2).
+/// The status code in these trailers, or in the head of a Trailers-Only response. `None` without a `grpc-status`;
+/// UNKNOWN (2) if its value is not a code.
 #[must_use]
 pub fn status(headers: &HeaderMap) -> Option<u8> {
     let text = headers.get(STATUS)?.to_str();
@@ -113,14 +114,14 @@ pub const fn status_name(code: u8) -> &'static str {
     }
 }
 
-/// Whether a status code is an error of the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and
-/// DATA_LOSS (OpenTelemetry's semantic conventions for gRPC, server span).
+/// Returns whether a status code is an error of the server: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
+/// UNAVAILABLE and DATA_LOSS (OpenTelemetry's semantic conventions for gRPC, server span).
 #[must_use]
 pub const fn is_server_error(code: u8) -> bool {
     matches!(code, 2 | 4 | 12..=15 | 17..)
 }
 
-/// What `grpc-message` says, decoded, or else the name of the code.
+/// The decoded `grpc-message`, or otherwise the name of the code.
 pub(crate) fn message(headers: &HeaderMap, code: u8) -> String {
     match headers.get(MESSAGE) {
         Some(message) if !message.is_empty() => {
@@ -148,35 +149,35 @@ pub(crate) fn web_fields(text: &[u8]) -> HeaderMap {
     fields
 }
 
-/// Whether a client that spoke this version receives trailers.
+/// Returns whether a client of this HTTP version receives trailers.
 ///
-/// Over HTTP/1 hyper drops trailers that the client did not ask for with `TE: trailers`, and then the response ends
-/// cleanly: a gRPC client would read a truncated response as a success. So a response whose outcome is in its trailers
-/// is aborted over HTTP/1.
+/// Over HTTP/1, hyper drops trailers unless the client sent `TE: trailers`, and then ends the response cleanly: a gRPC
+/// client would take a truncated response for a success. A response whose status is in its trailers is therefore
+/// aborted over HTTP/1.
 #[must_use]
 pub fn trailers_arrive(version: Version) -> bool {
     version >= Version::HTTP_2
 }
 
-/// What `grpc-message` escapes: everything but printable ASCII, and `%` itself.
+/// The characters that `grpc-message` escapes: everything except printable ASCII, and `%` itself.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Finds the ends of length-prefixed messages, in bytes that are cut anywhere.
+/// Finds the ends of length-prefixed messages in a body that is split into arbitrary chunks.
 ///
-/// The status of a gRPC or gRPC-Web response may follow a whole message only: after half of one a gRPC-Web client
-/// would read it as the rest of the message.
+/// The status of a gRPC or gRPC-Web response may only follow a complete message: in the middle of one, a gRPC-Web
+/// client would read it as the rest of the message.
 #[derive(Debug, Default)]
 pub struct Messages {
-    /// how many bytes of the 5-byte prefix have come
+    /// Number of bytes of the 5-byte prefix received.
     prefix: usize,
-    /// how many bytes of the message are still to come, once the prefix is whole
+    /// Number of bytes missing in the message, once the prefix is complete.
     left: u32,
-    /// the prefix is that of a gRPC-Web trailer frame, of whose text nothing has come
+    /// Whether the prefix is that of a gRPC-Web trailer frame of whose text nothing has been received.
     trailers: bool,
 }
 
 impl Messages {
-    /// Takes the next bytes of the body. Returns the text of a gRPC-Web trailer frame, if all of it is in these bytes.
+    /// Reads the next bytes of the body. Returns the text of a gRPC-Web trailer frame if these bytes contain all of it.
     pub fn push<'a>(&mut self, mut data: &'a [u8]) -> Option<&'a [u8]> {
         let mut trailers = None;
         while let Some((&byte, rest)) = data.split_first() {
@@ -203,7 +204,7 @@ impl Messages {
         trailers
     }
 
-    /// Whether the bytes so far end with a whole message, or there were none.
+    /// Returns whether the bytes so far end with a complete message, or are empty.
     #[must_use]
     pub fn at_boundary(&self) -> bool {
         self.prefix == 0
@@ -269,7 +270,7 @@ mod tests {
             let mut messages = Messages::default();
             let body = [b"\0\0\0\0\x01a", &frame[..]].concat();
             assert_eq!(web_fields(messages.push(&body).unwrap()), trailers);
-            // after its prefix, and cut where it would have to be kept
+            // After its prefix, and split where it would have to be buffered.
             assert_eq!(messages.push(&frame[..5]), None);
             assert_eq!(messages.push(&frame[5..]), Some(&frame[5..]));
             assert_eq!(messages.push(&frame[..9]), None);

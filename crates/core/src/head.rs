@@ -1,10 +1,10 @@
-//! What a head says of its body, and what of it stops being true when a layer changes the body.
+//! What a response head says about its body, and what must be removed when a layer changes the body.
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// The members of a comma-separated list field, over all its lines and in order (RFC 9110 section 5.6.1).
 ///
-/// A line that is not visible ASCII is skipped; an empty member is given as an empty text. For fields whose members hold
+/// Lines that are not visible ASCII are skipped; an empty member is an empty string. For fields whose members contain
 /// no quoted comma, such as `Accept`, `TE`, `Trailer` and `Connection`.
 pub fn list_members<'a>(
     headers: &'a HeaderMap,
@@ -18,10 +18,10 @@ pub fn list_members<'a>(
         .map(str::trim)
 }
 
-/// Whether the body is under a content coding other than `identity`: its records cannot be seen in it.
+/// Returns whether the body has a content coding other than `identity`, which hides its records.
 #[must_use]
 pub fn is_encoded(headers: &HeaderMap) -> bool {
-    // one look-up less for the many that have none
+    // Most responses have no such header, and need only one lookup.
     headers.contains_key(header::CONTENT_ENCODING)
         && headers
             .get_all(header::CONTENT_ENCODING)
@@ -29,23 +29,23 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
             .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether a layer may write bytes of its own into a body, or behind it, as far as status and content coding tell.
+/// Returns whether status and content coding allow a layer to write bytes of its own into a body, or after it.
 ///
-/// Not into a range (206), which is a part of something whole, and not under a content coding. Nor where a length is
-/// declared, which only the framing tells.
+/// They do not for a range (206), which is a part of a representation, or with a content coding. A declared length
+/// forbids it as well, but depends on the framing.
 #[must_use]
 pub fn allows_insertion(status: StatusCode, headers: &HeaderMap) -> bool {
     status != StatusCode::PARTIAL_CONTENT && !is_encoded(headers)
 }
 
-/// Every field that holds a digest of a body, or of the representation that it is.
+/// Every field with a digest of a body or of its representation.
 ///
-/// `Repr-Digest` (RFC 9530 section 3) is among them, although it speaks of the selected representation and not of the
-/// content of one message: the representation's data is what the content coding made of it (RFC 9110 section 8.1), so a
-/// layer that compresses, or changes a byte, has selected another one. It is true still where only the *message* is
-/// another: of a 206 it is the digest of the whole. No layer that only announces a digest may drop it.
+/// `Repr-Digest` (RFC 9530 section 3) is included, although it applies to the selected representation and not to the
+/// content of one message. The representation data includes the content coding (RFC 9110 section 8.1), so a layer that
+/// compresses, or changes a byte, selects another representation. If only the *message* differs, it still applies: in a
+/// 206 it is the digest of the whole. A layer that only announces a digest must not remove it.
 ///
-/// `Digest` (RFC 3230) is `Repr-Digest`'s predecessor.
+/// `Digest` (RFC 3230) is the predecessor of `Repr-Digest`.
 const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
@@ -54,8 +54,8 @@ const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("digest"),
 ];
 
-/// Drops every digest that a head or trailers have, by whatever algorithm: they are of other bytes than those that will be
-/// sent. `Trailer` announces them no more.
+/// Removes every digest from a head or from trailers, whatever its algorithm, because other bytes are sent. Also
+/// removes them from `Trailer`.
 pub fn digests_changed(headers: &mut HeaderMap) {
     for name in DIGESTS {
         headers.remove(name);
@@ -76,8 +76,9 @@ fn is_digest(name: &str) -> bool {
         .any(|digest| name.eq_ignore_ascii_case(digest.as_str()))
 }
 
-/// Drops what a head said of bytes that a layer is about to change: `Content-Length`, every digest, `Accept-Ranges`
-/// and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays: it never spoke of bytes.
+/// Removes what a head says about bytes that a layer is about to change: `Content-Length`, every digest,
+/// `Accept-Ranges` and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays, because it does not
+/// identify exact bytes.
 pub fn bytes_changed(headers: &mut HeaderMap) {
     digests_changed(headers);
     headers.remove(header::CONTENT_LENGTH);
@@ -87,9 +88,9 @@ pub fn bytes_changed(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a head true of bytes that a layer has put under a content coding: every digest goes, and a strong `ETag` that is
-/// still the one of the plain bytes becomes weak, for the encoded ones are another representation of the same state
-/// (RFC 9110 section 8.8.1). The layer itself has set `Content-Encoding` and `Content-Length`.
+/// Adjusts a head after a layer added a content coding. Every digest is removed. A strong `ETag` that is still that of
+/// the unencoded bytes becomes weak, because the encoded bytes are another representation of the same state (RFC 9110
+/// section 8.8.1). The layer itself has set `Content-Encoding` and `Content-Length`.
 pub fn bytes_encoded(headers: &mut HeaderMap, etag_of_plain: Option<&HeaderValue>) {
     digests_changed(headers);
     let shared = headers
@@ -102,13 +103,14 @@ pub fn bytes_encoded(headers: &mut HeaderMap, etag_of_plain: Option<&HeaderValue
     }
 }
 
-/// In the extensions of a response whose `Cache-Control: no-transform` was added by a layer, for the hops behind the server. The
-/// handler has not asked for it, so it keeps no layer of the same server from compressing. See [`forbids_transform`].
+/// In the extensions of a response to which a layer added `Cache-Control: no-transform`, for the proxies between server
+/// and client. The handler has not requested it, so layers of the same server may still compress. See
+/// [`forbids_transform`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AddedNoTransform;
 
-/// Whether the handler has forbidden to transform its response: `Cache-Control` has `no-transform` (RFC 9111 section 5.2.2.6),
-/// and no layer has [added](AddedNoTransform) it. A layer that compresses leaves such a response as it is.
+/// Returns whether the handler forbids transforming its response: `Cache-Control` has `no-transform` (RFC 9111 section
+/// 5.2.2.6), and no layer has [added](AddedNoTransform) it. A layer that compresses leaves such a response unchanged.
 ///
 /// ```
 /// use tower_http::compression::CompressionLayer;
@@ -129,8 +131,8 @@ fn is_strong(tag: &HeaderValue) -> bool {
     !tag.as_bytes().starts_with(b"W/")
 }
 
-/// Takes over what is still true when an answer of another kind replaces a head: `Connection`, `Vary` and
-/// `Access-Control-*`, without which a browser could not read the answer.
+/// Copies the headers that still apply when another response replaces this one: `Connection`, `Vary` and
+/// `Access-Control-*`, without which a browser could not read the response.
 pub fn head_replaced(old: &HeaderMap, new: &mut HeaderMap) {
     for (name, value) in old {
         let stays = name == header::CONNECTION
@@ -201,7 +203,7 @@ mod tests {
         for (before, own, left) in [
             (Some("\"1\""), "\"1\"", "W/\"1\""),
             (Some("W/\"1\""), "W/\"1\"", "W/\"1\""),
-            // the layer has made a tag of its own
+            // The layer has set a tag of its own.
             (Some("\"1\""), "\"1-gzip\"", "\"1-gzip\""),
             (None, "\"1\"", "\"1\""),
         ] {

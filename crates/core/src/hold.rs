@@ -1,17 +1,17 @@
-//! Releasing whole records only.
+//! Passes on only complete records.
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{RecordFormat, boundary::Scanner};
 
-/// Lets the whole records of a stream through and holds an open one until it ends.
+/// Passes on the complete records of a stream, and holds back an incomplete one until it ends.
 ///
-/// A layer that may have to write a last record of its own (an error, a farewell) must never have sent half of
-/// another: for a client of server-sent events the two would become one event. What is held is dropped with
-/// [`RecordHold::discard`] when the stream fails, and released by [`RecordHold::finish`] when it ends well.
+/// A layer that may write a last record of its own (an error, or the last event of a drain) must not do so after half
+/// of another record: a client of server-sent events would merge the two. [`RecordHold::discard`] drops the held bytes
+/// when the stream fails, and [`RecordHold::finish`] releases them when it ends normally.
 ///
-/// A chunk that ends with a record passes as it is, neither copied nor delayed. A record longer than the cap is let
-/// through open; until it ends nothing may be written, see [`RecordHold::is_clean`].
+/// A chunk that ends with a record passes without being copied or delayed. A record longer than the cap is passed on
+/// while it is incomplete; until it ends nothing may be written, see [`RecordHold::is_clean`].
 ///
 /// ```
 /// use bytes::Bytes;
@@ -27,15 +27,15 @@ pub struct RecordHold {
     scanner: Scanner,
     held: BytesMut,
     cap: usize,
-    /// a record over the cap is being let through
+    /// Whether a record above the cap is being passed on.
     open: bool,
 }
 
 impl RecordHold {
-    /// The usual cap: 64 KiB.
+    /// The default cap: 64 KiB.
     pub const DEFAULT_CAP: usize = 64 * 1024;
 
-    /// Holds at most `cap` bytes of an open record.
+    /// Holds back at most `cap` bytes of an incomplete record.
     #[must_use]
     pub fn new(format: RecordFormat, cap: usize) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl RecordHold {
         }
     }
 
-    /// Takes the next chunk; gives what can be sent now, if anything. An empty chunk passes as it is.
+    /// Takes the next chunk. Returns what can be sent now, if anything. An empty chunk passes unchanged.
     #[inline]
     pub fn push(&mut self, chunk: Bytes) -> Option<Bytes> {
         match self.passes(&chunk) {
@@ -55,8 +55,8 @@ impl RecordHold {
         }
     }
 
-    /// Whether the next chunk can be sent as it is; then it counts as sent. One that cannot has to be given to
-    /// [`RecordHold::push`]. Nearly all chunks of nearly all streams do, and need not be moved in and out.
+    /// Returns whether the next chunk can be sent unchanged; if so, it counts as sent. Otherwise pass it to
+    /// [`RecordHold::push`]. Fast path: nearly all chunks pass, and need not be moved in and out.
     #[inline]
     #[must_use]
     pub fn passes(&mut self, chunk: &[u8]) -> bool {
@@ -103,17 +103,18 @@ impl RecordHold {
         (!ready.is_empty()).then_some(ready)
     }
 
-    /// The stream ended well: gives what is still held, an unended record that the producer meant as its last.
+    /// Call this when the stream ended normally. Returns the held bytes: an incomplete record, which the producer
+    /// intended as its last.
     pub fn finish(&mut self) -> Option<Bytes> {
         (!self.held.is_empty()).then(|| self.held.split().freeze())
     }
 
-    /// The stream failed: drops what is held.
+    /// Call this when the stream failed. Drops the held bytes.
     pub fn discard(&mut self) {
         self.held.clear();
     }
 
-    /// Whether what was given out so far ends with a whole record, so that another may follow.
+    /// Returns whether the output so far ends with a complete record, so that another one may follow.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.open
@@ -123,7 +124,7 @@ impl RecordHold {
         self.scanner.format()
     }
 
-    /// How many bytes are held: for `size_hint`.
+    /// Number of held bytes, for `size_hint`.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()

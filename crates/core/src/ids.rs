@@ -1,4 +1,4 @@
-//! The ids that other layers read when the ids layer is present.
+//! Ids that the ids layer sets and other layers read.
 
 use std::{
     fmt,
@@ -10,9 +10,9 @@ use http::{Extensions, HeaderValue};
 
 use crate::exchange::{Cell, Exchange};
 
-/// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and a URL's query.
+/// The id of a request: 1 to 128 of `[A-Za-z0-9._+/=@-]`, so it is safe in a header, a log line and the query of a URL.
 ///
-/// A handler finds it by its extractor, or by [`RequestId::of`], when the ids layer is present.
+/// With the ids layer, a handler gets it by its extractor, or by [`RequestId::of`].
 ///
 /// ```
 /// use tower_stream_core::{InvalidRequestId, RequestId};
@@ -25,10 +25,10 @@ use crate::exchange::{Cell, Exchange};
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The longest id that is accepted, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_LEN: usize = 128;
 
-    /// The id of the request with these extensions, when a layer has given it one.
+    /// The id of the request with these extensions, if a layer has set one.
     #[must_use]
     pub fn of(request: &Extensions) -> Option<&Self> {
         Exchange::get(request)?.request_id()
@@ -40,20 +40,20 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// The id as a header value; a clone of it is cheap.
+    /// The id as a header value, which is cheap to clone.
     #[must_use]
     pub fn as_header_value(&self) -> &HeaderValue {
         &self.0
     }
 }
 
-/// The id is the UUID as RFC 9562 section 4 writes it, in lower case.
+/// Uses the UUID as the id, in the lower-case format of RFC 9562 section 4.
 #[cfg(feature = "uuid")]
 impl From<uuid::Uuid> for RequestId {
     fn from(uuid: uuid::Uuid) -> Self {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         uuid.hyphenated().encode_lower(&mut text);
-        // the text and its reference count share one allocation; a clone makes none
+        // The text and its reference count share one allocation, so a clone makes none.
         let value = HeaderValue::from_maybe_shared(bytes::Bytes::from_owner(text));
         Self(value.expect("hexadecimal digits and hyphens"))
     }
@@ -70,7 +70,7 @@ impl TryFrom<HeaderValue> for RequestId {
         if bytes.len() > Self::MAX_LEN {
             return Err(InvalidRequestId::TooLong(bytes.len()));
         }
-        // no early exit: an id is short and nearly always good
+        // No early exit: an id is short and nearly always valid.
         let good = bytes
             .iter()
             .fold(true, |good, byte| good & ID_BYTES[usize::from(*byte)]);
@@ -87,7 +87,7 @@ impl FromStr for RequestId {
     fn from_str(text: &str) -> Result<Self, InvalidRequestId> {
         match text.bytes().find(|b| !is_id_byte(*b)) {
             Some(byte) => Err(InvalidRequestId::Byte(byte)),
-            // every byte is visible ASCII, so only the length can be wrong
+            // All bytes are visible ASCII, so only the length can be wrong.
             None => HeaderValue::from_str(text)
                 .map_err(|_| InvalidRequestId::Empty)
                 .and_then(Self::try_from),
@@ -121,14 +121,14 @@ impl fmt::Debug for RequestId {
     }
 }
 
-/// Why a text is no [`RequestId`].
+/// Why a text is not a valid [`RequestId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidRequestId {
     /// It is empty.
     Empty,
-    /// It has more than [`RequestId::MAX_LEN`] bytes: this many.
+    /// It is longer than [`RequestId::MAX_LEN`]: it has this many bytes.
     TooLong(usize),
-    /// It has this byte, which is none of `[A-Za-z0-9._+/=@-]`.
+    /// It contains this byte, which is not one of `[A-Za-z0-9._+/=@-]`.
     Byte(u8),
 }
 
@@ -148,33 +148,34 @@ impl fmt::Display for InvalidRequestId {
 
 impl std::error::Error for InvalidRequestId {}
 
-/// The numbers of one request, drawn by its chunks and its log lines alike, so that both have one order.
+/// The sequence numbers of one request. Its chunks and its log lines take numbers from the same sequence, so that both
+/// have one order.
 ///
-/// The first number is 1. Clones draw from the same numbers.
+/// The first number is 1. Clones share the sequence.
 #[derive(Clone)]
 pub struct Sequence(pub(crate) Arc<Cell>);
 
 impl Sequence {
-    /// A sequence that has drawn nothing yet.
+    /// Creates a sequence that starts at 1.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Cell::of_ids(None, None)))
     }
 
-    /// The sequence of the request with these extensions, when it went through a layer of `tower-stream`.
+    /// The sequence of the request with these extensions, if the request passed a layer of `tower-stream`.
     #[must_use]
     pub fn of(request: &Extensions) -> Option<Self> {
         Exchange::get(request).map(Exchange::sequence)
     }
 
-    /// Draws the next number.
-    // not an iterator: it never ends, and drawing needs no `&mut`
+    /// Takes the next number.
+    // Not an iterator: the sequence never ends, and taking a number needs no `&mut`.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&self) -> u64 {
         self.0.numbers().fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The number drawn last, 0 if none was.
+    /// The number that was taken last, or 0.
     #[must_use]
     pub fn last(&self) -> u64 {
         self.0.numbers().load(Ordering::Relaxed)

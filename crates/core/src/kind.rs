@@ -1,27 +1,28 @@
-//! What a response streams.
+//! The format of a response stream.
 
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::{grpc, is_encoded};
 
-/// What a response streams, as far as a layer must know to end it well.
+/// The format of a response stream, as far as a layer must know it to write a last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// Server-sent events: `text/event-stream` (WHATWG HTML section 9.2).
     Sse,
-    /// JSON values, one a line: `application/x-ndjson`, `application/jsonl` and their relatives.
+    /// JSON values, one per line: `application/x-ndjson`, `application/jsonl` and related types.
     JsonLines,
-    /// JSON text sequences: `application/json-seq` (RFC 7464). Lines too, each begun by a record separator (0x1E).
+    /// JSON text sequences: `application/json-seq` (RFC 7464). Also lines, each of which starts with a record separator
+    /// (0x1E).
     JsonSeq,
     /// gRPC: `application/grpc` and `application/grpc+*`.
     Grpc,
     /// gRPC-Web in its binary form, `application/grpc-web` and `application/grpc-web+*`.
     GrpcWeb,
-    /// Anything else: bytes without records that a layer could see, encoded bodies included.
+    /// Anything else: bodies without visible records, including those with a content coding.
     Other,
 }
 
-/// How records follow each other in the bytes of a stream.
+/// How the records of a stream are delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordFormat {
     /// An event ends at a blank line; lines end in LF, CR or CRLF.
@@ -33,8 +34,8 @@ pub enum RecordFormat {
 impl StreamKind {
     /// Reads the kind from response headers.
     ///
-    /// A body under a `Content-Encoding` is [`StreamKind::Other`]: its records cannot be seen, and nothing can be
-    /// written after it. `application/grpc-web-text` is `Other` too: its base64 groups hide the frames.
+    /// A body with a `Content-Encoding` is [`StreamKind::Other`]: its records are hidden, and nothing can be written
+    /// after it. `application/grpc-web-text` is `Other` too, because its base64 encoding hides the frames.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         match headers.get(header::CONTENT_TYPE) {
@@ -43,9 +44,9 @@ impl StreamKind {
         }
     }
 
-    /// The kind of a body that is under no content coding.
+    /// The kind of a body without a content coding.
     pub(crate) fn of_content_type(value: &HeaderValue) -> Self {
-        // as nearly every server writes it, without the parsing below
+        // Fast path: nearly every server writes exactly this.
         if value == "text/event-stream" {
             return Self::Sse;
         }
@@ -79,7 +80,7 @@ impl StreamKind {
         }
     }
 
-    /// How its records can be told apart by bytes alone, if they can.
+    /// How the records are delimited in the bytes, if they can be found in the bytes alone.
     #[must_use]
     pub fn records(self) -> Option<RecordFormat> {
         match self {

@@ -1,4 +1,4 @@
-//! A body that plays a script, to test a layer without a server.
+//! A body that plays a script, for testing layers without a server.
 //!
 //! ```
 //! use http_body_util::BodyExt;
@@ -33,15 +33,15 @@ use crate::BoxError;
 
 /// What a [`MockBody`] does in one poll.
 pub enum Step {
-    /// Gives a data frame.
+    /// Returns a data frame.
     Data(Bytes),
-    /// Gives a trailers frame.
+    /// Returns a trailers frame.
     Trailers(HeaderMap),
-    /// Returns `Pending` once and wakes at once.
+    /// Returns `Pending` once and wakes the task at once.
     Pending,
     /// Returns `Pending` until this much time has passed (tokio's clock, so it can be paused).
     Sleep(Duration),
-    /// Returns `Pending` for ever.
+    /// Returns `Pending` forever.
     Hang,
     /// Fails.
     Error(BoxError),
@@ -72,7 +72,7 @@ pub fn data(data: impl Into<Bytes>) -> Step {
 ///
 /// # Panics
 ///
-/// When `value` is no header value.
+/// Panics if `value` is not a valid header value.
 #[must_use]
 pub fn trailer(name: &'static str, value: &str) -> Step {
     let value = value.parse().expect("a header value");
@@ -82,7 +82,7 @@ pub fn trailer(name: &'static str, value: &str) -> Step {
     )]))
 }
 
-/// One `Pending`, woken at once.
+/// One `Pending` that wakes the task at once.
 #[must_use]
 pub fn pending() -> Step {
     Step::Pending
@@ -94,7 +94,7 @@ pub fn sleep(duration: Duration) -> Step {
     Step::Sleep(duration)
 }
 
-/// `Pending` for ever.
+/// `Pending` forever.
 #[must_use]
 pub fn hang() -> Step {
     Step::Hang
@@ -111,7 +111,7 @@ pub fn panic(message: &'static str) -> Step {
     Step::Panic(message)
 }
 
-/// Where a [`MockBody`] panics besides its script.
+/// Where a [`MockBody`] panics in addition to its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PanicIn {
     /// In `size_hint`.
@@ -122,9 +122,9 @@ pub enum PanicIn {
     Drop,
 }
 
-/// A body that plays a script, then ends with `None`.
+/// A body that plays a script and then returns `None`.
 ///
-/// It says nothing of its size and never says that it has ended, as a stream does; [`MockBody::tells_end`] and
+/// Like a stream, it has no size hint and `is_end_stream` is always false; [`MockBody::tells_end`] and
 /// [`MockBody::with_size_hint`] change that.
 #[derive(Debug)]
 pub struct MockBody {
@@ -138,7 +138,7 @@ pub struct MockBody {
 }
 
 impl MockBody {
-    /// A body that does these steps, one a poll.
+    /// Creates a body that plays these steps, one per poll.
     #[must_use]
     pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
         Self {
@@ -152,21 +152,21 @@ impl MockBody {
         }
     }
 
-    /// `is_end_stream` is true as soon as no step is left, without the `None` that an h1 server then never asks for.
+    /// Makes `is_end_stream` true as soon as no step is left. An h1 server then does not poll for the `None`.
     #[must_use]
     pub fn tells_end(mut self) -> Self {
         self.tells_end = true;
         self
     }
 
-    /// What `size_hint` says first, true or not; data frames are taken off both bounds.
+    /// Sets the first `size_hint`, which may be wrong. Data frames are subtracted from both bounds.
     #[must_use]
     pub fn with_size_hint(mut self, size: SizeHint) -> Self {
         self.size = size;
         self
     }
 
-    /// `size_hint` is exact and true.
+    /// Makes `size_hint` exact and correct.
     #[must_use]
     pub fn with_true_size(self) -> Self {
         let length = |step: &Step| {
@@ -180,14 +180,14 @@ impl MockBody {
         self.with_size_hint(SizeHint::with_exact(size))
     }
 
-    /// Panics there.
+    /// Makes the body panic there.
     #[must_use]
     pub fn panics_in(mut self, place: PanicIn) -> Self {
         self.panic_in = Some(place);
         self
     }
 
-    /// Tells afterwards what was done with the body.
+    /// Returns a probe, which shows afterwards what was done with the body.
     #[must_use]
     pub fn probe(&self) -> Probe {
         self.probe.clone()
@@ -293,19 +293,19 @@ struct Seen {
 }
 
 impl Probe {
-    /// How often it was polled.
+    /// Number of polls.
     #[must_use]
     pub fn polls(&self) -> usize {
         self.0.polls.load(Ordering::Relaxed)
     }
 
-    /// Whether it has been dropped.
+    /// Whether the body has been dropped.
     #[must_use]
     pub fn is_dropped(&self) -> bool {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Whether it was polled after `None`, an error or a panic.
+    /// Whether the body was polled after `None`, an error or a panic.
     #[must_use]
     pub fn polled_after_end(&self) -> bool {
         self.0.polled_after_end.load(Ordering::Relaxed)

@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 
 use crate::RequestId;
 
-/// In the extensions of a response that a layer made because the handler will not answer: its [`Problem`] is the plainest
-/// form there is. A layer outside that knows the format of the client, such as the error writer, says the recorded
-/// [cause](crate::Exchange::cause) in that format instead.
+/// In the extensions of a response that a layer sends instead of the handler. Its [`Problem`] is a generic format: a
+/// layer outside that knows the client's format, such as the error writer, replaces it and writes the recorded
+/// [cause](crate::Exchange::cause) in that format.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainProblem;
 
-/// Takes the body off an answer to HEAD and declares the length that it would have had (RFC 9110 section 9.3.2).
+/// Removes the body from a response to HEAD and declares the length that it would have had (RFC 9110 section 9.3.2).
 ///
-/// hyper polls the body of an answer to HEAD over HTTP/2, and DATA frames there are a protocol error for the client.
+/// Over HTTP/2, hyper polls the body of a response to HEAD, and DATA frames there are a protocol error for the client.
 pub fn answer_method(method: &Method, response: &mut Response<Bytes>) {
     if *method != Method::HEAD {
         return;
@@ -30,7 +30,7 @@ pub fn answer_method(method: &Method, response: &mut Response<Bytes>) {
     }
 }
 
-/// The value of `Retry-After` for this time: whole seconds (RFC 9110 section 10.2.3), never fewer than it takes.
+/// The value of `Retry-After` for this time: whole seconds (RFC 9110 section 10.2.3), rounded up.
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,7 +45,7 @@ pub fn retry_after(wait: Duration) -> HeaderValue {
     HeaderValue::from(wait.as_secs().saturating_add(begun))
 }
 
-/// A problem document, `application/problem+json` (RFC 9457): what a layer answers when it has to answer itself.
+/// A problem document, `application/problem+json` (RFC 9457): the body of a response that a layer sends itself.
 ///
 /// ```
 /// use http::StatusCode;
@@ -68,7 +68,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of type `about:blank`, titled with the status's reason phrase.
+    /// A problem of type `about:blank`, with the reason phrase of the status as title.
     #[must_use]
     pub fn new(status: StatusCode) -> Self {
         let problem = Self {
@@ -81,25 +81,25 @@ impl Problem {
             .with("status", status.as_u16())
     }
 
-    /// Names the type of problem: a URI reference, see RFC 9457 section 3.1.1.
+    /// Sets the type of problem: a URI reference, see RFC 9457 section 3.1.1.
     #[must_use]
     pub fn kind(self, kind: &str) -> Self {
         self.with("type", kind)
     }
 
-    /// A short summary, the same for every occurrence of this type.
+    /// Sets a short summary, the same for every occurrence of this type.
     #[must_use]
     pub fn title(self, title: &str) -> Self {
         self.with("title", title)
     }
 
-    /// What went wrong this time, for the reader of the response.
+    /// Sets what went wrong in this occurrence, for the reader of the response.
     #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Self {
         self.with("detail", detail.into())
     }
 
-    /// Names this occurrence by the request's id, when there is one.
+    /// Identifies this occurrence by the id of the request, if there is one.
     #[must_use]
     pub fn instance(self, id: Option<&RequestId>) -> Self {
         match id {
@@ -108,20 +108,20 @@ impl Problem {
         }
     }
 
-    /// Adds an extension member (RFC 9457 section 3.2), or replaces a member of this name.
+    /// Adds or replaces an extension member (RFC 9457 section 3.2).
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
     }
 
-    /// The status.
+    /// The status code.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The document.
+    /// The JSON document.
     #[must_use]
     pub fn to_json(&self) -> Bytes {
         Value::Object(self.members.clone()).to_string().into()

@@ -1,13 +1,13 @@
-//! What of a stream may be given out, so that a last record can follow.
+//! Controls how much of a stream is passed on, so that a last record can follow.
 
 use bytes::Bytes;
 
 use crate::{RecordFormat, RecordHold, StreamKind, grpc::Messages};
 
-/// Follows the records of a stream for a layer that may have to write the last one: an error, a farewell.
+/// Tracks the records of a stream for a layer that may write the last one (an error, or the last event of a drain).
 ///
-/// Events and lines are held until they are whole, see [`RecordHold`]. gRPC messages pass as they come, and are
-/// only followed: after half of one, nothing may be written. The bytes of any other stream pass.
+/// Events and lines are held back until they are complete, see [`RecordHold`]. gRPC messages pass at once and are only
+/// tracked: in the middle of one, nothing may be written. The bytes of any other stream pass.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -39,19 +39,19 @@ enum Kind {
     Messages(Messages),
 }
 
-/// Which chunks pass and change nothing, so that most need no closer look.
+/// Which chunks pass without changing the state. Most chunks are recognized by this alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Passes {
     All,
-    /// Those that end with a blank line: nothing is held of a stream of events, and the last one has ended.
+    /// Chunks that end with a blank line: nothing of the event stream is held back, and its last event has ended.
     Events,
-    /// Those that end with a line feed: the same for lines.
+    /// Chunks that end with a line feed: the same for lines.
     Lines,
     Unknown,
 }
 
 impl Records {
-    /// Follows a stream of this kind; holds at most `cap` bytes of an open event or line.
+    /// Tracks a stream of this kind. Holds back at most `cap` bytes of an incomplete event or line.
     #[must_use]
     pub fn of(kind: StreamKind, cap: usize) -> Self {
         let kind = match (kind, kind.records()) {
@@ -63,7 +63,7 @@ impl Records {
         Self { passes, kind }
     }
 
-    /// Bytes without records, all of which pass.
+    /// Bytes without records; all of them pass.
     #[must_use]
     pub const fn opaque() -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Records {
         }
     }
 
-    /// Whether the next chunk can be sent as it is; then it counts as sent. One that cannot has to be given to
+    /// Returns whether the next chunk can be sent unchanged; if so, it counts as sent. Otherwise pass it to
     /// [`push`](Self::push).
     #[inline]
     #[must_use]
@@ -107,7 +107,7 @@ impl Records {
         }
     }
 
-    /// Takes a chunk that does not pass as it is; gives what can be sent now, if anything.
+    /// Takes a chunk for which `passes` returned false. Returns what can be sent now, if anything.
     pub fn push(&mut self, chunk: Bytes) -> Option<Bytes> {
         match &mut self.kind {
             Kind::Held(hold) => {
@@ -118,7 +118,8 @@ impl Records {
         }
     }
 
-    /// The stream ended well: gives what is still held, an unended record that the producer meant as its last.
+    /// Call this when the stream ended normally. Returns the held bytes: an incomplete record, which the producer
+    /// intended as its last.
     pub fn finish(&mut self) -> Option<Bytes> {
         match &mut self.kind {
             Kind::Held(hold) => hold.finish(),
@@ -126,14 +127,14 @@ impl Records {
         }
     }
 
-    /// The stream failed: drops what is held.
+    /// Call this when the stream failed. Drops the held bytes.
     pub fn discard(&mut self) {
         if let Kind::Held(hold) = &mut self.kind {
             hold.discard();
         }
     }
 
-    /// Whether another record may follow what was sent so far.
+    /// Returns whether another record may follow the output so far.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         match &self.kind {
@@ -143,7 +144,7 @@ impl Records {
         }
     }
 
-    /// How many bytes are held: for `size_hint`.
+    /// Number of held bytes, for `size_hint`.
     #[inline]
     #[must_use]
     pub fn held(&self) -> usize {
@@ -152,13 +153,13 @@ impl Records {
             Kind::Opaque | Kind::Messages(_) => 0,
         }
     }
-    /// Whether the stream has records that are given out whole: events or lines.
+    /// Returns whether the stream has records that are passed on only when complete: events or lines.
     #[must_use]
     pub const fn are_held(&self) -> bool {
         matches!(self.kind, Kind::Held(_))
     }
 
-    /// Whether nothing is known of the records of the stream.
+    /// Returns whether the records of the stream are unknown.
     #[must_use]
     pub const fn are_opaque(&self) -> bool {
         matches!(self.kind, Kind::Opaque)

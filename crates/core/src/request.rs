@@ -1,17 +1,17 @@
-//! What several layers read of a request.
+//! Attributes of a request that several layers read.
 
 use std::net::SocketAddr;
 
 use http::{Extensions, Method, Uri, Version};
 
-/// The name that the OpenTelemetry convention gives a method that it does not list, see [`method_name`].
+/// The name of a method that the OpenTelemetry convention does not list, see [`method_name`].
 pub const OTHER_METHOD: &str = "_OTHER";
 
 /// The name of a method that the OpenTelemetry HTTP convention lists: those of RFC 9110 section 9, `PATCH` (RFC 5789)
 /// and `QUERY` (draft-ietf-httpbis-safe-method-w-body).
 ///
-/// `None` for any other method. A client chooses the method, so a layer that would use its text as an attribute or as
-/// part of a span's name lets the client choose how many values there are; it uses [`OTHER_METHOD`] instead.
+/// `None` for any other method. A client chooses the method: a layer that used it as an attribute or in the name of a
+/// span would let the client create any number of values. Such a layer uses [`OTHER_METHOD`] instead.
 ///
 /// ```
 /// use http::Method;
@@ -37,8 +37,8 @@ pub fn method_name(method: &Method) -> Option<&'static str> {
     })
 }
 
-/// `url.scheme` of the OpenTelemetry convention: what the request says when that is `http` or `https`, as HTTP/2 requests do,
-/// else `unsaid`. A client can write any other scheme into a request, and must not choose how many values there are.
+/// `url.scheme` of the OpenTelemetry convention: the scheme of the request URI if it is `http` or `https`, as in HTTP/2
+/// requests, otherwise `unsaid`. A client can write any other scheme into a request, so these are not used.
 #[must_use]
 pub fn url_scheme(uri: &Uri, unsaid: &'static str) -> &'static str {
     match uri.scheme_str() {
@@ -63,7 +63,7 @@ pub fn protocol_version(version: Version) -> Option<&'static str> {
 
 /// The template of the route that axum's router matched, from the request extensions.
 ///
-/// `None` outside of a router, for a request that matched none, and without the feature `matched-path`.
+/// `None` outside of a router, for a request that matched no route, and without the feature `matched-path`.
 #[must_use]
 pub fn matched_route(request: &Extensions) -> Option<&str> {
     #[cfg(feature = "matched-path")]
@@ -78,16 +78,17 @@ pub fn matched_route(request: &Extensions) -> Option<&str> {
     }
 }
 
-/// The address of the peer of the connection that a request came on, in the request extensions.
+/// The peer address of the connection of a request, in the request extensions.
 ///
-/// `serve` of `tower-stream-serve` puts it there. [`peer_address`] reads it.
+/// `serve` of `tower-stream-serve` inserts it, and [`peer_address`] reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr<A>(pub A);
 
-/// The address of the peer, from the request extensions: a [`PeerAddr`], or axum's `ConnectInfo` with the feature
+/// The peer address from the request extensions: a [`PeerAddr`], or axum's `ConnectInfo` with the feature
 /// `connect-info`.
 ///
-/// `None` when no server has put one there, and over a Unix socket. The peer may be a proxy in front of the client.
+/// `None` if the server has inserted none, or the connection is a Unix socket. The peer may be a proxy in front of the
+/// client.
 #[must_use]
 pub fn peer_address(request: &Extensions) -> Option<SocketAddr> {
     let known = request.get::<PeerAddr<SocketAddr>>();

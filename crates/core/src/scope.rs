@@ -10,24 +10,25 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// A context that can be entered: a tracing span, a thread-local.
+/// A context that can be entered: a tracing span or a thread-local, for example.
 pub trait Scope {
     /// Leaves the context when it is dropped.
     type Entered<'a>
     where
         Self: 'a;
 
-    /// Enters it on this thread. With `&mut`, a scope can lend what it holds to a thread-local instead of cloning it.
+    /// Enters the context on this thread. `&mut` allows a scope to move its content to a thread-local instead of
+    /// cloning it.
     fn enter(&mut self) -> Self::Entered<'_>;
 }
 
 pin_project! {
     /// Keeps a [`Scope`] entered for every poll of a future or body, **and for its drop**.
     ///
-    /// What a stream logs in its `Drop` (a database cursor closed, a generator cancelled) is often the only word of
-    /// a client that left, so it has to carry the context too.
+    /// A stream may log in its `Drop` (a closed database cursor, a cancelled generator). If the client disconnected,
+    /// this is often the only log line, so it must have the context too.
     pub struct Scoped<T, S: Scope> {
-        // `None` only while this is being dropped
+        // `None` only while this is being dropped.
         #[pin]
         inner: Option<T>,
         scope: S,
@@ -43,7 +44,7 @@ pin_project! {
 }
 
 impl<T, S: Scope> Scoped<T, S> {
-    /// Runs `inner` in `scope` from now on.
+    /// Runs `inner` in `scope`.
     pub fn new(inner: T, scope: S) -> Self {
         Self {
             inner: Some(inner),

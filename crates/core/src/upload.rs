@@ -1,4 +1,4 @@
-//! Telling a client that leaves while it uploads from a failure of the server.
+//! Distinguishes a client that disconnects during its upload from a failure of the server.
 
 use std::{
     error::Error,
@@ -14,16 +14,16 @@ use pin_project_lite::pin_project;
 use crate::{BoxError, Cause, FaultKind, relay::relay};
 
 pin_project! {
-    /// A request body whose connection errors say that they are the client's.
+    /// A request body that marks errors of its connection as errors of the client.
     ///
-    /// A handler that makes its response of the request body, an echo or a proxy, fails when the client leaves in the
-    /// middle of the upload. The error that it gives on looks like one of its own I/O, unless it was marked where it
-    /// came from: here, errors of the kinds [`Io`](FaultKind::Io) and [`Reset`](FaultKind::Reset) become
-    /// [`FaultKind::ClientLeft`] for [`Cause::of`], through whatever the handler wraps them in. The error itself is
-    /// their source. Other errors, such as a body limit's, and every frame pass as they are.
+    /// A handler that makes its response from the request body (an echo or a proxy) fails when the client disconnects
+    /// in the middle of the upload. The error that the handler passes on looks like an I/O error of the handler, unless
+    /// it was marked at its source: here, errors of the kinds [`Io`](FaultKind::Io) and [`Reset`](FaultKind::Reset)
+    /// become [`FaultKind::ClientLeft`] for [`Cause::of`], also if the handler wraps them. The original error is their
+    /// source. Other errors, such as that of a body limit, and all frames pass unchanged.
     ///
-    /// The error writer puts it around each request body of axum. Around another type of body it belongs outside of the
-    /// layers: `service.map_request(|request| request.map(UploadBody::new))`.
+    /// The error writer wraps each axum request body in it. Wrap any other type of body outside of the layers:
+    /// `service.map_request(|request| request.map(UploadBody::new))`.
     #[derive(Debug)]
     pub struct UploadBody<B> {
         #[pin]
@@ -76,7 +76,7 @@ fn marked(error: BoxError) -> BoxError {
     }
 }
 
-/// An error of the connection that a request came on.
+/// An error of the connection of a request.
 #[derive(Debug)]
 pub(crate) struct ClientLeft(BoxError);
 
@@ -92,7 +92,7 @@ impl Error for ClientLeft {
     }
 }
 
-/// Puts an [`UploadBody`] around the body of a request, if it is one of axum's that has not ended; the type stays.
+/// Wraps an axum request body that has not ended in an [`UploadBody`]; its type does not change.
 #[cfg(feature = "axum")]
 pub fn mark_upload<B: 'static>(body: &mut B) {
     let any: &mut dyn std::any::Any = body;
@@ -119,7 +119,7 @@ mod tests {
     async fn cause(error: impl Into<BoxError>) -> Cause {
         let body = UploadBody::new(MockBody::new([mock::data("a"), mock::error(error)]));
         let error = body.collect().await.unwrap_err();
-        // as a handler gives it on
+        // As a handler passes it on.
         Cause::of(&io::Error::other(error))
     }
 

@@ -1,4 +1,4 @@
-//! The body of every layer.
+//! The response body of every layer.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use super::{Layers, driver::Driver};
 use crate::{BoxError, relay::relay};
 
 pin_project! {
-    /// The body of a response of a [`Wrapped`](super::Wrapped).
+    /// The response body of a [`Wrapped`](super::Wrapped).
     pub struct ResponseBody<B, L: Layers> {
         #[pin]
         kind: Kind<B, L>,

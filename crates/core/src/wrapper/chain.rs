@@ -1,4 +1,4 @@
-//! The stages of one request, one inside of the other.
+//! The stages of one request, nested in each other.
 
 use std::{
     fmt,
@@ -10,8 +10,8 @@ use http_body::SizeHint;
 use super::{AfterHead, At, Hints, Polled, ResponseHead, Source, Stage, StageContext};
 use crate::StreamEnd;
 
-/// One stage or several, as the wrapper runs them. A method that is missing does not compile: a default would switch a
-/// layer off silently.
+/// One or several stages, as the wrapper runs them. The methods have no defaults, because a forgotten method would
+/// silently disable a layer.
 #[doc(hidden)]
 pub trait Chain: Send + 'static {
     /// Stages that do nothing.
@@ -32,28 +32,28 @@ pub trait Chain: Send + 'static {
     fn size_hint(&self, up: &impl Hints) -> SizeHint;
 }
 
-/// What a poll for the head came to.
+/// The result of a poll for the response head.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadPoll {
     /// The head is in its slot.
     Head,
-    /// A panic was caught and not answered yet.
+    /// A panic was caught and has not been handled yet.
     Caught,
-    /// The service inside failed.
+    /// The inner service failed.
     Failed,
 }
 
-/// A source as the stages' chain polls it for each frame.
+/// A source as the chain of stages polls it for each frame.
 ///
-/// Stages poll theirs by [`Source::poll`], which is not inlined: a stage does so in rare cases, and each place would
-/// contain everything inside once more.
+/// Stages themselves use [`Source::poll`], which is not inlined: they poll only in rare cases, and inlining would
+/// repeat all inner code at each call.
 #[doc(hidden)]
 pub trait Upstream: Source {
     fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled);
 }
 
-/// A source whose head is not there yet.
+/// A source whose head has not arrived yet.
 #[doc(hidden)]
 pub trait HeadSource: Upstream {
     fn poll_head(
@@ -63,11 +63,11 @@ pub trait HeadSource: Upstream {
     ) -> Poll<HeadPoll>;
 }
 
-/// The place of one stage. Empty when the layer is off or has left.
+/// The slot of one stage. Empty if the layer is off or its stage has left.
 #[doc(hidden)]
 pub struct Slot<T> {
     stage: Option<T>,
-    /// `on_head` is done
+    /// Whether `on_head` is done.
     has_head: bool,
 }
 
@@ -148,7 +148,7 @@ impl<T: Stage> Chain for Slot<T> {
             *polled = given;
             return;
         }
-        // in one place, whether the stage is there or not: code that is called twice is not inlined
+        // Called in one place, whether there is a stage or not, because a function that is called twice is not inlined.
         let returned = T::around(self.stage.as_mut(), At::Body, || up.poll_inline(cx, polled));
         let Some(stage) = &mut self.stage else {
             return;
@@ -324,7 +324,7 @@ impl Chain for () {
     }
 }
 
-/// What a stage sees inside: the stages further in, over what is inside of those.
+/// What a stage sees as its source: the stages inside of it, over their own source.
 struct Inside<'a, C, U> {
     chain: &'a mut C,
     up: &'a mut U,
@@ -370,10 +370,10 @@ impl<C: Chain, U: Upstream> Source for Inside<'_, C, U> {
     }
 }
 
-/// A source that is polled by a call, with everything inside of it.
+/// A source that is polled through a function call, together with everything inside.
 ///
-/// With it, the code that a stage polls apart from the frames' own path shares nothing with that path, which therefore has
-/// one caller at each level and is inlined.
+/// Code that polls apart from the path of the frames uses this source and shares nothing with that path. The path then
+/// has one caller at each level, and is inlined.
 struct Apart<'a, U>(&'a mut U);
 
 impl<U: Source> Hints for Apart<'_, U> {
@@ -413,7 +413,7 @@ impl<C: Chain, U: HeadSource> HeadSource for Inside<'_, C, U> {
     }
 }
 
-/// The same, to look at only.
+/// The same, for hints only.
 struct InsideHints<'a, C, U> {
     chain: &'a C,
     up: &'a U,

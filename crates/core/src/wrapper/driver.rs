@@ -1,4 +1,4 @@
-//! What runs the stages of one response: the head, the body, the end.
+//! Runs the stages of one response: its head, its body and its end.
 
 use std::{
     error::Error,
@@ -47,48 +47,48 @@ pin_project! {
 struct State {
     exchange: Exchange,
     method: Method,
-    /// The number of this body, counted from the innermost wrapper of the request.
+    /// Number of this body, counted from the innermost wrapper of the request.
     number: u32,
     head: Option<ResponseHead>,
-    /// Set while the stages run. Found set later, a panic went through them.
+    /// Set while the stages run. If it is found set later, a panic has passed through them.
     running: bool,
-    /// The last piece, or `None`, has been given out.
+    /// Whether the last piece or `None` has been returned.
     over: bool,
     latched: bool,
-    /// All that was declared was given before any cause was recorded.
+    /// Whether everything that was declared was returned before a cause was recorded.
     delivered: bool,
     reported: bool,
-    /// Of a gRPC response, whose status says how it ended.
+    /// Set for a gRPC response, whose status decides how it ended.
     grpc: Option<Grpc>,
 }
 
 enum Grpc {
     /// The status is in the head or in the trailers.
     Fields,
-    /// gRPC-Web: it is in the data.
+    /// gRPC-Web: the status is in the data.
     Web(Box<grpc::Messages>),
 }
 
-/// What the body of the service gives.
+/// The body of the service, as the driver tracks it.
 struct Origin {
     given: Length,
     over: bool,
-    /// The body has to give the last record of its dialect before it ends.
+    /// Set if the body must return the last record of its dialect before it ends.
     awaits: Option<Box<Detector>>,
-    /// A service inside writes heartbeats into the body.
+    /// Set if a layer inside writes heartbeats into the body.
     heartbeats: Option<Heard>,
     /// The content of a refusal, in place of a body.
     refusal: Bytes,
 }
 
-/// How many bytes a body has given, of how many that were declared.
+/// How many bytes a body has returned, and how many were declared.
 struct Length {
     declared: u64,
     given: u64,
 }
 
 impl Length {
-    /// More bytes than a body can have.
+    /// Larger than the length of any body.
     const UNDECLARED: u64 = u64::MAX;
 
     const fn unknown() -> Self {
@@ -105,20 +105,20 @@ impl Length {
         }
     }
 
-    /// All that was declared has been given.
+    /// Returns whether the declared length has been reached.
     #[inline]
     fn is_reached(&self) -> bool {
         self.given >= self.declared
     }
 
-    /// A body that ends now has given too little.
+    /// Returns whether a body that ends now is too short.
     #[inline]
     fn is_short(&self) -> bool {
         self.given < self.declared && self.declared != Self::UNDECLARED
     }
 }
 
-/// What the layer inside that writes heartbeats has counted, when the last frame came.
+/// The counters of the heartbeat layer inside, as of the last frame.
 #[derive(Default)]
 struct Heard {
     chunks: u64,
@@ -126,7 +126,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Whether the frame that has just come is a heartbeat. A layer in between may have joined one with a chunk.
+    /// Returns whether the frame that just arrived is a heartbeat. A layer in between may have joined one with a chunk.
     #[inline]
     fn is_heartbeat(&mut self, exchange: &Exchange) -> bool {
         let before = std::mem::replace(
@@ -140,13 +140,13 @@ impl Heard {
     }
 }
 
-/// More than the bodies of one request: a failure without a head settles the outcome for all of them.
+/// Greater than the number of bodies of one request: a failure without a head settles the outcome for all of them.
 const NO_BODY: u32 = u32::MAX;
 
 /// Why there is no head.
 pub(super) enum NoHead<E> {
     Failed(E),
-    /// A stage caught a panic and gave no head.
+    /// A stage caught a panic but returned no head.
     Unanswered,
 }
 
@@ -177,8 +177,8 @@ impl<C: Chain, B> Driver<C, B> {
         }
     }
 
-    /// Shows a request to the stages and then calls the service inside. A panic that no stage catches leaves this driver
-    /// to be dropped, which tells the stages of it.
+    /// Calls `on_request` of the stages and then the inner service. If no stage catches a panic, this driver is
+    /// dropped, which tells the stages about it.
     #[inline]
     pub(super) fn call<L, R>(
         &mut self,
@@ -212,14 +212,14 @@ impl<C: Chain, B> Driver<C, B> {
         self.chain.is_absent()
     }
 
-    /// A stage has answered the request.
+    /// A stage has refused the request with this response.
     pub(super) fn refuse(&mut self, response: Response<Bytes>) {
         let (head, refusal) = response.into_parts();
         self.state.head = Some(ResponseHead::new(head));
         self.origin.refusal = refusal;
     }
 
-    /// The future inside is dropped before there is a head.
+    /// Drops the inner future before there is a head.
     pub(super) fn drop_future(self: Pin<&mut Self>, drop: impl FnOnce()) {
         let this = self.project();
         this.state.finish(this.chain);
@@ -279,7 +279,7 @@ where
             ..
         } = root;
         if polled.is_ready() {
-            // a panic in this drop says nothing of the head, which is there
+            // A panic in this drop does not affect the head, which has already arrived.
             let _ = this.chain.around(At::Drop, || future.set(None));
         }
         drop(entered);
@@ -338,7 +338,7 @@ where
 }
 
 impl State {
-    /// What leaves the outermost stage, when it may be the end or say how the response ends.
+    /// Handles what leaves the outermost stage, if it may be the end or contains a gRPC status.
     #[inline(never)]
     fn passed(
         &mut self,
@@ -352,7 +352,7 @@ impl State {
                 if self.grpc.is_some() {
                     self.grpc_data(&data, chain);
                 }
-                // at its declared length a body is complete, and h1 does not poll again
+                // At its declared length a body is complete, and h1 does not poll again.
                 if last || (origin.given.is_reached() && !chain.has_more()) {
                     self.complete(origin, chain);
                 }
@@ -380,7 +380,7 @@ impl State {
         }
     }
 
-    /// The head leaves.
+    /// Handles the head when it leaves the outermost stage.
     fn begin<B: Body>(
         &mut self,
         mut head: ResponseHead,
@@ -408,7 +408,7 @@ impl State {
         self.grpc_fields(&head.headers, chain);
     }
 
-    /// The status that a response says of itself, on its way out.
+    /// Reads the gRPC status from the response as it leaves the outermost stage.
     #[cold]
     fn grpc_fields(&mut self, fields: &HeaderMap, chain: &mut impl Chain) {
         let Some(code) = grpc::status(fields) else {
@@ -431,17 +431,17 @@ impl State {
         }
     }
 
-    /// The response has ended whole, as far as it can be seen.
+    /// The response has ended completely, as far as the driver can see.
     #[inline]
     fn complete(&mut self, origin: &Origin, chain: &mut impl Chain) {
         if !self.latched && origin.given.is_reached() {
-            // the whole of a response in place of one that failed says nothing of that one
+            // A complete response that replaces a failed one does not make that one complete.
             self.delivered = self.exchange.cause().is_none();
         }
         self.latch(chain);
     }
 
-    /// The response has ended now, how is said later.
+    /// Records that the response has ended. `finish` decides later how.
     #[inline]
     fn latch(&mut self, chain: &mut impl Chain) {
         if !self.latched {
@@ -450,7 +450,7 @@ impl State {
         }
     }
 
-    /// `None` or an error has been given out. When the body was polled again after its end, no more can be learnt.
+    /// `None` or an error has been returned. If the body is polled again after that, nothing more can be learned.
     #[inline]
     fn end(&mut self, origin: &Origin, chain: &mut impl Chain) {
         self.over = true;
@@ -467,7 +467,7 @@ impl State {
             .record_with(|| Cause::new(FaultKind::Panic, "a panic went through the response"));
     }
 
-    /// Tells the stages how the response ended. Runs in drops, so nothing may panic.
+    /// Tells the stages how the response ended. Runs in drops, so it must not panic.
     fn finish(&mut self, chain: &mut impl Chain) {
         if self.reported || chain.is_absent() {
             return;
@@ -491,7 +491,7 @@ impl State {
     }
 }
 
-/// Records why a stream fails, if nobody knew better before.
+/// Records why a stream fails, unless a cause is already known.
 #[cold]
 fn record(exchange: &Exchange, error: &(dyn Error + 'static)) {
     exchange.record_with(|| Cause::of(error));
@@ -593,7 +593,7 @@ impl Origin {
         (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
     }
 
-    /// A frame of data that may hold the last record.
+    /// Handles a data frame that may contain the last record.
     #[inline(never)]
     fn look(
         &mut self,
@@ -606,7 +606,7 @@ impl Origin {
                 self.awaits = None;
                 exchange.set_terminal();
             } else if self.given.is_reached() && !self.may_end(exchange) {
-                // nothing can be written behind it, and the client would have all that was declared
+                // Nothing can be written after it, and the client would have the complete declared length.
                 self.over = true;
                 return Err(incomplete(exchange));
             } else if last {
@@ -616,7 +616,7 @@ impl Origin {
         Ok(Piece::Data { data, last })
     }
 
-    /// Whether the body may end here. When it may not, the end comes with the next poll.
+    /// Returns whether the body may end here. If not, its end comes with the next poll.
     #[cold]
     fn may_end(&mut self, exchange: &Exchange) -> bool {
         let Some(detector) = &mut self.awaits else {
@@ -630,7 +630,7 @@ impl Origin {
         may_end
     }
 
-    /// A frame that holds no data.
+    /// Handles a frame without data.
     #[cold]
     fn other(&mut self, frame: Frame<Bytes>, exchange: &Exchange) -> Result<Piece, BoxError> {
         if frame.is_trailers() {
@@ -639,7 +639,7 @@ impl Origin {
         Ok(Piece::Other(Box::new(frame)))
     }
 
-    /// The body says that it has ended. It fails when it owes more.
+    /// Handles the end of the body. Fails if data or a last record is missing.
     fn end(&mut self, exchange: &Exchange) -> Result<(), BoxError> {
         self.over = true;
         if self.given.is_short() {
@@ -669,7 +669,7 @@ fn incomplete(exchange: &Exchange) -> BoxError {
     crate::StreamError::from(cause).into()
 }
 
-/// The same, to look at only.
+/// The same, for hints only.
 struct RootHints<'a, B> {
     origin: &'a Origin,
     body: Option<&'a B>,
@@ -677,7 +677,8 @@ struct RootHints<'a, B> {
 
 impl<B: Body> Hints for RootHints<'_, B> {
     fn size_hint(&self) -> SizeHint {
-        // Also of a body that has ended: a stage that has read it ahead would make an exact hint of nothing a Content-Length.
+        // The hint stays inexact for a body that has ended too: with an exact zero, a stage that polled ahead would
+        // report an exact size, hyper would send a Content-Length, and trailers or an error would be lost.
         match self.body {
             Some(body) => body.size_hint(),
             None => SizeHint::with_exact(self.origin.refusal.len() as u64),
@@ -695,7 +696,7 @@ impl<B: Body> Hints for RootHints<'_, B> {
     }
 }
 
-/// Learns which dialect the response speaks. What follows its records, if it has a last one and nobody inside follows them.
+/// Determines the dialect of the response. Returns a detector if it has a last record and no layer inside looks for it.
 #[inline]
 fn awaits(
     head: &mut ResponseHead,
@@ -750,7 +751,7 @@ fn named_dialect(
 struct HeadRoot<'a, 'b, F, E, B> {
     future: Pin<&'a mut Option<F>>,
     error: Option<E>,
-    /// The wrapper whose service this one is, by its address.
+    /// Address of the wrapper whose service this is.
     outside: usize,
     method: &'b Method,
     number: &'b mut u32,
@@ -810,7 +811,7 @@ where
             return Poll::Ready(HeadPoll::Head);
         }
         let Some(future) = self.future.as_mut().as_pin_mut() else {
-            // the call panicked
+            // The call panicked.
             return Poll::Ready(HeadPoll::Caught);
         };
         let Poll::Ready(answer) = future.poll(cx.task) else {
@@ -822,7 +823,7 @@ where
                 cx.exchange.join_within(self.outside, &mut parts.extensions);
                 *self.number = cx.exchange.number_body();
                 let head = head.insert(ResponseHead::new(parts));
-                // heads come from the inside out, so a claim of now was made inside
+                // Heads arrive from the inside outwards, so an existing claim was made inside.
                 let claimed = cx.exchange.is_claimed(Claim::Heartbeats);
                 self.body.origin.heartbeats = claimed.then(Heard::default);
                 let delivery = head.delivery(self.method, &body.size_hint());

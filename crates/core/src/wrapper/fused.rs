@@ -10,22 +10,22 @@ use super::{
 };
 use crate::Exchange;
 
-/// What a [`Wrapped`] is made of: a [`Hook`], an `Option` of one, a [`Fused`] of several.
+/// The layers of a [`Wrapped`]: a [`Hook`], an `Option` of one, or a [`Fused`] of several.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be made into a layer by `Wrapped`",
     note = "`Fused` takes layers that are hooks: implement `Hook` for the configuration of the layer"
 )]
 pub trait Layers: Clone + Send + Sync + 'static {
-    /// What they keep of one request.
+    /// Their state for one request.
     #[doc(hidden)]
     type Chain: Chain;
 
-    /// Whether none of them follows any request.
+    /// Returns whether none of them follows any request.
     #[doc(hidden)]
     fn are_off(&self) -> bool;
 
-    /// Shows a request to each of them, from the outside in, and then to `next`. The stages are put into `chain` one by one,
-    /// so that those that are there hear of a panic further in.
+    /// Calls `on_request` of each layer, from the outside inwards, and then `next`. The stages are put into `chain` one
+    /// by one, so that those already there learn of a panic further inside.
     #[doc(hidden)]
     fn call<R: 'static>(
         &self,
@@ -36,15 +36,15 @@ pub trait Layers: Clone + Send + Sync + 'static {
     ) -> Called;
 }
 
-/// What a call of the service inside came to.
+/// The result of calling the inner service.
 #[doc(hidden)]
 #[derive(Debug)]
 pub enum Called {
-    /// It returned its future, which is where the innermost closure has put it.
+    /// It returned its future, which the innermost closure has stored.
     Future,
-    /// It panicked, and a stage caught that.
+    /// It panicked, and a stage caught the panic.
     Caught,
-    /// A stage answered in its place.
+    /// A stage refused the request with this response.
     Refused(Box<Response<Bytes>>),
 }
 
@@ -150,7 +150,8 @@ impl<A: Layers, B: Layers> Layers for (A, B) {
 
 /// Layers that share one service, one future, one body and one allocation per request.
 ///
-/// It is a layer. The first one added is the outermost, as in `tower::ServiceBuilder`. `None` is a layer that is off.
+/// A `Fused` is a layer itself. The layer added first is the outermost, as in `tower::ServiceBuilder`. `None` is a
+/// layer that is off.
 ///
 /// ```
 /// use http::Request;
@@ -176,14 +177,14 @@ pub struct Fused<L = ()> {
 }
 
 impl Fused {
-    /// No layer yet.
+    /// Creates an empty stack.
     pub const fn new() -> Self {
         Self { layers: () }
     }
 }
 
 impl<L: Layers> Fused<L> {
-    /// Adds a layer inside of those that are there.
+    /// Adds a layer inside of the existing ones.
     pub fn layer<I: Layers>(self, inner: I) -> Fused<(L, I)> {
         Fused {
             layers: (self.layers, inner),

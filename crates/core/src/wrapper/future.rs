@@ -1,4 +1,4 @@
-//! The future of every layer.
+//! The response future of every layer.
 
 use std::{
     fmt,
@@ -18,14 +18,14 @@ use super::{
 use crate::BoxError;
 
 pin_project! {
-    /// The future of a [`Wrapped`](super::Wrapped).
+    /// The response future of a [`Wrapped`](super::Wrapped).
     ///
-    /// The future inside is dropped when the head leaves, and always inside of every stage.
+    /// The inner future is dropped when the head leaves, always inside of the `around` of every stage.
     pub struct ResponseFuture<F, B, L: Layers> {
-        // `None` once it is done
+        // `None` once it is done.
         #[pin]
         inner: Option<F>,
-        // `None`: no layer follows the request, or the future is done
+        // `None` if no layer follows the request, or the future is done.
         driver: Option<Pin<Box<Driver<L::Chain, B>>>>,
     }
 
@@ -92,7 +92,7 @@ where
     }
 }
 
-/// A stage caught a panic and did not answer it, which is an error of the layer.
+/// A stage caught a panic and did not return a head: a bug in its layer.
 #[cold]
 fn unanswered() -> Parts {
     let (mut head, ()) = Response::new(()).into_parts();

@@ -1,4 +1,4 @@
-//! The head of a response, and what several layers read from it.
+//! The response head, with cached properties that several layers read.
 
 use std::ops::{Deref, DerefMut};
 
@@ -9,8 +9,8 @@ use crate::{Delivery, StreamKind, declared_length, grpc, is_encoded};
 
 /// The head of a response on its way out through the stages.
 ///
-/// It is a [`Parts`]. What nearly every stage asks of it, the kind of the stream and its declared length, is read once;
-/// whoever changes the head through `DerefMut` has it read anew.
+/// Dereferences to [`Parts`]. The kind of the stream and the declared length, which nearly every stage needs, are
+/// computed once. A change through `DerefMut` invalidates them.
 #[derive(Debug)]
 pub struct ResponseHead {
     parts: Parts,
@@ -51,7 +51,7 @@ impl ResponseHead {
         })
     }
 
-    /// What the response streams: [`StreamKind::of`] its headers.
+    /// The kind of the stream: [`StreamKind::of`] its headers.
     #[inline]
     pub fn stream_kind(&mut self) -> StreamKind {
         match self.facts() {
@@ -60,32 +60,33 @@ impl ResponseHead {
         }
     }
 
-    /// What the content type says the response streams, also under a content coding: for a layer that changes the head only.
+    /// The kind of the stream by content type alone, whatever its content coding. For a layer that changes only the
+    /// head.
     #[inline]
     pub fn content_kind(&mut self) -> StreamKind {
         self.facts().content
     }
 
-    /// Whether the content type is one of gRPC's or gRPC-Web's.
+    /// Returns whether the content type is that of gRPC or gRPC-Web.
     #[inline]
     pub(super) fn is_grpc(&mut self) -> bool {
         self.facts().is_grpc
     }
 
-    /// Whether a layer may write bytes of its own into the body: [`allows_insertion`](crate::allows_insertion).
+    /// Returns whether a layer may write bytes of its own into the body: [`allows_insertion`](crate::allows_insertion).
     #[inline]
     pub fn allows_insertion(&mut self) -> bool {
         self.parts.status != StatusCode::PARTIAL_CONTENT && !self.facts().encoded
     }
 
-    /// What of a body of this size will be sent in answer to such a request.
+    /// How much of a body of this size is sent in response to such a request.
     #[inline]
     pub fn delivery(&mut self, method: &Method, size: &SizeHint) -> Delivery {
         let declared = self.facts().declared;
         Delivery::of(method, self.parts.status, declared, || size.exact())
     }
 
-    /// Inserts a field that says nothing of the body, without having the head read anew.
+    /// Inserts a field that does not concern the body, without invalidating the cached properties.
     #[inline]
     pub fn insert_field(&mut self, name: HeaderName, value: HeaderValue) {
         let of_body = [

@@ -1,12 +1,12 @@
-//! The one wrapper that layers are made of.
+//! The wrapper that all layers share.
 //!
-//! A layer that follows a response to the end of its body repeats a lot: a service, a future, a body, an off state, the
-//! order in which things are dropped, the declared length, a check whether a panic went through. [`Wrapped`] does all of
-//! that once. A layer brings a [`Hook`], its configuration, which makes one [`Stage`] per request. The stage says what
-//! happens to the head and to each [`Piece`] of the body, and is told how the response ended.
+//! Layers that follow a response to the end of its body have a lot in common: a service, a future, a body, a disabled
+//! state, the order of drops, the declared length, the detection of panics. [`Wrapped`] does all of that once. A layer
+//! provides a [`Hook`], its configuration, which creates one [`Stage`] per request. The stage handles the head and each
+//! [`Piece`] of the body, and is told how the response ended.
 //!
-//! Several hooks share one service, one future, one body and one allocation per request: [`Fused`] puts them together
-//! in the order in which `tower::ServiceBuilder` would.
+//! Several hooks can share one service, one future, one body and one allocation per request: [`Fused`] combines them in
+//! the order of `tower::ServiceBuilder`.
 //!
 //! # The order of events
 //!

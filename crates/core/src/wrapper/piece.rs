@@ -1,4 +1,4 @@
-//! What flows from one stage to the next.
+//! The frames that stages pass on.
 
 use std::task::Poll;
 
@@ -8,28 +8,28 @@ use http_body::Frame;
 
 use crate::BoxError;
 
-/// One frame of a body, as stages pass it on: 40 bytes, where a [`Frame`] has over 100.
+/// One frame of a body, as stages pass it on. It has 40 bytes; a [`Frame`] has over 100.
 ///
-/// Whether it is the last one travels with it. Nobody has to ask the body inside `is_end_stream()` after each frame,
-/// which through n layers would be n(n+1)/2 calls.
+/// A data frame carries whether it is the last one. Otherwise each layer would call `is_end_stream()` on its inner body
+/// after each frame, which are n(n+1)/2 calls for n layers.
 #[derive(Debug)]
 pub enum Piece {
     /// A data frame.
     Data {
         /// The bytes.
         data: Bytes,
-        /// Whether the body ends with them. A stage that adds something behind them passes `false`.
+        /// Whether the body ends with this frame. A stage that adds something after it passes `false`.
         last: bool,
     },
-    /// Trailers, or a frame of a kind that is not known here. Boxed: it is rare and large.
+    /// Trailers, or an unknown kind of frame. Boxed because it is rare and large.
     Other(Box<Frame<Bytes>>),
 }
 
-/// What a poll of a stage gives.
+/// The result of polling a stage.
 pub type Polled = Poll<Option<Result<Piece, BoxError>>>;
 
 impl Piece {
-    /// Data behind which more may come.
+    /// Data after which more may follow.
     #[must_use]
     pub fn open(data: Bytes) -> Self {
         Self::Data { data, last: false }
@@ -50,7 +50,7 @@ impl Piece {
         }
     }
 
-    /// Whether the body ends with this piece: trailers, or data that say so.
+    /// Returns whether the body ends with this piece: trailers, or data marked as last.
     #[must_use]
     pub fn is_last(&self) -> bool {
         match self {
@@ -59,7 +59,7 @@ impl Piece {
         }
     }
 
-    /// The frame that a server takes.
+    /// Converts the piece into a frame for the server.
     #[must_use]
     pub fn into_frame(self) -> Frame<Bytes> {
         match self {

@@ -13,9 +13,9 @@ use tower_service::Service;
 use super::{Layers, ResponseBody, ResponseFuture, driver::Driver, fused::Called};
 use crate::{BoxError, Exchange};
 
-/// A service under one or several layers. See the [module documentation](super).
+/// A service with one or several layers. See the [module documentation](super).
 ///
-/// `poll_ready` is that of the service inside, and so is the error.
+/// `poll_ready` and the error type are those of the inner service.
 #[derive(Clone)]
 pub struct Wrapped<S, L> {
     inner: S,
@@ -23,7 +23,7 @@ pub struct Wrapped<S, L> {
 }
 
 impl<S, L: Layers> Wrapped<S, L> {
-    /// `inner` under these layers.
+    /// Wraps `inner` in these layers.
     pub fn new(inner: S, layers: L) -> Self {
         Self { inner, layers }
     }

@@ -1,4 +1,4 @@
-//! What a layer does in one request.
+//! The trait for a layer's state and behaviour in one request.
 
 use std::{
     fmt,
@@ -11,20 +11,22 @@ use http_body::SizeHint;
 use super::{Piece, Polled, ResponseHead};
 use crate::{Exchange, StreamEnd};
 
-/// What a layer keeps of one request, and what it does to the response. Every method has a default that changes nothing.
+/// The state of a layer for one request, and its effect on the response. Every method has a default that changes
+/// nothing.
 ///
-/// The [module documentation](super) has the order in which the methods run. A stage that only watches implements
-/// [`Stage::on_piece`] and [`Stage::on_end`]. One that changes what is sent implements [`Stage::on_poll`], for what it gives
-/// out without asking the body, and [`Stage::on_polled`], for what becomes of a piece that the body gave.
+/// The [module documentation](super) lists the order in which the methods run. A stage that only observes implements
+/// [`Stage::on_piece`] and [`Stage::on_end`]. A stage that changes the body implements [`Stage::on_polled`], which
+/// edits what the inner body returned, and [`Stage::on_poll`], which returns pieces of its own without polling the
+/// inner body.
 ///
-/// The stages of a wrapper are compiled into one function that calls each hook in one place. So a hook that runs for
-/// each frame costs what it does and no more, as long as it is small: move what is rare into a function that is `#[cold]`.
+/// The stages of a wrapper are compiled into one function that calls each method in one place, so a small method that
+/// runs for each frame is inlined. Move rare cases into a function that is `#[cold]`.
 pub trait Stage: Send + 'static {
-    /// Runs `run` in the stage's own context: with a span entered, a thread-local set, or a panic caught. `stage` is `None`
-    /// when the layer does not follow the request; `run` is called all the same.
+    /// Runs `run` in the context of the stage: with a span entered, a thread-local set, or panics caught. `stage` is
+    /// `None` if the layer does not follow the request; `run` must be called in this case too.
     ///
-    /// `None` says that `run` panicked and that the stage caught it; the stage then answers [`Stage::on_caught`] or
-    /// [`Stage::on_caught_body`]. The default calls `run` and lets a panic pass.
+    /// `None` means that `run` panicked and the stage caught the panic. [`Stage::on_caught`] or
+    /// [`Stage::on_caught_body`] is called next. The default calls `run` and does not catch panics.
     #[inline(always)]
     fn around<T>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> T) -> Option<T>
     where
@@ -34,8 +36,8 @@ pub trait Stage: Send + 'static {
         Some(run())
     }
 
-    /// The call or the future panicked before there was a head. A stage whose `around` caught that gives the head of the
-    /// response in its place, and [discards](Source::discard) what is inside.
+    /// Called if the call or the future panicked before the response head. A stage whose `around` caught the panic
+    /// returns another response head, and [discards](Source::discard) the inner source.
     fn on_caught(
         &mut self,
         up: &mut impl Source,
@@ -45,8 +47,8 @@ pub trait Stage: Send + 'static {
         None
     }
 
-    /// The future was polled and the head is not there yet. A stage that does not wait any longer records the cause,
-    /// [discards](Source::discard) what is inside and gives the head of the response in its place.
+    /// Called after each poll of the future in which the head did not arrive. A stage that stops waiting records the
+    /// cause, [discards](Source::discard) the inner source and returns another response head.
     #[inline]
     fn on_pending(
         &mut self,
@@ -57,8 +59,8 @@ pub trait Stage: Send + 'static {
         None
     }
 
-    /// The head is there. Runs until it is ready, then not again. It may poll `up`, to learn how the body begins before
-    /// the head leaves; the pieces that it took it gives out in [`Stage::on_poll`] later.
+    /// Called when the head arrives, until it returns ready. The stage may poll `up` to see how the body begins before
+    /// the head is sent; it then returns these pieces from [`Stage::on_poll`].
     #[inline]
     fn on_head(
         &mut self,
@@ -70,18 +72,18 @@ pub trait Stage: Send + 'static {
         Poll::Ready(AfterHead::Stay)
     }
 
-    /// The body is about to be polled. `Some` is given out in place of what `up` would give, and `up` is not polled.
+    /// Called before the inner source is polled. If it returns `Some`, this is used instead, and `up` is not polled.
     #[inline]
     fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         let _ = (up, cx);
         None
     }
 
-    /// The body was polled, inside of [`Stage::around`], and this came of it. What the stage leaves in `polled` is given
-    /// out. A stage that keeps what is there, and has nothing to give out, polls `up` again. The default calls
-    /// [`Stage::on_piece`].
+    /// Called after the inner source was polled (inside of [`Stage::around`]) with the result. The stage may edit
+    /// `polled`, which is then returned. A stage that keeps the piece and has nothing to return polls `up` again. The
+    /// default calls [`Stage::on_piece`].
     ///
-    /// By reference, for a piece that every stage passes on then stays in one place.
+    /// `polled` is a reference so that a piece stays in one place on its way through all stages.
     #[inline(always)]
     fn on_polled(
         &mut self,
@@ -98,59 +100,61 @@ pub trait Stage: Send + 'static {
         }
     }
 
-    /// The body panicked and [`Stage::around`] caught that: what the stage gives out in place of the rest. It should
-    /// [discard](Source::discard) what is inside. The default ends the body.
+    /// Called if the body panicked and [`Stage::around`] caught the panic. Returns what is sent instead of the rest of
+    /// the body. It should [discard](Source::discard) the inner source. The default ends the body.
     fn on_caught_body(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
         let _ = (up, cx);
         Poll::Ready(None)
     }
 
-    /// The body gave this piece.
+    /// Called for each piece of the body.
     #[inline]
     fn on_piece(&mut self, piece: &Piece) {
         let _ = piece;
     }
 
-    /// The body gave this heartbeat, which a layer further in has written because the stream was idle. It is bytes on the wire
-    /// and nothing else: no chunk, and no sign of life of the handler. Runs in place of [`Stage::on_piece`], which is what the
-    /// default calls.
+    /// Called, in place of [`Stage::on_piece`], for a heartbeat that a layer further inside wrote because the stream
+    /// was idle. A heartbeat is not a chunk, and does not show that the handler makes progress. The default calls
+    /// `on_piece`.
     #[inline]
     fn on_heartbeat(&mut self, piece: &Piece) {
         self.on_piece(piece);
     }
 
-    /// The response said this gRPC status, 0 included: in its head (Trailers-Only), in its trailers, or in a gRPC-Web
-    /// trailer frame that comes in one piece. It is what leaves the outermost stage. Runs before [`Stage::on_latched`].
+    /// Called with the gRPC status of the response (also 0): from its head (Trailers-Only), its trailers, or a gRPC-Web
+    /// trailer frame in one piece. This is the status that leaves the outermost stage. Runs before
+    /// [`Stage::on_latched`].
     fn on_grpc_status(&mut self, code: u8) {
         let _ = code;
     }
 
-    /// The response has ended *now*: the place to read a clock. How it ended is said later, by [`Stage::on_end`]. Runs at
-    /// most once, and not for a body that is dropped unended.
+    /// Called when the response ends, to read a clock. [`Stage::on_end`] reports later how it ended. Runs at most once,
+    /// and not for a body that is dropped before its end.
     #[inline]
     fn on_latched(&mut self) {}
 
-    /// How the response ended. Runs exactly once, before the body inside is dropped: when the whole body is dropped, or
-    /// polled again after its end, or when a stage further out discards it. A panic here is swallowed.
+    /// Called exactly once with how the response ended, before the inner body is dropped: when the whole body is
+    /// dropped, when it is polled again after its end, or when a stage further outside discards it. A panic here is
+    /// caught and ignored.
     fn on_end(&mut self, end: &StreamEnd) {
         let _ = end;
     }
 
-    /// Whether the stage has something to give out even when the body inside has ended.
+    /// Returns whether the stage has something to return even after the inner body has ended.
     #[inline]
     fn has_more(&self) -> bool {
         false
     }
 
-    /// How many bytes are still to come.
+    /// Size of the remaining body.
     #[inline]
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
         up.size_hint()
     }
 }
 
-/// For a stage that is large and often absent: all stages of a request stand in one allocation, which is cheaper while it has
-/// no more than 1,032 bytes.
+/// For a stage that is large and often absent. All stages of a request share one allocation, which is cheaper up to
+/// 1,032 bytes.
 impl<T: Stage> Stage for Box<T> {
     #[inline(always)]
     fn around<R>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> R) -> Option<R> {
@@ -253,23 +257,24 @@ pub enum At {
 /// Whether a stage follows the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterHead {
-    /// It does.
+    /// The stage follows the body.
     Stay,
-    /// It is dropped now and hears nothing more, not even the end.
+    /// The stage is dropped now. None of its methods is called any more, not even `on_end`.
     Leave,
 }
 
-/// What a stage is given with each poll.
+/// The arguments of each poll of a stage.
 pub struct StageContext<'a, 'b> {
-    /// That of the task, to poll futures with.
+    /// The context of the task, for polling futures.
     pub task: &'a mut Context<'b>,
-    /// The cell of the request. A stage that ends a response records why **before** it discards anything.
+    /// The exchange of the request. A stage that ends a response records the cause **before** it discards the inner
+    /// source.
     pub exchange: &'a mut Exchange,
     pub(super) heartbeat: bool,
 }
 
 impl<'a, 'b> StageContext<'a, 'b> {
-    /// That of one poll.
+    /// The context of one poll.
     #[inline]
     pub fn new(task: &'a mut Context<'b>, exchange: &'a mut Exchange) -> Self {
         Self {
@@ -279,14 +284,15 @@ impl<'a, 'b> StageContext<'a, 'b> {
         }
     }
 
-    /// Whether the piece that the last poll gave is a heartbeat: see [`Stage::on_heartbeat`].
+    /// Returns whether the piece from the last poll is a heartbeat, see [`Stage::on_heartbeat`].
     #[inline]
     #[must_use]
     pub fn is_heartbeat(&self) -> bool {
         self.heartbeat
     }
 
-    /// Says what the piece is that this poll gives. For the layer that writes heartbeats; those further out then know.
+    /// Marks the piece of this poll as a heartbeat, for the stages further outside. Called by the layer that writes
+    /// heartbeats.
     #[inline]
     pub fn set_heartbeat(&mut self, heartbeat: bool) {
         self.heartbeat = heartbeat;
@@ -301,23 +307,24 @@ impl fmt::Debug for StageContext<'_, '_> {
     }
 }
 
-/// What the body inside of a stage says of itself.
+/// Hints about the body inside of a stage.
 pub trait Hints {
-    /// How many bytes are still to come.
+    /// Size of the remaining body.
     fn size_hint(&self) -> SizeHint;
 
-    /// Whether it has ended, so that another poll would give nothing.
+    /// Returns whether the body has ended, so that another poll would return nothing.
     fn is_end_stream(&self) -> bool;
 }
 
-/// What is inside of a stage: the stages further in, and the body of the service.
+/// The inside of a stage: the stages further inside, and the body of the service.
 ///
-/// The body of the service fails when it ends before its declared length, and the [`Exchange`] is recorded for every `Err`
-/// that it gives.
+/// The body of the service fails if it ends before its declared length. Every `Err` that it returns is recorded in the
+/// [`Exchange`].
 pub trait Source: Hints {
-    /// The next piece; `None` for ever after the end.
+    /// Polls for the next piece. Returns `None` after the end.
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled;
 
-    /// Drops what is inside. The stages there are told the end: the cause in the [`Exchange`], which was recorded before.
+    /// Drops the inside. The stages there are told how the response ended by the cause in the [`Exchange`], so record
+    /// it first.
     fn discard(&mut self, cx: &mut StageContext<'_, '_>);
 }

@@ -291,7 +291,7 @@ impl<'a, 'b> StageContext<'a, 'b> {
         self.heartbeat
     }
 
-    /// Marks the piece of this poll as a heartbeat, for the stages further outside. Called by the layer that writes
+    /// Sets whether the piece of this poll is a heartbeat, for the stages further outside. Called by the layer that writes
     /// heartbeats.
     #[inline]
     pub fn set_heartbeat(&mut self, heartbeat: bool) {

@@ -1,4 +1,4 @@
-//! What most apps name: `use tower_stream::prelude::*`.
+//! The items that most apps use: `use tower_stream::prelude::*`.
 
 pub use crate::StreamStack;
 pub use crate::core::{Outcome, RequestId, Sequence, StreamEnd};

@@ -1,4 +1,4 @@
-//! The place for a layer that changes bytes.
+//! The slot for a layer that changes the bytes of a body.
 
 use std::{
     future::Future,
@@ -14,29 +14,31 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_core::{bytes_encoded, declared_length, digests_changed};
 
-/// When more than this of a body was read, its encoder gets a `Pending`.
+/// After this many bytes of a body without a pause, the encoder gets a `Pending`.
 const FIRST_READ: usize = 256 * 1024;
 
-/// How often in a row. Encoders answer the first with what they flush, and poll again: async-compression is pending itself
-/// at the third if the flush fills its output, at the second otherwise.
+/// Number of consecutive pauses. An encoder answers the first one with what it flushes, and polls again:
+/// async-compression itself returns `Pending` at the third if the flush fills its output, and at the second otherwise.
 const PAUSES: u8 = 4;
 
-/// A layer that encodes bodies (compression), with what the layers around it must know of that.
+/// Wraps a layer that encodes bodies (compression), and adjusts what the layers around it rely on.
 ///
-/// [`StreamStack::compression`](crate::StreamStack::compression) puts its layer into one. Use it yourself where you compose
-/// the layers by hand: `CompressionSlot::new(CompressionLayer::new())`.
+/// [`StreamStack::compression`](crate::StreamStack::compression) puts its layer into a slot. If you combine the layers
+/// yourself, use `CompressionSlot::new(CompressionLayer::new())`.
 ///
-/// - **No digest of other bytes.** A compression layer leaves the digest fields of the handler in place: `Content-Digest`,
-///   `Content-MD5`, `X-Content-MD5`, `Repr-Digest`, by any algorithm. Where the layer has changed the bytes, they are
-///   taken out of the head, of the trailers, and of what `Trailer` announces; a strong `ETag` that the layer has left as it
-///   was becomes weak (RFC 9110 section 8.8.1), for it is shared with the plain bytes. A response that the layer has not
-///   changed keeps all of them.
-/// - **No head that is late.** A layer outside, such as the digest layer, may poll a body before its head is released. An
-///   encoder goes on reading for as long as its input is ready, and a compressible input is long. So the body inside yields
-///   once, after more than 256 KiB: it is pending until its task is polled again. Encoders flush, and the head is released.
+/// - **No digest of other bytes.** A compression layer keeps the digest fields of the handler: `Content-Digest`,
+///   `Content-MD5`, `X-Content-MD5`, `Repr-Digest`. If the layer changed the body, the slot removes them from the head,
+///   from the trailers, and from `Trailer`. A strong `ETag` that the layer did not change becomes weak (RFC 9110
+///   section 8.8.1), because the unencoded body has the same one. If the layer did not change the body, all of them are
+///   kept.
+/// - **No delayed head.** A layer outside, such as the digest layer, may poll a body before its head is sent. An
+///   encoder keeps reading as long as its input is ready, and the input may be long. After more than 256 KiB, the body
+///   inside of the encoder therefore returns `Pending` until its task is polled again. The encoder then flushes, and
+///   the head is sent.
 ///
-/// The bytes count as changed when `Content-Encoding` or the length is another one outside of the layer than inside. A layer
-/// that changes bytes in any other way has to call [`bytes_changed`](tower_stream_core::bytes_changed) itself.
+/// The body counts as changed if `Content-Encoding` or the length differs between the outside and the inside of the
+/// layer. A layer that changes bytes without changing either of them must call
+/// [`bytes_changed`](tower_stream_core::bytes_changed) itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, http::Request, routing::get};
@@ -46,7 +48,7 @@ const PAUSES: u8 = 4;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// // a handler that announces the digest of what it returns
+/// // a handler that declares the digest of its body
 /// let handler = || async { ([("content-digest", "md5=:bNNVaqj3UxEcMdf9EFLhMQ==:")], "text ".repeat(1000)) };
 /// let app: Router = Router::new()
 ///     .route("/", get(handler))
@@ -65,7 +67,7 @@ pub struct CompressionSlot<L> {
 }
 
 impl<L> CompressionSlot<L> {
-    /// Puts this layer into the slot.
+    /// Puts this layer into a slot.
     pub fn new(layer: L) -> Self {
         Self { layer }
     }
@@ -81,7 +83,7 @@ impl<S, L: Layer<BeforeEncoding<S>>> Layer<S> for CompressionSlot<L> {
     }
 }
 
-/// What a response was like inside of the layer, in the response extensions.
+/// The properties of a response inside of the layer, in the response extensions.
 #[derive(Clone, PartialEq)]
 struct Encoding {
     codings: Vec<HeaderValue>,
@@ -98,20 +100,21 @@ impl Encoding {
     }
 }
 
-/// What a response was like inside of the layer.
+/// The properties of a response inside of the layer.
 #[derive(Clone)]
 struct Before {
     encoding: Encoding,
     etag: Option<HeaderValue>,
 }
 
-/// The service that the layer in a [`CompressionSlot`] wraps: it notes what a response is before it is encoded.
+/// The service that the layer in a [`CompressionSlot`] wraps. It records the properties of a response before it is
+/// encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct BeforeEncoding<S> {
     inner: S,
 }
 
-/// The service that a [`CompressionSlot`] makes: it drops what was said of other bytes than are sent.
+/// The service of a [`CompressionSlot`]. It removes headers that do not describe the encoded bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct AfterEncoding<S> {
     inner: S,
@@ -207,7 +210,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (mut head, inner) = ready!(self.project().inner.poll(cx))?.into_parts();
-        // a layer that loses the extensions may have changed anything
+        // A layer that loses the extensions may have changed anything.
         let before = head.extensions.remove::<Before>();
         let now = Encoding::of(&head, &inner);
         let changed = before.as_ref().is_none_or(|before| before.encoding != now);
@@ -221,7 +224,7 @@ where
 }
 
 pin_project! {
-    /// The body of [`BeforeEncoding`]: it yields once, after more than 256 KiB of data.
+    /// The body of [`BeforeEncoding`]. It pauses once, after more than 256 KiB of data.
     #[derive(Debug)]
     pub struct PlainBody<B> {
         #[pin]
@@ -266,7 +269,7 @@ impl<B: Body<Data = Bytes>> Body for PlainBody<B> {
 }
 
 pin_project! {
-    /// The body of [`AfterEncoding`]: without digests of other bytes in its trailers.
+    /// The body of [`AfterEncoding`]. It removes digests of other bytes from the trailers.
     #[derive(Debug)]
     pub struct EncodedBody<B> {
         #[pin]

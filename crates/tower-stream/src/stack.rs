@@ -1,4 +1,4 @@
-//! All layers, in the order that works.
+//! All layers in their recommended order.
 
 use tower_layer::{Identity, Layer};
 use tower_stream_core::wrapper::Wrapped;
@@ -8,8 +8,8 @@ use tower_stream_drain::Drain;
 
 use crate::CompressionSlot;
 
-/// The layer that stands in a slot of the stack, and how it is when it is off. Where its feature is off, it is `()`, which is a
-/// layer that is off too.
+/// Defines the layer type of each slot, and its disabled value. If its feature is off, the slot is `()`, which is a
+/// disabled layer too.
 macro_rules! slots {
     ($($feature:literal $layer:ident of $crate_name:ident;)*) => {$(
         #[cfg(feature = $feature)]
@@ -20,7 +20,7 @@ macro_rules! slots {
     )*};
 }
 
-/// A layer that is off.
+/// Creates a disabled layer.
 trait Off {
     fn off() -> Self;
 }
@@ -57,8 +57,8 @@ slots! {
 
 /// The recommended stack of layers, as one layer of one concrete type.
 ///
-/// Each piece can be replaced or left out at run time; the type stays the same, for every layer has an off state. Only
-/// [`StreamStack::compression`] changes it. The [crate documentation](crate) has the order and its reasons.
+/// Each layer can be replaced or disabled at run time without changing the type. Only [`StreamStack::compression`]
+/// changes it. The [crate documentation](crate) lists the order and its reasons.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -68,7 +68,8 @@ slots! {
 /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(stack);
 /// ```
 ///
-/// Without axum's router the stack stays generic and unboxed, around any service that answers with an `http_body`:
+/// Without axum's router, the stack stays generic and unboxed, around any service whose response body implements
+/// `http_body::Body`:
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -98,7 +99,7 @@ pub struct StreamStack<C = Identity> {
     inside: Inside,
 }
 
-/// The layers outside of the compression.
+/// The layers outside of compression.
 #[derive(Clone, Debug)]
 struct Outside {
     request_id: RequestIdLayer,
@@ -109,7 +110,7 @@ struct Outside {
     digest: DigestLayer,
 }
 
-/// The layers inside of the compression.
+/// The layers inside of compression.
 #[derive(Clone, Debug)]
 struct Inside {
     heartbeat: HeartbeatLayer,
@@ -172,20 +173,21 @@ impl Inside {
     }
 }
 
-/// A service under a whole [`StreamStack`]: one wrapper, so one future, one body and one allocation a request.
+/// A service with a whole [`StreamStack`]: one wrapper, and so one future, one body and one allocation per request.
 pub type Stacked<S> = Wrapped<S, (OutsideLayers, InsideLayers)>;
 
-/// The layers inside of the compression, around a service.
+/// A service with the layers inside of compression.
 pub type InnerStack<S> = Wrapped<S, InsideLayers>;
 
-/// The layers outside of the compression, around a service.
+/// A service with the layers outside of compression.
 pub type OuterStack<S> = Wrapped<S, OutsideLayers>;
 
 impl StreamStack {
-    /// The stack with its defaults: request ids, request spans, the header guard, chunk spans by the global tracer, and
-    /// the error writer.
+    /// The stack with its defaults: request ids, request spans, the header guard, chunk spans with the global tracer,
+    /// and the error writer.
     ///
-    /// The global tracer is looked up now: set the provider first. Without one, chunk spans cost nothing.
+    /// The global tracer is looked up now, so set the tracer provider first. Without a provider, chunk spans cost
+    /// nothing.
     pub fn new() -> Self {
         #[allow(unused_mut)]
         let mut stack = Self::off();
@@ -210,7 +212,7 @@ impl StreamStack {
         stack
     }
 
-    /// The stack with every layer off, to switch on some: bytes and heads pass untouched.
+    /// The stack with every layer disabled, so that only some can be enabled. Responses pass unchanged.
     pub fn off() -> Self {
         Self {
             outside: Outside {
@@ -241,28 +243,29 @@ impl Default for StreamStack {
 }
 
 impl<C> StreamStack<C> {
-    /// Request ids as this layer makes them. Default: on, taken from `x-request-id` or made.
+    /// Sets the layer for request ids. Default: enabled; the id is taken from `x-request-id` or generated.
     #[cfg(feature = "ids")]
     pub fn request_id(mut self, layer: RequestIdLayer) -> Self {
         self.outside.request_id = layer;
         self
     }
 
-    /// Request spans as this layer makes them. Default: on.
+    /// Sets the layer for request spans. Default: enabled.
     #[cfg(feature = "trace")]
     pub fn request_span(mut self, layer: RequestSpanLayer) -> Self {
         self.outside.request_span = layer;
         self
     }
 
-    /// Measures streams. Default: off, for it needs a meter.
+    /// Sets the layer that measures streams. Default: disabled, because it needs a meter.
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, layer: StreamMetricsLayer) -> Self {
         self.outside.metrics = layer;
         self
     }
 
-    /// Takes part in this drain: requests are admitted and counted, streams get their farewell. Default: off.
+    /// Adds the layers of this drain: requests are admitted and counted, and streams end with a last event. Default:
+    /// disabled.
     #[cfg(feature = "drain")]
     pub fn drain(mut self, drain: &Drain) -> Self {
         self.outside.drain = drain.layer();
@@ -270,29 +273,31 @@ impl<C> StreamStack<C> {
         self
     }
 
-    /// Ends streams as this layer does, with a policy of its own say. After [`StreamStack::drain`], which sets it too.
+    /// Sets the layer that ends streams during a drain, for example with another policy. Call it after
+    /// [`StreamStack::drain`], which sets it too.
     #[cfg(feature = "drain")]
     pub fn farewell(mut self, layer: FarewellLayer) -> Self {
         self.inside.farewell = layer;
         self
     }
 
-    /// Guards the heads of streams as this layer does. Default: on, for the kinds of stream that it knows.
+    /// Sets the layer that guards the heads of streams. Default: enabled, for the kinds of stream that it knows.
     #[cfg(feature = "headers")]
     pub fn headers(mut self, layer: StreamHeadersLayer) -> Self {
         self.outside.headers = layer;
         self
     }
 
-    /// Announces the digest of what is sent: `DigestLayer::md5()`, `DigestLayer::sha256()`. Default: off.
+    /// Sets the layer that announces the digest of each response: `DigestLayer::md5()` or `DigestLayer::sha256()`.
+    /// Default: disabled.
     #[cfg(feature = "digest")]
     pub fn digest(mut self, layer: DigestLayer) -> Self {
         self.outside.digest = layer;
         self
     }
 
-    /// Puts a layer that compresses, or changes bytes otherwise, where the others still work, in a [`CompressionSlot`]: no
-    /// digest of other bytes stays in head or trailers.
+    /// Adds a layer that compresses, or changes bytes otherwise, in its place in the order. It is put into a
+    /// [`CompressionSlot`], so that no digest of other bytes stays in head or trailers.
     ///
     /// ```
     /// use tower_http::compression::CompressionLayer;
@@ -309,36 +314,36 @@ impl<C> StreamStack<C> {
         }
     }
 
-    /// Writes heartbeats into idle streams as this layer does. Default: off, for it changes what is sent.
+    /// Sets the layer that writes heartbeats into idle streams. Default: disabled, because it changes what is sent.
     #[cfg(feature = "heartbeat")]
     pub fn heartbeat(mut self, layer: HeartbeatLayer) -> Self {
         self.inside.heartbeat = layer;
         self
     }
 
-    /// Writes errors as this layer does. Default: on, for every kind of stream that it knows.
+    /// Sets the layer that writes errors. Default: enabled, for every kind of stream that it knows.
     #[cfg(feature = "errors")]
     pub fn errors(mut self, layer: ErrorWriterLayer) -> Self {
         self.inside.errors = layer;
         self
     }
 
-    /// Chunk spans as this layer makes them. Default: by the global tracer.
+    /// Sets the layer for chunk spans. Default: enabled, with the global tracer.
     #[cfg(feature = "trace")]
     pub fn chunk_span(mut self, layer: ChunkSpanLayer) -> Self {
         self.inside.chunk_span = layer;
         self
     }
 
-    /// Stamps records with ids. Default: off, for it changes what is sent.
+    /// Sets the layer that numbers records. Default: disabled, because it changes what is sent.
     #[cfg(feature = "ids")]
     pub fn sequence(mut self, layer: SequenceLayer) -> Self {
         self.inside.sequence = layer;
         self
     }
 
-    /// Checks the digests that handlers promise: `VerifyDigestLayer::md5()`, `VerifyDigestLayer::all()` for each algorithm
-    /// that is known. Default: off.
+    /// Sets the layer that checks the digests that handlers declare: `VerifyDigestLayer::md5()`, or
+    /// `VerifyDigestLayer::all()` for every known algorithm. Default: disabled.
     #[cfg(feature = "digest")]
     pub fn verify(mut self, layer: VerifyDigestLayer) -> Self {
         self.inside.verify = layer;

@@ -1,23 +1,23 @@
-//! `Cache-Control` of a stream.
+//! The `Cache-Control` of a stream.
 
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
 
-/// The value for a handler that has said nothing.
+/// The value if the handler has set none.
 const STREAM: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
 
-/// What `Cache-Control` has to become.
+/// The new value of `Cache-Control`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Guarded {
-    /// `None`: it is strict enough as it is.
+    /// `None` if the current value is strict enough.
     pub(crate) value: Option<HeaderValue>,
-    /// The handler has not said `no-transform` itself.
+    /// Whether `no-transform` is added, because the handler has not set it.
     pub(crate) adds_no_transform: bool,
 }
 
 /// Merges `no-cache` and `no-transform` into the directives of the handler, all of which stay (RFC 9111 section 5.2.2).
 ///
-/// `no-store` makes `no-cache` needless. `no-cache="field"` is about that field only (section 5.2.2.4), so it is not the
-/// directive that is missing.
+/// `no-store` makes `no-cache` unnecessary. `no-cache="field"` applies only to that field (section 5.2.2.4), so it does
+/// not replace `no-cache`.
 pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
     let mut lines = headers.get_all(CACHE_CONTROL).iter();
     let Some(first) = lines.next() else {
@@ -26,7 +26,7 @@ pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
             adds_no_transform: true,
         };
     };
-    // what axum's `Sse` says
+    // The value that axum's `Sse` sets.
     if first == "no-cache" && lines.next().is_none() {
         return Guarded {
             value: Some(STREAM),
@@ -52,13 +52,13 @@ pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
         merged.extend_from_slice(directive.as_bytes());
     }
     Guarded {
-        // parts of valid values are valid
+        // Parts of valid header values are valid.
         value: (!fresh || !whole).then(|| HeaderValue::from_bytes(&merged).unwrap_or(STREAM)),
         adds_no_transform: !whole,
     }
 }
 
-/// The directives of one line. A comma within a quoted string separates nothing.
+/// The directives of one line. A comma in a quoted string does not separate directives.
 fn directives(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     line.as_bytes()
@@ -97,7 +97,7 @@ mod tests {
                 &["no-cache=\"a, no-store, b\" , x=\"\\\", no-cache\""],
                 "no-cache=\"a, no-store, b\", x=\"\\\", no-cache\", no-cache, no-transform",
             ),
-            // a backslash outside of a string escapes nothing
+            // A backslash outside of a string does not escape.
             (&["x=\\, no-store"], "x=\\, no-store, no-transform"),
         ] {
             let mut headers = HeaderMap::new();

@@ -1,8 +1,8 @@
-//! Fields that speak of one connection, which is not the one to this client.
+//! Fields that describe another connection than the one to this client.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
-/// Whether a field is about a connection (RFC 9110 section 7.6.1) by itself, without `Connection` naming it.
+/// Returns whether a field is always hop-by-hop (RFC 9110 section 7.6.1), even if `Connection` does not list it.
 pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -10,11 +10,11 @@ pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
     )
 }
 
-/// Removes the fields of a connection that a handler has copied from an upstream, and those that `Connection` names.
+/// Removes the hop-by-hop fields that a handler copied from an upstream, and those that `Connection` lists.
 ///
-/// `Connection: close` stays where the protocol has it: the drain, or the handler, means this connection. `Trailer` stays
-/// although it is hop-by-hop by its nature, for it names the trailers of this very response. HTTP/2 and 3 have none of these
-/// fields (RFC 9113 section 8.2.2, RFC 9114 section 4.2).
+/// `Connection: close` stays on HTTP/1, because the drain or the handler means this connection. `Trailer` stays
+/// although it is hop-by-hop, because it lists the trailers of this response. HTTP/2 and 3 have none of these fields
+/// (RFC 9113 section 8.2.2, RFC 9114 section 4.2).
 #[cold]
 pub(crate) fn remove(headers: &mut HeaderMap, status: StatusCode, version: Version) {
     let mut closes = false;
@@ -37,7 +37,7 @@ pub(crate) fn remove(headers: &mut HeaderMap, status: StatusCode, version: Versi
     headers.remove(header::CONNECTION);
     headers.remove(header::TE);
     headers.remove(header::TRANSFER_ENCODING);
-    // a 426 has to say what to upgrade to (RFC 9110 section 15.5.22)
+    // A 426 must name the protocol to upgrade to (RFC 9110 section 15.5.22).
     if status != StatusCode::UPGRADE_REQUIRED || version >= Version::HTTP_2 {
         headers.remove(header::UPGRADE);
     }

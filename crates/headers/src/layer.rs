@@ -8,13 +8,14 @@ use tower_stream_core::wrapper::Wrapped;
 
 pub(crate) type OnlyIf = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
 
-/// Gives the heads of streams what lets them pass every proxy and cache live. See the [crate] for the fields.
+/// Sets the response headers that make proxies and caches pass a stream on at once. The [crate] documentation lists
+/// them.
 ///
-/// By default these are the responses whose content type is that of server-sent events, of JSON lines, of a JSON text
-/// sequence or of gRPC-Web, also under a content coding. gRPC itself has no use for the fields: whatever proxy forwards it
-/// knows that it streams. A response with status 101 is never touched.
+/// By default, the layer changes responses whose content type is server-sent events, JSON lines, a JSON text sequence
+/// or gRPC-Web, also with a content coding. gRPC itself does not need these headers, because every proxy that forwards
+/// it streams it. A response with status 101 is never changed.
 ///
-/// Put it outside of a compression and of whatever may replace a head, and inside of a drain.
+/// Put the layer outside of compression and of layers that replace a response head, and inside of a drain.
 #[derive(Clone)]
 #[must_use = "a layer does nothing until a service is given to it"]
 pub struct StreamHeadersLayer {
@@ -23,7 +24,7 @@ pub struct StreamHeadersLayer {
 }
 
 impl StreamHeadersLayer {
-    /// The layer with its defaults.
+    /// Creates the layer with its defaults.
     pub const fn new() -> Self {
         Self {
             on: true,
@@ -31,7 +32,7 @@ impl StreamHeadersLayer {
         }
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     pub const fn off() -> Self {
         Self {
             on: false,
@@ -39,10 +40,10 @@ impl StreamHeadersLayer {
         }
     }
 
-    /// Which responses are streams, in place of the kinds above: for a download that a proxy must not collect, say, or to
-    /// leave a route as it is.
+    /// Sets which responses count as streams, in place of the kinds above: for example, to include a download that
+    /// proxies must not buffer, or to exclude a route.
     ///
-    /// `wanted` runs once a response, when its head is there.
+    /// `wanted` runs once per response, when its head arrives.
     ///
     /// ```
     /// use http::header::CONTENT_TYPE;

@@ -1,4 +1,4 @@
-//! What the layer does to one response.
+//! The layer's effect on one response.
 
 use std::{fmt, task::Poll};
 
@@ -12,12 +12,13 @@ use crate::{StreamHeadersLayer, cache_control, hop_by_hop, layer::OnlyIf};
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// What [`StreamHeadersLayer`] keeps of one request until the head is there.
+/// The state of [`StreamHeadersLayer`] for one request, until the head arrives.
 pub struct StreamHeadersStage {
     only_if: Option<OnlyIf>,
     version: Version,
     is_head: bool,
-    /// Without it no layer outside compresses, and nobody asks who has said `no-transform`.
+    /// Whether the client accepts a content coding. If not, no layer outside compresses, so the mark for `no-transform`
+    /// is not needed.
     accepts_coding: bool,
 }
 
@@ -97,7 +98,8 @@ impl StreamHeadersStage {
     }
 }
 
-/// A length that the body does not confirm was copied from somewhere: whatever is written into the stream would not fit.
+/// If the body does not confirm a length, the handler has copied it from elsewhere, and bytes added to the stream would
+/// exceed it.
 #[cold]
 fn drop_guessed_length(head: &mut ResponseHead, up: &impl Hints) {
     let exact = up.size_hint().exact();

@@ -34,7 +34,7 @@ fn unknown_length() -> Body {
     http_body_util::combinators::BoxBody::new(body.map_err(Into::into))
 }
 
-/// The head that comes out, of a response that is made anew for each call.
+/// The head that the layer returns, for a response that is created for each call.
 fn guarded(
     layer: &StreamHeadersLayer,
     request: Request<()>,
@@ -142,7 +142,7 @@ fn what_the_handler_says_is_merged_and_not_overruled() {
     );
 }
 
-/// The fields that are left beside the guard's own and the content type.
+/// The fields that remain, except those that the layer sets and the content type.
 fn left(version: Version, status: u16, fields: &[(&'static str, &'static str)]) -> Vec<String> {
     let head = guarded(&StreamHeadersLayer::new(), over(version), || {
         let mut response = response(fields, unknown_length());
@@ -180,12 +180,12 @@ fn fields_of_another_connection_go() {
     assert_eq!(left(Version::HTTP_2, 200, &copied), end_to_end);
     assert_eq!(left(Version::HTTP_2, 426, &copied), end_to_end);
     assert_eq!(left(Version::HTTP_3, 200, &copied), end_to_end);
-    // nothing names `x-hop`
+    // `Connection` does not list `x-hop`.
     assert_eq!(
         left(Version::HTTP_11, 200, &copied[2..]),
         ["trailer: x-sum", "x-end: 1", "x-hop: 1"]
     );
-    // with 101 it is this connection that they speak of
+    // With 101, they describe this connection.
     assert_eq!(left(Version::HTTP_11, 101, &copied).len(), copied.len());
     let upgrade = [("connection", "upgrade"), ("upgrade", "h2c")];
     assert_eq!(
@@ -202,7 +202,7 @@ fn a_length_stays_only_where_the_body_confirms_it() {
         ("10", full, false, false),
         ("9", |_| unknown_length(), false, false),
         ("nine", |_| unknown_length(), false, false),
-        // what the answer to a GET would say is not known
+        // The length of the response to a GET is unknown.
         ("9", |_| unknown_length(), true, true),
     ] {
         let mut request = get();
@@ -227,7 +227,7 @@ fn only_what_the_layer_adds_is_marked() {
     for (said, accepts, marked, forbids) in [
         ("no-cache", true, true, false),
         ("no-cache, no-transform", true, false, true),
-        // nobody compresses, so nobody asks
+        // No layer compresses, so the mark is not needed.
         ("no-cache", false, false, true),
     ] {
         let mut request = get();
@@ -248,7 +248,7 @@ fn only_what_the_layer_adds_is_marked() {
     }
 }
 
-/// A compression that respects `no-transform`, outside of the layer and inside of it.
+/// A compression layer that respects `no-transform`, outside and inside of this layer.
 #[tokio::test]
 async fn a_compression_of_the_same_server_still_works() {
     let compression = || {
@@ -284,7 +284,7 @@ async fn a_compression_of_the_same_server_still_works() {
     }
 }
 
-/// A field that a layer outside adds later is none of this layer's business, and a body passes untouched.
+/// The layer does not touch a field that a layer outside adds later, nor the body.
 #[tokio::test]
 async fn the_body_is_that_of_the_handler() {
     let handler = service_fn(|_: Request<()>| async {

@@ -1,14 +1,14 @@
-//! The fields of events that change how a client reads what follows.
+//! Looks for event fields that change how a client reads the rest of the stream.
 
 use tower_stream_core::{RecordFormat, boundary::Scanner};
 
-/// Whether a line is an `id:` or a `retry:` field. Both stay with some clients for the rest of the stream.
+/// Returns whether a line is an `id:` or a `retry:` field. Some clients apply both to the rest of the stream.
 fn is_id_or_retry(line: &[u8]) -> bool {
     let name = line.split(|byte| *byte == b':').next();
     matches!(name, Some(b"id" | b"retry"))
 }
 
-/// Whether any line of these bytes is one.
+/// Returns whether any line of these bytes is such a field.
 pub(crate) fn has_id_or_retry(bytes: &[u8]) -> bool {
     let mut watch = IdWatch::default();
     watch.scan(&mut Scanner::new(RecordFormat::Sse), bytes);
@@ -19,23 +19,23 @@ pub(crate) fn has_id_or_retry(bytes: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct IdWatch {
     seen: bool,
-    /// The beginning of a line that has not ended yet, with how much of it is known.
+    /// The start of the incomplete last line, with the number of known bytes.
     open: [u8; Self::LONGEST],
     length: usize,
 }
 
 impl IdWatch {
-    /// `retry:`
+    /// The length of `retry:`.
     const LONGEST: usize = 6;
 
     pub(crate) fn has_seen(&self) -> bool {
         self.seen
     }
 
-    /// Goes over the next chunk, and takes the scanner behind it.
+    /// Scans the next chunk, and advances the scanner past it.
     pub(crate) fn scan(&mut self, scanner: &mut Scanner, chunk: &[u8]) {
         if scanner.at_boundary() {
-            // chunks that were not searched may have come in between
+            // Unsearched chunks may have come in between.
             self.length = 0;
         }
         let mut lines = scanner.lines(chunk);
@@ -78,7 +78,7 @@ mod tests {
             ("\u{feff}id: 1\n\n", true),
             ("data: id: 7\n\n", false),
             ("identity: 7\nretry-after: 1\n: id: 1\n\n", false),
-            // not a line yet
+            // Not a complete line yet.
             ("data: 1\n\nid: 7", false),
         ] {
             for cut in 0..=text.len() {

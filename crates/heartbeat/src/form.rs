@@ -1,4 +1,4 @@
-//! What is written.
+//! The bytes of a heartbeat.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tower_stream_core::KeepAlive;
@@ -12,8 +12,8 @@ const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// The bytes of a heartbeat.
 ///
-/// No bytes suit every client; the table in the documentation of the [crate] has what real clients make of each form. A handler
-/// may put one into the response extensions, which overrules the layer for that response.
+/// No form suits every client; the table in the [crate] documentation shows how real clients handle each one. A handler
+/// can insert a `Heartbeat` into the response extensions, which overrides the layer for that response.
 ///
 /// ```
 /// use tower_stream_heartbeat::Heartbeat;
@@ -43,7 +43,8 @@ impl Heartbeat {
         Self { form, size: 0 }
     }
 
-    /// A comment and a blank line: `: heartbeat\n\n`. Whoever follows the standard (WHATWG HTML section 9.2.6) ignores it.
+    /// A comment and a blank line: `: heartbeat\n\n`. Clients that follow the standard (WHATWG HTML section 9.2.6)
+    /// ignore it.
     #[must_use]
     pub const fn comment() -> Self {
         Self::new(Form::Comment)
@@ -55,14 +56,15 @@ impl Heartbeat {
         Self::new(Form::CommentAlone)
     }
 
-    /// A comment, which has a blank line until the stream has sent an `id:` or a `retry:`, and none from then on. The default
-    /// for server-sent events.
+    /// A comment, with a blank line until the stream has sent an `id:` or a `retry:`, and without one from then on. The
+    /// default for server-sent events.
     ///
-    /// Once a stream has had an id, the OpenAI SDK for Python and `httpx-sse` take each blank line for the end of an event.
-    /// Without ids, `@google/genai` and others that split at blank lines lose the event behind a comment that has none.
+    /// Once a stream has had an id, the OpenAI SDK for Python and `httpx-sse` take each blank line for the end of an
+    /// event. Without ids, `@google/genai` and other clients that split at blank lines lose the event after a comment
+    /// without one.
     ///
-    /// The layer knows of the ids that a layer inside writes (`tower_stream_ids::SequenceLayer`); otherwise it searches the
-    /// first 16 chunks, and the next one after each heartbeat.
+    /// The layer knows whether a layer inside writes ids (`tower_stream_ids::SequenceLayer`). Otherwise it searches the
+    /// first 16 chunks, and the next chunk after each heartbeat.
     #[must_use]
     pub const fn comment_unless_ids() -> Self {
         Self::new(Form::CommentUnlessIds)
@@ -80,7 +82,7 @@ impl Heartbeat {
         Self::new(Form::None)
     }
 
-    /// These bytes, which have to be whole lines, and a whole record unless they are comments.
+    /// These bytes. They must be complete lines, and a complete record unless they are comments.
     ///
     /// ```
     /// # use tower_stream_heartbeat::Heartbeat;
@@ -90,8 +92,9 @@ impl Heartbeat {
     ///
     /// # Panics
     ///
-    /// When they do not end with a line end, or a line of them is an `id:` or a `retry:`: a client would resume behind an event
-    /// that it has not seen, or wait for another time than the server said.
+    /// Panics if the bytes do not end with a line end, or contain an `id:` or `retry:` line. With an `id:`, a client
+    /// would resume after an event that it has not received; with a `retry:`, it would wait for another time than the
+    /// server wants.
     #[must_use]
     pub fn custom(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
@@ -106,26 +109,26 @@ impl Heartbeat {
         Self::new(Form::Custom(bytes))
     }
 
-    /// Fills it up to `size` bytes, for a proxy or a client that lets bytes through in blocks: a comment gets longer, anything
-    /// else a comment before it.
+    /// Pads the heartbeat to `size` bytes, for a proxy or a client that passes data on in blocks: a comment gets
+    /// longer, and any other form gets a comment before it.
     #[must_use]
     pub const fn padded(mut self, size: usize) -> Self {
         self.size = size;
         self
     }
 
-    /// Whether nothing is written.
+    /// Returns whether nothing is written.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.form == Form::None
     }
 
-    /// Whether it matters for what is written if the stream has had ids.
+    /// Returns whether the form depends on whether the stream has had ids.
     pub(crate) fn asks_for_ids(&self) -> bool {
         self.form == Form::CommentUnlessIds
     }
 
-    /// What is written. `after_ids`: the stream has sent an `id:` or a `retry:`.
+    /// The bytes to write. `after_ids`: the stream has sent an `id:` or a `retry:`.
     #[must_use]
     pub fn bytes(&self, after_ids: bool) -> Bytes {
         let plain = match &self.form {
@@ -143,7 +146,7 @@ impl Heartbeat {
     }
 }
 
-/// A comment gets longer; before anything else comes a comment, which has two bytes at least.
+/// Lengthens a comment, or puts a comment (of at least two bytes) before any other form.
 #[cold]
 fn pad(plain: &Bytes, missing: usize) -> Bytes {
     let mut padded = BytesMut::with_capacity(plain.len() + missing);

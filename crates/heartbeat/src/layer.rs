@@ -7,11 +7,11 @@ use tower_stream_core::{StreamKind, wrapper::Wrapped};
 
 use crate::Heartbeat;
 
-/// Writes a heartbeat into a stream that is idle, between two records. See the [crate].
+/// Writes heartbeats into idle streams, between two records. See the [crate] documentation.
 ///
 /// # Panics
 ///
-/// A body that has to wait needs a tokio runtime with its timer enabled.
+/// Panics if a body has to wait outside of a tokio runtime with its timer enabled.
 #[derive(Clone, Debug)]
 #[must_use = "a layer does nothing until a service is given to it"]
 pub struct HeartbeatLayer {
@@ -28,7 +28,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What is written into a stream of this kind, where the layer overrules its dialect.
+    /// The heartbeat for a stream of this kind, if the layer overrides the dialect.
     pub(crate) fn heartbeat(&self, kind: StreamKind) -> Option<&Heartbeat> {
         match kind {
             StreamKind::Sse => self.events.as_ref(),
@@ -39,10 +39,10 @@ impl Config {
 }
 
 impl HeartbeatLayer {
-    /// Timers of years are clamped to this.
+    /// Longer intervals are clamped to this.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-    /// Heartbeats of server-sent events every 15 s.
+    /// Creates a layer that writes heartbeats into server-sent events every 15 s.
     pub fn new() -> Self {
         Self {
             config: Some(Arc::new(Config {
@@ -55,48 +55,49 @@ impl HeartbeatLayer {
         }
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     pub const fn off() -> Self {
         Self { config: None }
     }
 
-    /// The longest that a stream is silent. Default: 15 s. Zero switches the layer off.
+    /// Sets the longest time that a stream is idle. Default: 15 s. Zero disables the layer.
     ///
-    /// A heartbeat comes when the handler has given nothing for between three quarters of it and the whole of it; an idle
-    /// stream has one in each interval. Keep it below what the proxies and clients in front allow, which is 60 s for many.
+    /// A heartbeat is written when the handler has sent nothing for between three quarters of the interval and the
+    /// whole interval, so an idle stream has one in each interval. Choose it below the idle timeout of the proxies and
+    /// clients in front, which is often 60 s.
     pub fn interval(self, interval: Duration) -> Self {
         if interval.is_zero() {
             return Self::off();
         }
-        // a timer counts whole milliseconds
+        // A timer counts whole milliseconds.
         let longest_and_shortest = Duration::from_millis(4)..=Self::LONGEST;
         let interval = interval.clamp(*longest_and_shortest.start(), *longest_and_shortest.end());
         self.set(|config| config.interval = interval)
     }
 
-    /// What is written into server-sent events of every dialect. Default: what the clients of the response's
-    /// [`Dialect`](tower_stream_core::Dialect) take, and [`Heartbeat::comment_unless_ids`] where none is named.
+    /// Sets the form in server-sent events of every dialect. Default: the form that clients of the response's
+    /// [`Dialect`](tower_stream_core::Dialect) ignore, and [`Heartbeat::comment_unless_ids`] if none is named.
     pub fn events(self, heartbeat: Heartbeat) -> Self {
         self.set(|config| config.events = Some(heartbeat))
     }
 
-    /// What is written into JSON lines and JSON text sequences. Default: nothing, for no bytes are harmless to all clients. Many
-    /// skip a blank line: `Heartbeat::custom("\n")`.
+    /// Sets the form in JSON lines and JSON text sequences. Default: none, because no form is harmless to all clients.
+    /// Many skip a blank line: `Heartbeat::custom("\n")`.
     pub fn lines(self, heartbeat: Heartbeat) -> Self {
         self.set(|config| config.lines = Some(heartbeat))
     }
 
-    /// Whether a heartbeat may come before the first bytes of the handler: for models that think long before the first token.
-    /// Default: no.
+    /// Sets whether a heartbeat may be written before the first bytes of the handler: for models that compute for a
+    /// long time before the first token. Default: no.
     ///
-    /// With the first bytes the response is decided. A handler or a layer inside that fails before them is answered with a
-    /// status of its own; after a heartbeat it can only write an error into the stream.
+    /// The first bytes fix the response status. If the handler or a layer inside fails before them, it can still
+    /// respond with another status; after a heartbeat it can only write an error into the stream.
     pub fn before_first(self, on: bool) -> Self {
         self.set(|config| config.before_first = on)
     }
 
-    /// Tells the clients of server-sent events once when to come back after a lost connection: `retry:` as a line of the
-    /// first event, between this time and one and a half times it. Default: not.
+    /// Tells the clients of server-sent events once when to reconnect after a lost connection: a `retry:` line in the
+    /// first event, with a random time between `after` and 1.5 times `after`. Default: no `retry:`.
     pub fn retry(self, after: Duration) -> Self {
         self.set(|config| config.retry = Some(after))
     }

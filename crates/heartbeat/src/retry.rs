@@ -1,14 +1,14 @@
-//! `retry:`, once a stream.
+//! Adds `retry:` once per stream.
 
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tower_stream_core::{RecordFormat, boundary::Scanner};
 
-/// Where the first event of the handler begins in a chunk that begins between two records.
+/// Offset of the handler's first event in a chunk that starts between two records.
 ///
-/// It is a record whose first line is a field that belongs to an event. A block of comments, or of a `retry:` alone, is none:
-/// with a `retry:` in it, some clients would take it for an event without data.
+/// An event is a record whose first line is a field of an event. A block with only comments or a `retry:` is not one:
+/// if a `retry:` were added to it, some clients would take it for an event without data.
 fn first_event(chunk: &[u8]) -> Option<usize> {
     let mut scanner = Scanner::new(RecordFormat::Sse);
     let mut at_start = true;
@@ -22,7 +22,7 @@ fn first_event(chunk: &[u8]) -> Option<usize> {
     None
 }
 
-/// The chunk with `retry:` as the first line of the first event in it. `None`: there is no whole line of one.
+/// Returns the chunk with `retry:` as the first line of its first event. `None` if it has no complete line of one.
 pub(crate) fn inserted(chunk: &Bytes, retry: Duration) -> Option<Bytes> {
     let at = first_event(chunk)?;
     let line = format!("retry: {}\n", jittered(retry).as_millis());
@@ -33,7 +33,8 @@ pub(crate) fn inserted(chunk: &Bytes, retry: Duration) -> Option<Bytes> {
     Some(with.freeze())
 }
 
-/// From the time itself to one and a half times it: clients of a server that went away do not come back together.
+/// A random time from `retry` to 1.5 times `retry`, so that the clients of a server that stopped do not all reconnect
+/// at once.
 fn jittered(retry: Duration) -> Duration {
     retry.mul_f64(1.0 + fastrand::f64() / 2.0)
 }

@@ -1,4 +1,4 @@
-//! What the layer does with one response.
+//! The layer's effect on one response.
 
 use std::{fmt, sync::Arc, task::Poll};
 
@@ -16,12 +16,12 @@ use tower_stream_core::{
 
 use crate::{Heartbeat, HeartbeatLayer, fields::IdWatch, layer::Config, retry, timer::Silence};
 
-/// A producer that numbers its events does so from the first one on.
+/// Number of chunks that are searched at first. A producer that numbers its events does so from the first one on.
 const SEARCHES: u8 = 16;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What [`HeartbeatLayer`] keeps of one request.
+/// The state of [`HeartbeatLayer`] for one request.
 pub struct HeartbeatStage(State);
 
 enum State {
@@ -29,7 +29,7 @@ enum State {
         config: Arc<Config>,
         method: Method,
     },
-    /// Boxed: all stages of a request stand in one allocation, and most responses are no streams.
+    /// Boxed: all stages of a request share one allocation, and most responses are not streams.
     Following(Box<Following>),
     /// Nothing can be written, or nothing more.
     Over,
@@ -39,24 +39,24 @@ struct Following {
     config: Arc<Config>,
     heartbeat: Heartbeat,
     scanner: Scanner,
-    /// A chunk that ends with a record needs no closer look.
+    /// Whether a chunk that ends with a record passes without further processing.
     plain: bool,
-    /// `None`: whether the stream has ids does not matter, or a layer inside writes them.
+    /// `None` if ids do not matter, or if a layer inside writes them.
     ids: Option<IdWatch>,
-    /// How many chunks are still searched for ids, which costs more than all else that is done with a chunk.
+    /// Number of chunks that are still searched for ids. The search costs more than all other work on a chunk.
     searches: u8,
     after_ids: bool,
-    /// The stream writes CR where others write LF.
+    /// Whether the stream uses CR as its line end.
     ends_in_two_crs: bool,
-    /// Still to be written.
+    /// Whether the `retry:` is still to be written.
     retry: bool,
-    /// Made at the first wait.
+    /// Created at the first wait.
     silence: Option<Silence>,
-    /// A frame has passed since the timer was looked at.
+    /// Whether a frame has passed since the timer was last checked.
     passed: bool,
-    /// Data frames with data in them.
+    /// Number of data frames that are not empty.
     chunks: u64,
-    /// Bytes were added, so a digest in the trailers is of others.
+    /// Whether bytes were added, so that a digest in the trailers no longer applies.
     changed: bool,
 }
 
@@ -133,7 +133,7 @@ impl Stage for HeartbeatStage {
 }
 
 impl HeartbeatStage {
-    /// What needs a closer look, or is the end.
+    /// Handles a piece that needs further processing, or the end.
     #[inline(never)]
     fn take(&mut self, polled: &mut Polled, cx: &mut StageContext<'_, '_>) {
         let State::Following(following) = &mut self.0 else {
@@ -148,7 +148,7 @@ impl HeartbeatStage {
                 }
             }
             Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
-                // a digest is of the bytes without heartbeats
+                // The digest is of the bytes without heartbeats.
                 if let (true, Some(trailers)) = (following.changed, frame.trailers_mut()) {
                     bytes_changed(trailers);
                     if trailers.is_empty() {
@@ -162,7 +162,7 @@ impl HeartbeatStage {
     }
 }
 
-/// What the clients of the response's dialect take.
+/// The form that clients of the response's dialect ignore.
 fn of_dialect(kind: StreamKind, exchange: &Exchange) -> Heartbeat {
     let named = exchange.dialect().filter(|dialect| dialect.kind() == kind);
     let dialect = named.unwrap_or_else(|| Dialect::plain(kind));
@@ -170,7 +170,7 @@ fn of_dialect(kind: StreamKind, exchange: &Exchange) -> Heartbeat {
 }
 
 impl Following {
-    /// `None`: nothing can be written into this response, or a layer further in writes already.
+    /// Returns `None` if nothing can be written into this response, or a layer further inside writes already.
     fn begin(
         config: Arc<Config>,
         method: &Method,
@@ -184,7 +184,7 @@ impl Following {
         let heartbeat = chosen.or_else(|| config.heartbeat(kind)).cloned();
         let heartbeat = heartbeat.unwrap_or_else(|| of_dialect(kind, exchange));
         let delivery = head.delivery(method, &up.size_hint());
-        // not one byte may be added to a declared length, nor to a part of something
+        // No byte may be added to a declared length, or to a partial response.
         let open = delivery.declared_length().is_none() && !delivery.is_bodiless();
         let writes = open && head.allows_insertion() && !up.is_end_stream();
         if !writes || heartbeat.is_none() || !exchange.claim(Claim::Heartbeats) {
@@ -210,7 +210,7 @@ impl Following {
         })
     }
 
-    /// Whether a chunk passes as it is, and needs no closer look.
+    /// Returns whether a chunk passes unchanged, without further processing.
     #[inline(always)]
     fn passes(&mut self, data: &[u8], exchange: &Exchange) -> bool {
         let passes = self.plain && self.scanner.takes_whole(data);
@@ -227,7 +227,7 @@ impl Following {
         exchange.set_chunks(self.chunks);
     }
 
-    /// A chunk that needs a closer look.
+    /// Processes a chunk for which the fast path does not apply.
     fn take(&mut self, mut data: Bytes, exchange: &Exchange) -> Bytes {
         if data.is_empty() {
             return data;
@@ -235,7 +235,7 @@ impl Following {
         let first = self.chunks == 0;
         self.count(exchange);
         if first && self.changed && data.starts_with(BYTE_ORDER_MARK) {
-            // behind a heartbeat it is no mark any more, but a part of the name of the first field
+            // After a heartbeat this is not a byte order mark any more, but part of the first field name.
             data = data.slice(BYTE_ORDER_MARK.len()..);
         }
         if self.retry
@@ -263,7 +263,7 @@ impl Following {
         data
     }
 
-    /// The body has nothing ready, and there is nothing to do but to wait.
+    /// Returns whether the pending body only has to wait.
     #[inline(always)]
     fn is_waiting(&self, cx: &StageContext<'_, '_>) -> bool {
         let began = self.chunks > 0 || self.config.before_first;
@@ -273,11 +273,11 @@ impl Following {
 
     #[inline(never)]
     fn look(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
-        // where a CRLF is cut the LF may still come; with it, a heartbeat would be followed by one more blank line
+        // If a chunk ends inside of a CRLF, the LF may follow. After a heartbeat it would be another blank line.
         let cut = self.scanner.awaits_lf() && !self.ends_in_two_crs;
         let may_write = self.scanner.at_boundary() && !cut;
         if cx.exchange.is_terminal() {
-            // a client that has the last record of its dialect reads no further, or takes what follows for an error
+            // After the last record of its dialect, a client reads no further, or takes what follows for an error.
             self.silence = None;
             return Poll::Pending;
         }
@@ -292,7 +292,7 @@ impl Following {
         self.changed = true;
         cx.exchange.count_heartbeat();
         cx.set_heartbeat(true);
-        // whatever made the stream wait, what comes next may be of another kind
+        // Whatever the stream waited for, the events after it may have ids.
         self.plain &= self.ids.is_none();
         let data = self.heartbeat.bytes(self.after_ids);
         Poll::Ready(Some(Ok(Piece::open(data))))

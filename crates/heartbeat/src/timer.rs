@@ -1,4 +1,4 @@
-//! When a stream has been silent for long enough.
+//! Detects that a stream has been idle for long enough.
 
 use std::{
     future::Future,
@@ -9,29 +9,29 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-/// The silence is measured in quarters of the interval, so that no frame has to read a clock or to move a timer: a frame only
-/// sets a flag, and the timer looks at the flag when it fires.
+/// The idle time is measured in quarters of the interval, so that a frame neither reads a clock nor resets a timer: a
+/// frame only sets a flag, which the timer checks when it fires.
 const WHOLE: u8 = 4;
 
-/// How many quarters without a frame are enough. The last frame came at some time in the quarter before them, so the silence is
-/// longer than this and shorter than the interval.
+/// Number of quarters without a frame after which the stream is idle. The last frame came at some time in the quarter
+/// before them, so the idle time is longer than these quarters and shorter than the interval.
 const ENOUGH: u8 = 3;
 
-/// Tells a stream when it has been silent for between three quarters of the interval and the whole of it.
+/// Detects that a stream has been idle for between three quarters of the interval and the whole interval.
 #[derive(Debug)]
 pub(crate) struct Silence {
     interval: Duration,
     sleep: Pin<Box<Sleep>>,
-    /// For how many quarters the timer runs: one while frames pass, all of them after a heartbeat.
+    /// Duration of the timer in quarters: one while frames pass, all of them after a heartbeat.
     quarters: u8,
-    /// How many have passed without a frame.
+    /// Number of quarters without a frame.
     quiet: u8,
-    /// Who is woken when the timer fires; `None` until the timer knows.
+    /// The waker to call when the timer fires; `None` until the timer knows it.
     waker: Option<Waker>,
 }
 
 impl Silence {
-    /// The silence begins now.
+    /// Starts an idle time now.
     pub(crate) fn begin(interval: Duration) -> Self {
         Self {
             interval,
@@ -42,7 +42,8 @@ impl Silence {
         }
     }
 
-    /// Whether nothing is to be done in this wait: the timer runs, wakes this task, and measures what it should.
+    /// Fast path: returns whether nothing needs to be done in this poll, because the timer runs, wakes this task, and
+    /// has the correct duration.
     #[inline(always)]
     pub(crate) fn is_set(&self, passed: bool, cx: &Context<'_>) -> bool {
         let known = self.waker.as_ref();
@@ -51,8 +52,9 @@ impl Silence {
             && !self.sleep.is_elapsed()
     }
 
-    /// Whether the stream has been silent for long enough; otherwise its task is woken when it may be. `passed`: a frame has passed
-    /// since the last look. When a stream must not be written into yet, the next quarter asks again.
+    /// Returns whether the stream has been idle for long enough; otherwise its task is woken when it may be. `passed`:
+    /// a frame has passed since the last check. If the stream must not be written into yet, the next quarter checks
+    /// again.
     pub(crate) fn is_over(
         &mut self,
         passed: &mut bool,
@@ -60,7 +62,7 @@ impl Silence {
         cx: &mut Context<'_>,
     ) -> bool {
         if *passed && self.quarters == WHOLE {
-            // the first frame after a heartbeat: when it came is not known, only that it was just now
+            // The first frame after a heartbeat. Its time is unknown, but it was just now.
             *passed = false;
             self.run(1);
         }
@@ -71,7 +73,7 @@ impl Silence {
                 self.run(WHOLE);
                 return true;
             }
-            // from now on: a reader that was behind may have kept the stream from being polled for long
+            // Counted from now: a slow client may have kept the server from polling the body for a long time.
             let quiet = self.quiet;
             self.run(1);
             self.quiet = quiet;

@@ -14,6 +14,8 @@ pub(crate) struct Log {
     failures: Vec<Value>,
     /// Of every request span one when it closes.
     closed: Vec<Value>,
+    /// The access log.
+    access: Vec<Value>,
     /// Other lines that call for an operator.
     errors: Vec<Value>,
 }
@@ -24,6 +26,8 @@ impl Log {
         for line in lines {
             let kind = if line["target"] == "tower_stream_trace" && line["message"] == "close" {
                 &mut log.closed
+            } else if line["target"] == "tower_stream_trace::access" {
+                &mut log.access
             } else if line.get("outcome").is_some() {
                 &mut log.failures
             } else if line["level"] == "ERROR" {
@@ -51,6 +55,8 @@ impl Log {
             0
         };
         assert_eq!(closed, vec![end; spans], "told by closed spans");
+        let lines = self.access.iter().map(told_by_access);
+        assert_eq!(lines.collect::<Vec<_>>(), vec![end; spans], "access log");
         let level = match end {
             "complete" | "aborted dropped" => None,
             // and gRPC statuses for which the client is to blame
@@ -76,6 +82,10 @@ impl Log {
             assert_eq!(failure.get("spans").is_some(), spanned, "{failure}");
         }
     }
+}
+
+fn told_by_access(logged: &Value) -> String {
+    line(text(&logged["outcome"]), text(&logged["error.type"]))
 }
 
 fn told_by_failure(logged: &Value) -> String {

@@ -6,8 +6,10 @@ use tower_stream_core::{
     Claim, Exchange,
     wrapper::{Begin, Hook, Wrapped},
 };
+use tracing::Span;
 
 use super::{ClientAddress, span, stage::RequestSpan};
+use crate::access::{AccessLog, Line};
 
 /// Opens a tracing span for the request that lives **to the end of its body**.
 ///
@@ -32,8 +34,9 @@ use super::{ClientAddress, span, stage::RequestSpan};
 /// a server that tells the peer's address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`.
 /// What a client sends is cut at 1024 characters, see [`RequestSpanLayer::attribute_value_limit`].
 ///
-/// The span has target `tower_stream_trace` and level INFO. When no subscriber wants it, a request costs one check and a frame
-/// nothing. When the layer is applied twice, the outer one works.
+/// The span has target `tower_stream_trace` and level INFO. At the end of each response one event is logged as well, see
+/// [`AccessLog`]. When no subscriber wants either, a request costs two checks and a frame nothing. When the layer is applied
+/// twice, the outer one works.
 ///
 /// ```
 /// use tower_stream_trace::{RemoteParent, RequestSpanLayer};
@@ -54,6 +57,7 @@ pub(super) struct Config {
     pub(super) scheme: &'static str,
     pub(super) query: bool,
     pub(super) client: ClientAddress,
+    pub(super) access: AccessLog,
     /// In characters.
     pub(super) value_limit: usize,
 }
@@ -88,6 +92,7 @@ impl RequestSpanLayer {
                 scheme: "http",
                 query: false,
                 client: ClientAddress::default(),
+                access: AccessLog::new(),
                 value_limit: value_limit(|name| std::env::var(name).ok()),
             })),
         }
@@ -128,6 +133,12 @@ impl RequestSpanLayer {
     #[must_use]
     pub fn client_address(self, from: ClientAddress) -> Self {
         self.with(|config| config.client = from)
+    }
+
+    /// What is logged of each response when it has ended. Default: one event at INFO, see [`AccessLog`].
+    #[must_use]
+    pub fn access_log(self, log: AccessLog) -> Self {
+        self.with(|config| config.access = log)
     }
 
     /// How many characters of an attribute value are recorded at most; longer ones are cut. It holds for what a client
@@ -185,10 +196,18 @@ impl Hook for RequestSpanLayer {
     ) -> Begin<Box<RequestSpan>> {
         match &self.config {
             Some(config) if exchange.claim(Claim::RequestSpan) => {
-                match span::open(config, request) {
-                    Some(span) => Begin::Follow(Box::new(RequestSpan::new(span, exchange.clone()))),
-                    None => Begin::Pass,
-                }
+                let access = Line::begin(config.access, request);
+                let span = match (span::open(config, request), &access) {
+                    (Some(span), _) => span,
+                    (None, Some(_)) => Span::none(),
+                    (None, None) => return Begin::Pass,
+                };
+                Begin::Follow(Box::new(RequestSpan::new(
+                    span,
+                    exchange.clone(),
+                    access,
+                    config.value_limit,
+                )))
             }
             _ => Begin::Pass,
         }

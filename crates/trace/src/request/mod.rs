@@ -13,3 +13,4 @@ pub use self::{
     client::ClientAddress,
     layer::{RemoteParent, RequestSpanLayer},
 };
+pub(crate) use self::{span::cut, stage::Seen};

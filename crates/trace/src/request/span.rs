@@ -68,7 +68,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
 
 /// The first `limit` characters. A client chooses how long its header fields and its target are, and a span holds copies
 /// of them until it is exported.
-fn cut(value: &str, limit: usize) -> &str {
+pub(crate) fn cut(value: &str, limit: usize) -> &str {
     if value.len() <= limit {
         return value;
     }

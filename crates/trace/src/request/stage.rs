@@ -10,37 +10,55 @@ use tower_stream_core::{
 };
 use tracing::{Span, span::Entered};
 
-use crate::parent;
+use crate::{access::Line, parent};
 
-/// Enters the span of one request around everything inside, and records what becomes of the response.
+/// Enters the span of one request around everything inside, and records and logs what becomes of the response.
 #[derive(Debug)]
 pub struct RequestSpan {
     span: Span,
     exchange: Exchange,
-    called: Instant,
-    status: Option<StatusCode>,
-    chunks: i64,
+    seen: Seen,
+    access: Option<Box<Line>>,
+}
+
+/// What was seen of a response.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) called: Instant,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) chunks: i64,
     /// A layer further in writes heartbeats and counts the chunks, also where a compression in between joins some.
     counted_inside: bool,
     heartbeats: i64,
-    bytes: u64,
-    to_first: Option<Duration>,
+    pub(crate) bytes: u64,
+    pub(crate) to_first: Option<Duration>,
     grpc_status: Option<u8>,
+    /// How many characters of a value are logged that a client sends.
+    pub(crate) value_limit: usize,
 }
 
 impl RequestSpan {
-    pub(super) fn new(span: Span, exchange: Exchange) -> Self {
+    pub(super) fn new(
+        span: Span,
+        exchange: Exchange,
+        access: Option<Box<Line>>,
+        value_limit: usize,
+    ) -> Self {
         Self {
             span,
             exchange,
-            called: Instant::now(),
-            status: None,
-            chunks: 0,
-            counted_inside: false,
-            heartbeats: 0,
-            bytes: 0,
-            to_first: None,
-            grpc_status: None,
+            seen: Seen {
+                called: Instant::now(),
+                status: None,
+                chunks: 0,
+                counted_inside: false,
+                heartbeats: 0,
+                bytes: 0,
+                to_first: None,
+                grpc_status: None,
+                value_limit,
+            },
+            access,
         }
     }
 }
@@ -73,9 +91,9 @@ impl Stage for RequestSpan {
         _: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
-        self.status = Some(head.status);
-        self.counted_inside = cx.exchange.is_claimed(Claim::Heartbeats);
-        if self.counted_inside {
+        self.seen.status = Some(head.status);
+        self.seen.counted_inside = cx.exchange.is_claimed(Claim::Heartbeats);
+        if self.seen.counted_inside || self.access.is_some() {
             // of the attempt whose response this is
             self.exchange = cx.exchange.clone();
         }
@@ -90,47 +108,63 @@ impl Stage for RequestSpan {
         let Some(data) = piece.data() else {
             return;
         };
-        if self.to_first.is_none() {
-            self.to_first = Some(self.called.elapsed());
+        let seen = &mut self.seen;
+        if seen.to_first.is_none() {
+            seen.to_first = Some(seen.called.elapsed());
         }
-        self.chunks += 1;
-        self.bytes += data.len() as u64;
+        if let Some(line) = &self.access {
+            line.chunk(seen.chunks, data.len(), &self.exchange);
+        }
+        seen.chunks += 1;
+        seen.bytes += data.len() as u64;
     }
 
     fn on_heartbeat(&mut self, piece: &Piece) {
-        self.heartbeats += 1;
-        self.bytes += piece.data().map_or(0, |data| data.len() as u64);
+        self.seen.heartbeats += 1;
+        self.seen.bytes += piece.data().map_or(0, |data| data.len() as u64);
     }
 
     fn on_grpc_status(&mut self, code: u8) {
-        self.grpc_status = Some(code);
+        self.seen.grpc_status = Some(code);
+    }
+
+    fn on_latched(&mut self) {
+        if let Some(line) = &mut self.access {
+            line.latched();
+        }
     }
 
     fn on_end(&mut self, end: &StreamEnd) {
+        if self.seen.counted_inside {
+            self.seen.chunks = i64::try_from(self.exchange.chunks()).unwrap_or(i64::MAX);
+        }
+        let seen = &self.seen;
+        if let Some(line) = &self.access {
+            // entered, for a format of lines that names the trace
+            self.span.in_scope(|| line.write(end, seen, &self.exchange));
+        }
         let outcome = end.outcome();
-        let bad_status = self.status.filter(StatusCode::is_server_error);
+        let bad_status = seen.status.filter(StatusCode::is_server_error);
         let error_type = end
             .error_type()
             .or_else(|| bad_status.as_ref().map(StatusCode::as_str));
         let failed = end.is_server_error() || bad_status.is_some();
         // without a head there is no body to speak of
-        let size = self
+        let size = seen
             .status
-            .map(|_| i64::try_from(self.bytes).unwrap_or(i64::MAX));
-        let counted = self.counted_inside.then(|| self.exchange.chunks());
-        let counted = counted.and_then(|chunks| i64::try_from(chunks).ok());
-        let chunks = self.status.map(|_| counted.unwrap_or(self.chunks));
+            .map(|_| i64::try_from(seen.bytes).unwrap_or(i64::MAX));
+        let chunks = seen.status.map(|_| seen.chunks);
         // at once, for each record goes through the whole subscriber
         tracing::record_all!(
             self.span,
             stream.outcome = outcome.as_str(),
             stream.chunks = chunks,
-            stream.heartbeats = (self.heartbeats > 0).then_some(self.heartbeats),
-            stream.ttfc_ms = self.to_first.map(|time| time.as_secs_f64() * 1e3),
+            stream.heartbeats = (seen.heartbeats > 0).then_some(seen.heartbeats),
+            stream.ttfc_ms = seen.to_first.map(|time| time.as_secs_f64() * 1e3),
             http.response.body.size = size,
             error.type = error_type,
-            rpc.grpc.status_code = self.grpc_status.map(i64::from),
-            rpc.response.status_code = self.grpc_status.map(grpc::status_name),
+            rpc.grpc.status_code = seen.grpc_status.map(i64::from),
+            rpc.response.status_code = seen.grpc_status.map(grpc::status_name),
             otel.status_code = failed.then_some("ERROR"),
         );
         if let StreamEnd::Failed(cause) = end

@@ -1,0 +1,221 @@
+//! One log event for each response, when it has really ended.
+//!
+//! [`RequestSpanLayer`](crate::RequestSpanLayer) writes it, with the target `tower_stream_trace::access`. The event stands
+//! in no span, so a format that prints spans does not repeat its fields, and OpenTelemetry's request span holds no copy.
+
+use std::time::Duration;
+
+use http::{Method, Request, Uri, Version};
+use tokio::time::Instant;
+use tower_stream_core::{Exchange, RequestId, StreamEnd, matched_route};
+use tracing::Level;
+
+use crate::request::Seen;
+
+/// The target of the line of a response.
+const TARGET: &str = "tower_stream_trace::access";
+/// The target of the line of a chunk.
+const CHUNK_TARGET: &str = "tower_stream_trace::access::chunk";
+
+bitflags::bitflags! {
+    /// The fields of the line of a response.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct AccessFields: u16 {
+        /// `method`: of the request.
+        const METHOD = 1;
+        /// `route`: the template that axum's router matched. Needs the feature `axum`, and the layer inside of the router.
+        const ROUTE = 1 << 1;
+        /// `path`: of the request target, without the query.
+        const PATH = 1 << 2;
+        /// `protocol`: `HTTP/1.1` or `HTTP/2.0`.
+        const PROTOCOL = 1 << 3;
+        /// `status`: of the response. A request that was dropped before its head has none.
+        const STATUS = 1 << 4;
+        /// `outcome`: `complete`, `aborted`, `error` or `panic`; and `error.type` where it is not `complete`.
+        const OUTCOME = 1 << 5;
+        /// `error`: why the response failed.
+        const ERROR = 1 << 6;
+        /// `chunks`: how many data frames were given out.
+        const CHUNKS = 1 << 7;
+        /// `bytes`: of the data frames, as they pass this layer.
+        const BYTES = 1 << 8;
+        /// `first_chunk_ms`: from the call to the first data frame, in milliseconds.
+        const FIRST_CHUNK = 1 << 9;
+        /// `duration_ms`: from the call to the end of the response, in milliseconds.
+        const DURATION = 1 << 10;
+        /// `request_id`.
+        const REQUEST_ID = 1 << 11;
+    }
+}
+
+/// What is logged of each response at its end: exactly one event, also for a response that is dropped, panics, is refused
+/// further in or is ended by a drain.
+///
+/// The default is the level INFO with all [`AccessFields`]. A request costs one check when no subscriber wants the event.
+///
+/// With the level TRACE enabled for the target `tower_stream_trace::access::chunk`, each data frame is one more event, with
+/// `chunk_seq` (from 0), `wire_size_bytes` and `request_id`.
+///
+/// ```
+/// use tower_stream_trace::{RequestSpanLayer, access::{AccessFields, AccessLog}};
+/// use tracing::Level;
+///
+/// let log = AccessLog::new().level(Level::DEBUG).fields(AccessFields::all() - AccessFields::PATH);
+/// let layer = RequestSpanLayer::new().access_log(log);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLog {
+    level: Option<Level>,
+    fields: AccessFields,
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AccessLog {
+    /// INFO, with all fields.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            level: Some(Level::INFO),
+            fields: AccessFields::all(),
+        }
+    }
+
+    /// Nothing is logged.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self {
+            level: None,
+            fields: AccessFields::empty(),
+        }
+    }
+
+    /// Logs at this level. Default: INFO.
+    #[must_use]
+    pub const fn level(mut self, level: Level) -> Self {
+        self.level = Some(level);
+        self
+    }
+
+    /// Logs these fields. Default: all.
+    #[must_use]
+    pub const fn fields(mut self, fields: AccessFields) -> Self {
+        self.fields = fields;
+        self
+    }
+}
+
+/// Calls a macro of `tracing` with a level that is known at run time only: each level has a call site of its own. What stands in
+/// the inner parentheses goes before the level.
+macro_rules! at_level {
+    ($level:expr, $macro:ident !(($($before:tt)*) $($fields:tt)*)) => {
+        match $level {
+            Level::ERROR => tracing::$macro!(target: TARGET, $($before)* Level::ERROR, $($fields)*),
+            Level::WARN => tracing::$macro!(target: TARGET, $($before)* Level::WARN, $($fields)*),
+            Level::INFO => tracing::$macro!(target: TARGET, $($before)* Level::INFO, $($fields)*),
+            Level::DEBUG => tracing::$macro!(target: TARGET, $($before)* Level::DEBUG, $($fields)*),
+            Level::TRACE => tracing::$macro!(target: TARGET, $($before)* Level::TRACE, $($fields)*),
+        }
+    };
+}
+
+/// The line of one response, as far as the request knows it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    log: AccessLog,
+    level: Level,
+    method: Method,
+    uri: Uri,
+    route: Option<Box<str>>,
+    version: Version,
+    /// Whether a subscriber wants a line for each chunk.
+    chunks: bool,
+    ended: Option<Instant>,
+}
+
+impl Line {
+    /// `None` when no subscriber wants it.
+    #[inline]
+    pub(crate) fn begin<B>(log: AccessLog, request: &Request<B>) -> Option<Box<Self>> {
+        let level = log.level?;
+        let wanted = at_level!(level, event_enabled!(()));
+        wanted.then(|| Box::new(Self::new(log, level, request)))
+    }
+
+    fn new<B>(log: AccessLog, level: Level, request: &Request<B>) -> Self {
+        Self {
+            log,
+            level,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            route: matched_route(request.extensions()).map(Box::from),
+            version: request.version(),
+            chunks: tracing::event_enabled!(target: CHUNK_TARGET, Level::TRACE),
+            ended: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn chunk(&self, index: i64, length: usize, exchange: &Exchange) {
+        if self.chunks {
+            log_chunk(index, length, exchange);
+        }
+    }
+
+    /// The response has ended now.
+    pub(crate) fn latched(&mut self) {
+        self.ended = Some(Instant::now());
+    }
+
+    pub(crate) fn write(&self, end: &StreamEnd, seen: &Seen, exchange: &Exchange) {
+        let has = |field| self.log.fields.contains(field);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        let error = match end {
+            StreamEnd::Failed(cause) if has(AccessFields::ERROR) => Some(cause.message()),
+            _ => None,
+        };
+        let cut = |text| crate::request::cut(text, seen.value_limit);
+        at_level!(
+            self.level,
+            event!(
+                (parent: None,)
+                method = has(AccessFields::METHOD).then(|| cut(self.method.as_str())),
+                route = self.route.as_deref().filter(|_| has(AccessFields::ROUTE)),
+                path = has(AccessFields::PATH).then(|| cut(self.uri.path())),
+                protocol = has(AccessFields::PROTOCOL).then(|| tracing::field::debug(self.version)),
+                status = seen.status.filter(|_| has(AccessFields::STATUS)).map(|status| status.as_u16()),
+                outcome = has(AccessFields::OUTCOME).then(|| end.outcome().as_str()),
+                error.type = end.error_type().filter(|_| has(AccessFields::OUTCOME)),
+                error = error,
+                chunks = has(AccessFields::CHUNKS).then_some(seen.chunks),
+                bytes = has(AccessFields::BYTES).then_some(seen.bytes),
+                first_chunk_ms = seen.to_first.filter(|_| has(AccessFields::FIRST_CHUNK)).map(milliseconds),
+                duration_ms = has(AccessFields::DURATION).then(|| milliseconds(ended - seen.called)),
+                request_id = exchange.request_id().filter(|_| has(AccessFields::REQUEST_ID)).map(RequestId::as_str),
+                "response"
+            )
+        );
+    }
+}
+
+#[cold]
+fn log_chunk(index: i64, length: usize, exchange: &Exchange) {
+    tracing::trace!(
+        target: CHUNK_TARGET,
+        parent: None,
+        chunk_seq = index,
+        wire_size_bytes = length,
+        request_id = exchange.request_id().map(RequestId::as_str),
+        "chunk"
+    );
+}
+
+/// With three decimals, for a reader of lines.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
+}

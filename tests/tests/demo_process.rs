@@ -214,6 +214,41 @@ async fn a_signal_is_a_goaway_to_h2() -> Outcome {
     Ok(())
 }
 
+#[tokio::test]
+async fn with_a_json_log_a_panic_is_one_line_like_any_other() -> Outcome {
+    let mut demo = DemoProcess::start(&["--log", "json", "--advertise", "0s"]).await?;
+    for how in [
+        "panic-body",
+        "panic-handler",
+        "producer-panic",
+        "panic-drop",
+    ] {
+        let target = format!("/fail?how={how}&after=2&format=sse");
+        // how it ends is tested elsewhere
+        let _ = Protocol::Http11
+            .send(demo.public_addr(), &Request::get(&target))
+            .await;
+    }
+    demo.signal(Signal::TERM)?;
+    assert_eq!(demo.exit(SOON).await?.code(), Some(0));
+    let lines = demo.log().json();
+    let panics = lines.iter().filter(|line| line["message"] == "panicked");
+    let places: Vec<_> = panics.map(|line| line["location"].as_str()).collect();
+    assert_eq!(places.len(), 4, "{lines:#?}");
+    let own = |place: &Option<&str>| place.is_some_and(|place| place.contains("demo-server"));
+    assert!(places.iter().all(own), "{places:?}");
+    let access = lines.iter().filter(|line| line["message"] == "response");
+    let outcomes: Vec<_> = access
+        .map(|line| line["outcome"].as_str().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        outcomes,
+        ["panic", "panic", "panic", "complete"],
+        "{lines:#?}"
+    );
+    Ok(())
+}
+
 /// Out of descriptors, connections wait in the backlog. A drain that starts then answers them as others end.
 ///
 /// The streams end by themselves. At the deadline a drain waits at most `--settle` for the backlog, which a busy machine may

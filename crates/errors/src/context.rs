@@ -44,13 +44,21 @@ impl Context {
             message,
             location,
             backtrace,
+            logged: by_hook,
         } = payload.read();
         let backtrace = backtrace.map(|backtrace| backtrace.to_string());
         let cause = Cause::new(FaultKind::Panic, message.as_str());
         self.exchange.record(cause);
         let logged = self.exchange.cause_to_log();
+        if by_hook {
+            if let Some(cause) = logged.filter(|cause| cause.kind() != FaultKind::Panic) {
+                log(cause);
+            }
+            return;
+        }
         if let Some(cause) = logged.filter(|cause| cause.kind() == FaultKind::Panic) {
             tracing::error!(
+                target: "tower_stream_errors",
                 outcome = cause.kind().outcome().as_str(),
                 kind = cause.kind().as_str(),
                 error = message,
@@ -64,6 +72,7 @@ impl Context {
             log(cause);
         }
         tracing::error!(
+            target: "tower_stream_errors",
             error = message,
             location,
             backtrace,
@@ -167,17 +176,19 @@ fn log(cause: &Cause) {
     let (kind, error) = (cause.kind().as_str(), cause.message());
     match cause.kind() {
         FaultKind::Drain => {
-            tracing::info!(outcome, kind, error, "response ended by a drain");
+            tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended by a drain");
         }
         // anyone can do that as often as they like
         FaultKind::ClientLeft => {
-            tracing::debug!(outcome, kind, error, "the client left in mid-upload");
+            tracing::debug!(target: "tower_stream_errors", outcome, kind, error, "the client left in mid-upload");
         }
         // the answer to what a client asked for, as a 404 is
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
-            tracing::info!(outcome, kind, error, "response ended with a gRPC status");
+            tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");
         }
-        _ => tracing::error!(outcome, kind, error, "response failed"),
+        _ => {
+            tracing::error!(target: "tower_stream_errors", outcome, kind, error, "response failed")
+        }
     }
 }
 
@@ -186,5 +197,5 @@ fn writer_panicked(payload: Payload) {
     let Panicked {
         message, location, ..
     } = payload.read();
-    tracing::error!(error = message, location, "the error writer panicked");
+    tracing::error!(target: "tower_stream_errors", error = message, location, "the error writer panicked");
 }

@@ -151,6 +151,7 @@ impl<S> Layer<S> for ErrorWriterLayer {
         if cfg!(panic = "abort") && self.config.is_some() {
             WARNED.call_once(|| {
                 tracing::warn!(
+                    target: "tower_stream_errors",
                     "built with panic=abort: a panic ends the process, no layer can catch it"
                 );
             });

@@ -21,6 +21,8 @@ pub(crate) struct Panicked {
     pub(crate) message: String,
     pub(crate) location: Option<String>,
     pub(crate) backtrace: Option<Backtrace>,
+    /// The panic hook has logged it.
+    pub(crate) logged: bool,
 }
 
 /// Runs `run`; a panic ends here.
@@ -34,13 +36,19 @@ pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Payload> {
 #[cold]
 pub(crate) fn log_dropped(what: &str, payload: Payload) {
     let Panicked {
-        message, location, ..
-    } = payload.read();
-    tracing::error!(
-        error = message,
+        message,
         location,
-        "{what} panicked while it was dropped"
-    );
+        logged,
+        ..
+    } = payload.read();
+    if !logged {
+        tracing::error!(
+            target: "tower_stream_errors",
+            error = message,
+            location,
+            "{what} panicked while it was dropped"
+        );
+    }
 }
 
 impl Payload {
@@ -53,9 +61,9 @@ impl Payload {
     /// Reads the panic, at once: the next panic of this thread overwrites the recorded location.
     #[cold]
     pub(crate) fn read(self) -> Panicked {
-        let (location, backtrace) = match hook::take_since(self.hook_runs) {
-            Some(seen) => (Some(seen.location), seen.backtrace),
-            None => (None, None),
+        let (location, backtrace, logged) = match hook::take_since(self.hook_runs) {
+            Some(seen) => (Some(seen.location), seen.backtrace, seen.logged),
+            None => (None, None, false),
         };
         let message = match (
             self.thrown.downcast_ref::<&str>(),
@@ -73,6 +81,7 @@ impl Payload {
             message,
             location,
             backtrace,
+            logged,
         }
     }
 }

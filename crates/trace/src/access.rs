@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{Method, Request, Uri, Version};
 use tokio::time::Instant;
 use tower_stream_core::{Exchange, RequestId, StreamEnd, matched_route};
-use tracing::Level;
+use tracing::{Level, level_filters::LevelFilter};
 
 use crate::request::Seen;
 
@@ -51,7 +51,8 @@ bitflags::bitflags! {
 /// What is logged of each response at its end: exactly one event, also for a response that is dropped, panics, is refused
 /// further in or is ended by a drain.
 ///
-/// The default is the level INFO with all [`AccessFields`]. A request costs one check when no subscriber wants the event.
+/// The default is the level INFO with all [`AccessFields`]. A request costs one check when no subscriber wants events of that
+/// level.
 ///
 /// With the level TRACE enabled for the target `tower_stream_trace::access::chunk`, each data frame is one more event, with
 /// `chunk_seq` (from 0), `wire_size_bytes` and `request_id`.
@@ -110,16 +111,15 @@ impl AccessLog {
     }
 }
 
-/// Calls a macro of `tracing` with a level that is known at run time only: each level has a call site of its own. What stands in
-/// the inner parentheses goes before the level.
-macro_rules! at_level {
-    ($level:expr, $macro:ident !(($($before:tt)*) $($fields:tt)*)) => {
+/// An event of a level that is known at run time only: each level has a call site of its own.
+macro_rules! event_at {
+    ($level:expr, $($fields:tt)*) => {
         match $level {
-            Level::ERROR => tracing::$macro!(target: TARGET, $($before)* Level::ERROR, $($fields)*),
-            Level::WARN => tracing::$macro!(target: TARGET, $($before)* Level::WARN, $($fields)*),
-            Level::INFO => tracing::$macro!(target: TARGET, $($before)* Level::INFO, $($fields)*),
-            Level::DEBUG => tracing::$macro!(target: TARGET, $($before)* Level::DEBUG, $($fields)*),
-            Level::TRACE => tracing::$macro!(target: TARGET, $($before)* Level::TRACE, $($fields)*),
+            Level::ERROR => tracing::error!(target: TARGET, parent: None, $($fields)*),
+            Level::WARN => tracing::warn!(target: TARGET, parent: None, $($fields)*),
+            Level::INFO => tracing::info!(target: TARGET, parent: None, $($fields)*),
+            Level::DEBUG => tracing::debug!(target: TARGET, parent: None, $($fields)*),
+            Level::TRACE => tracing::trace!(target: TARGET, parent: None, $($fields)*),
         }
     };
 }
@@ -139,11 +139,14 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// `None` when no subscriber wants it.
+    /// `None` when no subscriber wants events of its level.
+    ///
+    /// `event_enabled!` would know better, and may not be called: where layers of a `tracing-subscriber` have filters of their
+    /// own, what one of them answers is kept on the thread for the event that should follow, and another event is lost.
     #[inline]
     pub(crate) fn begin<B>(log: AccessLog, request: &Request<B>) -> Option<Box<Self>> {
         let level = log.level?;
-        let wanted = at_level!(level, event_enabled!(()));
+        let wanted = level <= LevelFilter::current();
         wanted.then(|| Box::new(Self::new(log, level, request)))
     }
 
@@ -155,7 +158,7 @@ impl Line {
             uri: request.uri().clone(),
             route: matched_route(request.extensions()).map(Box::from),
             version: request.version(),
-            chunks: tracing::event_enabled!(target: CHUNK_TARGET, Level::TRACE),
+            chunks: Level::TRACE <= LevelFilter::current(),
             ended: None,
         }
     }
@@ -180,25 +183,22 @@ impl Line {
             _ => None,
         };
         let cut = |text| crate::request::cut(text, seen.value_limit);
-        at_level!(
+        event_at!(
             self.level,
-            event!(
-                (parent: None,)
-                method = has(AccessFields::METHOD).then(|| cut(self.method.as_str())),
-                route = self.route.as_deref().filter(|_| has(AccessFields::ROUTE)),
-                path = has(AccessFields::PATH).then(|| cut(self.uri.path())),
-                protocol = has(AccessFields::PROTOCOL).then(|| tracing::field::debug(self.version)),
-                status = seen.status.filter(|_| has(AccessFields::STATUS)).map(|status| status.as_u16()),
-                outcome = has(AccessFields::OUTCOME).then(|| end.outcome().as_str()),
-                error.type = end.error_type().filter(|_| has(AccessFields::OUTCOME)),
-                error = error,
-                chunks = has(AccessFields::CHUNKS).then_some(seen.chunks),
-                bytes = has(AccessFields::BYTES).then_some(seen.bytes),
-                first_chunk_ms = seen.to_first.filter(|_| has(AccessFields::FIRST_CHUNK)).map(milliseconds),
-                duration_ms = has(AccessFields::DURATION).then(|| milliseconds(ended - seen.called)),
-                request_id = exchange.request_id().filter(|_| has(AccessFields::REQUEST_ID)).map(RequestId::as_str),
-                "response"
-            )
+            method = has(AccessFields::METHOD).then(|| cut(self.method.as_str())),
+            route = self.route.as_deref().filter(|_| has(AccessFields::ROUTE)),
+            path = has(AccessFields::PATH).then(|| cut(self.uri.path())),
+            protocol = has(AccessFields::PROTOCOL).then(|| tracing::field::debug(self.version)),
+            status = seen.status.filter(|_| has(AccessFields::STATUS)).map(|status| status.as_u16()),
+            outcome = has(AccessFields::OUTCOME).then(|| end.outcome().as_str()),
+            error.type = end.error_type().filter(|_| has(AccessFields::OUTCOME)),
+            error = error,
+            chunks = has(AccessFields::CHUNKS).then_some(seen.chunks),
+            bytes = has(AccessFields::BYTES).then_some(seen.bytes),
+            first_chunk_ms = seen.to_first.filter(|_| has(AccessFields::FIRST_CHUNK)).map(milliseconds),
+            duration_ms = has(AccessFields::DURATION).then(|| milliseconds(ended - seen.called)),
+            request_id = exchange.request_id().filter(|_| has(AccessFields::REQUEST_ID)).map(RequestId::as_str),
+            "response"
         );
     }
 }

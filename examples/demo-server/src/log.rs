@@ -19,7 +19,7 @@ pub fn install(
     format: LogFormat,
     traces: &Traces,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    PanicHook::new().install();
+    PanicHook::new().log(true).install();
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) => {
             EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text}: {error}"))?

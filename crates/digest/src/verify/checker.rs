@@ -205,7 +205,7 @@ impl Checker {
                     // The query may contain credentials, so only the path is logged.
                     let path = self.request.uri.path();
                     // no more than that: whoever logs failures logs this one, with both digests
-                    tracing::debug!(path, %expected, %actual, "a body is not what was promised");
+                    tracing::debug!(target: "tower_stream_digest", path, %expected, %actual, "a body is not what was promised");
                     return Err(DigestError::mismatch(&expected, &actual));
                 }
                 self.verdict = Some(Verdict::Verified);

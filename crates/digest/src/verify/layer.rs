@@ -168,6 +168,7 @@ impl Config {
         if self.on_bad_promise == OnBadPromise::Warn {
             // The query may contain credentials, so only the path is logged.
             tracing::warn!(
+                target: "tower_stream_digest",
                 path = uri.path(),
                 "the digest in the {place} is {}",
                 bad.as_str()

@@ -1,7 +1,6 @@
 //! The conventions that the attributes keep.
 
 use http::{Request, Response, Version};
-use http_body_util::BodyExt;
 use opentelemetry::trace::{SpanKind, Status};
 use tower::{Layer, ServiceExt};
 use tower_stream_core::{

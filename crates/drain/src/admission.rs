@@ -1,4 +1,4 @@
-//! State and count in one word, so that one instruction admits or refuses.
+//! The state of a drain and its count in one atomic word, so that one instruction admits or refuses a request.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::state::{Phase, State};
 
-// One bit a step and none is ever taken back: a step is a `fetch_or`, idempotent and one way.
-// Set by the first who waits for the last one to leave, never taken back either.
+// One bit per state. Bits are only set, never cleared, so setting one is an idempotent `fetch_or`. `WATCHED` is set by
+// the first task that waits for the count to reach 0, and is never cleared either.
 const WATCHED: u64 = 1 << 60;
 const ADVERTISE: u64 = 1 << 61;
 const CLOSE: u64 = 1 << 62;
 const DEAD: u64 = 1 << 63;
 const COUNT: u64 = WATCHED - 1;
 
-/// The admission: who comes in is counted by the same `fetch_add` that reads the state.
+/// The state and the count. The `fetch_add` that counts a request also returns the state.
 ///
-/// So nobody is admitted under a state that is over, and whoever sees "closed and empty" once can be sure that it stays
-/// so: the load that found zero and every later `enter` are ordered on one word.
+/// No request is therefore admitted in a state that is over. A task that sees "closed and count 0" once can rely on it:
+/// this load and every later `enter` are ordered on one atomic word.
 #[derive(Debug)]
 pub(crate) struct Admission(AtomicU64);
 
-/// What [`Admission::enter`] and [`Admission::leave`] found.
+/// The word that [`Admission::enter`] or [`Admission::leave`] found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Word(u64);
 
@@ -43,7 +43,7 @@ impl Word {
         self.0 & COUNT
     }
 
-    /// Nobody is left, and somebody may be waiting for that.
+    /// Returns whether the count is 0 and a task may be waiting for that.
     #[inline]
     pub(crate) fn is_awaited_end(self) -> bool {
         self.0 & (COUNT | WATCHED) == WATCHED
@@ -55,13 +55,13 @@ impl Admission {
         Self(AtomicU64::new(0))
     }
 
-    /// Admits and counts, or refuses; says under which state.
+    /// Admits and counts a request, or refuses it. The word has the state.
     ///
-    /// One that meets the closing itself is counted for an instant and leaves again: that word may be the one in
-    /// which the last one leaves.
+    /// A request that races with the close may be counted for an instant before it leaves again. Check the word of that
+    /// `leave`: it may be the one that reaches 0.
     #[inline]
     pub(crate) fn enter(&self) -> Result<State, Option<Word>> {
-        // closed is for ever, so what the load says is final and the count is left alone
+        // The close is final, so a load is enough, and the count stays untouched.
         if self.load().state().is_refusing() {
             return Err(None);
         }
@@ -72,25 +72,25 @@ impl Admission {
         Ok(state)
     }
 
-    /// Counts one more whatever the state; the word before.
+    /// Counts one more, whatever the state. Returns the word before.
     #[inline]
     pub(crate) fn hold(&self) -> Word {
         Word(self.0.fetch_add(1, Ordering::AcqRel))
     }
 
-    /// Counts one less. The word *after* it: count 0 says that the last one left.
+    /// Counts one less. Returns the word *after* it: count 0 means that the last one has left.
     #[inline]
     pub(crate) fn leave(&self) -> Word {
         Word(self.0.fetch_sub(1, Ordering::AcqRel) - 1)
     }
 
-    /// Whoever waits for the count to fall to 0 says so first and looks at the count then: a leaver that it does not see
-    /// sees it, for both are ordered on one word.
+    /// Call this before checking whether the count is 0. Setting `WATCHED` and decrementing are ordered on one atomic
+    /// word, so either the watcher sees the new count or the last request sees the flag.
     pub(crate) fn watch(&self) {
         self.0.fetch_or(WATCHED, Ordering::AcqRel);
     }
 
-    /// Goes on to `state`, if it is not there already; the word before.
+    /// Advances to `state` unless it has been reached. Returns the word before.
     pub(crate) fn advance(&self, state: State) -> Word {
         let bits = match state {
             State::Active => 0,
@@ -179,7 +179,7 @@ mod loom_tests {
             }
         }
 
-        /// One request: in, its work, out. True when it was admitted.
+        /// One request: enters, works, leaves. Returns whether it was admitted.
         fn request(&self) -> bool {
             match self.admission.enter() {
                 Ok(_) => {
@@ -248,7 +248,7 @@ mod loom_tests {
         });
     }
 
-    /// Each admitted request ended in time or is in the count at death: one of the two.
+    /// Each admitted request either ended in time or is in the count at `Dead`.
     #[test]
     fn loom_the_count_at_death_is_who_was_cut() {
         loom::model(|| {

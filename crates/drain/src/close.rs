@@ -2,20 +2,20 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
 
-/// How the connection of a request can be told to close.
+/// How a response can close the connection of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// By the header.
+    /// By the `Connection` header.
     Header,
-    /// By the header and an old version: hyper up to 1.11 answers a client of HTTP/1.0 that asked for keep-alive with
-    /// keep-alive all the same.
+    /// By the header and HTTP/1.0 as the version of the response. If a client of HTTP/1.0 asked for keep-alive, hyper
+    /// up to 1.11 otherwise responds with keep-alive.
     HeaderAndVersion,
-    /// Not by a response: HTTP/2 and later.
+    /// Not possible by a response: HTTP/2 and later.
     Never,
 }
 
 impl Closing {
-    /// For a request of this version.
+    /// For a request of this HTTP version.
     pub fn of(version: Version) -> Self {
         match version {
             Version::HTTP_11 => Self::Header,
@@ -24,8 +24,8 @@ impl Closing {
         }
     }
 
-    /// Closes the connection after this response, unless it becomes another protocol's. `connect` says whether the request's
-    /// method was CONNECT.
+    /// Closes the connection after this response, unless it is an upgrade. `connect` says whether the method of the
+    /// request was CONNECT.
     #[cold]
     pub fn close(self, connect: bool, head: &mut response::Parts) {
         let status = head.status;
@@ -40,7 +40,7 @@ impl Closing {
     }
 }
 
-/// Adds `close` to the options that are there (RFC 9110 section 7.6.1) and takes `keep-alive` out, which contradicts it.
+/// Adds `close` to the existing options (RFC 9110 section 7.6.1) and removes `keep-alive`, which contradicts it.
 fn merge(headers: &mut HeaderMap) {
     let close = HeaderValue::from_static("close");
     if !headers.contains_key(header::CONNECTION) {
@@ -63,12 +63,12 @@ fn merge(headers: &mut HeaderMap) {
     let merged = options.join(&b", "[..]);
     headers.insert(
         header::CONNECTION,
-        // parts of valid values are valid
+        // Parts of valid header values are valid.
         HeaderValue::from_bytes(&merged).unwrap_or(close),
     );
 }
 
-/// Whether a request asks for a tunnel.
+/// Returns whether a request asks for a tunnel.
 pub(crate) fn is_connect(method: &Method) -> bool {
     *method == Method::CONNECT
 }

@@ -17,10 +17,10 @@ use crate::{
     Stats, schedule::Schedule, shared::Shared,
 };
 
-/// The handle of a drain; a clone is another handle of the same one.
+/// The handle of a drain. Clones are handles of the same drain.
 ///
-/// Starting it fixes a schedule, and from then on the clock decides: whoever asks for the state, or sends a request,
-/// sees the state of that moment. No task runs for the drain itself, and dropping handles changes nothing.
+/// Starting the drain fixes a schedule, and from then on its state depends only on the clock: it is computed when it is
+/// read, or when a request arrives. The drain needs no task of its own, and dropping handles has no effect.
 #[derive(Clone)]
 pub struct Drain {
     pub(crate) shared: Arc<Shared>,
@@ -35,15 +35,15 @@ impl From<Shared> for Drain {
 }
 
 impl Drain {
-    /// Begins to build one.
+    /// Creates a builder.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Starts draining with the deadline it was built with. Does nothing when it was started before.
+    /// Starts the drain with the deadline from its builder. Has no effect if it has already been started.
     ///
-    /// May be called from anywhere, also from a thread without a runtime. The drain goes on when the runtime that it
-    /// was started in is gone.
+    /// It can be called anywhere, also on a thread without a runtime. The drain continues when the runtime in which it
+    /// was started is gone.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -62,16 +62,17 @@ impl Drain {
         self.shared.start(None);
     }
 
-    /// Starts draining, over in `limit` from now at the latest. When it was started before, this may only shorten what
-    /// is left of it; zero cuts everything now, farewells and [`settle`](Builder::settle) included. A limit that no
-    /// clock can reach, such as [`Duration::MAX`], is none.
+    /// Starts the drain so that it ends at the latest `limit` from now. If it has already been started, this can only
+    /// shorten it. Zero aborts everything now, without last events or [`settle`](Builder::settle). A limit beyond the
+    /// range of the clock, such as [`Duration::MAX`], means no limit.
     pub fn start_within(&self, limit: Duration) {
         self.shared.start(Some(limit));
     }
 
-    /// As [`start`](Self::start), without advertising: it closes at once. What is in flight may end until the deadline.
+    /// Like [`start`](Self::start), but closes at once without the advertise phase. Requests in flight may continue
+    /// until the deadline.
     ///
-    /// For a server without a load balancer that has to see it go, such as one that a person stops in a terminal.
+    /// For a server without a load balancer, for example one that is stopped in a terminal.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -87,40 +88,41 @@ impl Drain {
         self.shared.start_advertising(Duration::ZERO, None);
     }
 
-    /// Where it stands.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.state()
     }
 
-    /// How many requests have not ended: from the call of the service to the drop of the response body, upgraded
-    /// connections as long as their [`DrainToken`](crate::DrainToken) is held.
+    /// Number of requests in flight: from the call of the service to the drop of the response body. Upgraded
+    /// connections count as long as their [`DrainToken`](crate::DrainToken) is held.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.shared.admission.load().count()
     }
 
-    /// Waits until nothing is in flight, in whatever state; at once if nothing is now.
+    /// Waits until nothing is in flight, in any state. Returns at once if nothing is.
     pub async fn idle(&self) {
         self.shared.idle().await;
     }
 
-    /// Waits until the drain is dead: until nothing is in flight after the close, or the deadline has passed and the
-    /// farewells have left.
+    /// Waits until the drain is dead: until nothing is in flight after the close, or until the deadline has passed and
+    /// the last events have been sent.
     ///
-    /// Needs the timers of a tokio runtime. A drain that nobody waits for is dead at the latest when
-    /// [`settle`](Builder::settle) has passed after the deadline.
+    /// If no task waits here, the drain is dead at the latest when [`settle`](Builder::settle) has passed after the
+    /// deadline.
     ///
     /// # Panics
     ///
-    /// When it has to wait outside of a tokio runtime with timers.
+    /// Panics if it has to wait outside of a tokio runtime with timers.
     pub async fn dead(&self) {
         self.shared.dead().await;
     }
 
-    /// The state now and each one after it, up to [`State::Dead`]. A stream that is read slowly leaves states out.
+    /// A stream of the current state and each later one, up to [`State::Dead`]. If the stream is polled late, it skips
+    /// states.
     ///
-    /// The stream waits as [`dead`](Self::dead) does, in a tokio runtime with timers.
+    /// Like [`dead`](Self::dead), the stream needs a tokio runtime with timers.
     #[must_use]
     pub fn watch(&self) -> States {
         let state = self.state();
@@ -131,51 +133,51 @@ impl Drain {
         }
     }
 
-    /// The figures now.
+    /// The current figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }
 
-    /// When streams are cut; `None` before the start, and for a drain without a
+    /// The time at which streams are aborted. `None` before the start, and for a drain without a
     /// [deadline](Builder::no_deadline).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.shared.schedule()?.deadline
     }
 
-    /// Whether it needs longer than the [`grace_period`](Builder::grace_period) that it was built with, 5 s in reserve.
-    /// `tower_stream_serve::serve` logs it as a warning; with another server, do so yourself.
+    /// Returns a warning if the drain needs longer than the [`grace_period`](Builder::grace_period) of its builder,
+    /// with 5 s in reserve. `tower_stream_serve::serve` logs it; with another server, log it yourself.
     #[must_use]
     pub fn over_budget(&self) -> Option<BudgetExceeded> {
         self.shared.settings.over_budget()
     }
 
-    /// The layer that admits, counts and closes.
+    /// The layer that admits and counts requests, and closes their connections.
     #[must_use]
     pub fn layer(&self) -> DrainLayer {
         DrainLayer::new(self)
     }
 
-    /// The layer that ends streams, with [`Policy::RunToDeadline`]; [`FarewellLayer::policy`] changes that.
+    /// The layer that ends streams, with [`Policy::RunToDeadline`]. [`FarewellLayer::policy`] changes the policy.
     #[must_use]
     pub fn farewell(&self) -> FarewellLayer {
         FarewellLayer::new(self, Policy::default())
     }
 
-    /// What handlers get as an extractor, for tasks that are no handlers.
+    /// The value that handlers get as an extractor, for other tasks.
     #[must_use]
     pub fn draining(&self) -> Draining {
         Draining::new(Arc::clone(&self.shared))
     }
 
-    /// A service that answers readiness probes: 200 while active, 503 from the start of the drain.
+    /// A service for readiness probes: 200 while active, 503 from the start of the drain.
     #[must_use]
     pub fn readiness(&self) -> Probe {
         Probe::readiness(Arc::clone(&self.shared))
     }
 
-    /// A service that answers liveness probes: always 200. A restart would help nobody who is draining.
+    /// A service for liveness probes: always 200, because a restart does not help a draining server.
     #[must_use]
     pub fn liveness(&self) -> Probe {
         Probe::liveness(Arc::clone(&self.shared))
@@ -191,15 +193,15 @@ impl fmt::Debug for Drain {
     }
 }
 
-/// The states of a drain, from [`Drain::watch`]. Ends after [`State::Dead`].
+/// The states of a drain, from [`Drain::watch`]. The stream ends after [`State::Dead`].
 pub struct States {
-    /// Does not keep an active drain alive.
+    /// Weak, so that it does not keep a drain alive that is never started.
     shared: Weak<Shared>,
     schedule: watch::Receiver<Option<Schedule>>,
     next: Option<Pin<Box<dyn Future<Output = Option<State>> + Send + Sync>>>,
 }
 
-/// The state that follows on this one; `None` when the drain is gone before it was started.
+/// The next state. `None` if all handles are dropped before the start.
 async fn next_state(
     seen: State,
     shared: Weak<Shared>,

@@ -7,19 +7,19 @@ use tower_stream_core::wrapper::Wrapped;
 
 use crate::{Drain, shared::Shared};
 
-/// Admits requests, counts them to the end of their body, and closes their connections once the drain is started.
+/// Admits requests, counts them to the end of their body, and closes their connections once the drain has started.
 ///
-/// From [`Drain::layer`]. What it does with a request depends on the state:
+/// Created by [`Drain::layer`]. Its effect on a request depends on the state:
 ///
-/// | state | request | response, when its head is made |
+/// | state | request | response, when its head is created |
 /// |---|---|---|
-/// | active | counted | as it is |
-/// | advertise | counted | HTTP/1: `close` joins its `Connection` header |
-/// | close | refused, unless it is exempt | the same, for what is still in flight |
-/// | dead | refused, unless it is exempt | the same |
+/// | active | counted | unchanged |
+/// | advertise | counted | HTTP/1: `close` is added to its `Connection` header |
+/// | close | refused, unless exempt | the same, for requests still in flight |
+/// | dead | refused, unless exempt | the same |
 ///
-/// It belongs outside of every layer that may replace a head or write a last record, so that those close too and count.
-/// A request that passes two layers of one drain is counted once.
+/// Put it outside of every layer that may replace a response head or write a last record, so that these responses close
+/// their connections too and are counted. A request that passes two layers of one drain is counted once.
 ///
 /// A 101 and a 2xx to CONNECT keep their `Connection` header. HTTP/2 has no such header: its connections are closed by
 /// GOAWAY, which only a server can send, see [`Drain::server`].
@@ -35,7 +35,7 @@ impl DrainLayer {
         }
     }
 
-    /// A layer of the same type that does nothing.
+    /// A disabled layer of the same type.
     #[must_use]
     pub const fn off() -> Self {
         Self { shared: None }

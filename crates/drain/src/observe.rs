@@ -1,4 +1,4 @@
-//! The figures of a drain as OpenTelemetry instruments.
+//! OpenTelemetry instruments for the figures of a drain.
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
@@ -12,15 +12,15 @@ const STATES: [State; 4] = [
 ];
 
 impl Drain {
-    /// Registers the drain's state and figures on `meter`, once for each drain.
+    /// Registers the drain's state and figures on `meter`. Call it once per drain.
     ///
     /// | instrument | kind | attributes |
     /// |---|---|---|
-    /// | `http.server.drain.state` | gauge: 1 for the state that the drain is in, 0 for the three others | `drain.state` |
+    /// | `http.server.drain.state` | gauge: 1 for the current state of the drain, 0 for the three others | `drain.state` |
     /// | `http.server.drain.in_flight` | up-down counter `{request}` | |
     /// | `http.server.drain.refused` | counter `{request}` | |
     ///
-    /// They are read when metrics are collected, and cost nothing in between.
+    /// They are observable instruments, which cost nothing between collections.
     ///
     /// ```
     /// use tower_stream_drain::Drain;

@@ -17,10 +17,10 @@ use tower_stream_core::answer_method;
 
 use crate::{State, shared::Shared};
 
-/// Answers a probe by the state of a drain: from [`Drain::readiness`](crate::Drain::readiness) and
+/// Responds to a probe with the state of a drain: from [`Drain::readiness`](crate::Drain::readiness) and
 /// [`Drain::liveness`](crate::Drain::liveness).
 ///
-/// The answer is a JSON object with the state, `{"state":"active"}`, which no cache may keep.
+/// The response is a JSON object with the state, `{"state":"active"}`, which caches must not store.
 ///
 /// ```
 /// use axum::Router;
@@ -92,7 +92,7 @@ impl fmt::Debug for Probe {
     }
 }
 
-/// The body of a [`Probe`]'s answer.
+/// The response body of a [`Probe`].
 #[derive(Debug)]
 pub struct ProbeBody(Option<Bytes>);
 

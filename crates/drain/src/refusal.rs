@@ -1,4 +1,4 @@
-//! The answer to a request that came too late.
+//! The response to a refused request.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     settings::{Refusal, Settings},
 };
 
-/// The answer, and whether its body is to fail so that the stream is reset with REFUSED_STREAM instead.
+/// Returns the response, and whether its body must fail so that the stream is reset with REFUSED_STREAM instead.
 pub(crate) fn answer(
     settings: &Settings,
     method: &Method,
@@ -39,18 +39,19 @@ pub(crate) fn answer(
     (response, reset)
 }
 
-/// In the extensions of a response whose stream a server should reset with REFUSED_STREAM instead of sending its head. A server
-/// that does not know this type sends the head and then resets, because the body fails: a client may see a 503 first.
+/// In the extensions of a response whose stream a server should reset with REFUSED_STREAM instead of sending its head.
+/// A server that does not know this type sends the head and then resets the stream, because the body fails: the client
+/// may see a 503 first.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusedStream;
 
-/// In the extensions of a response that the drain gave while the client was still sending. Closed with its bytes unread,
-/// the connection is reset, and the reset may overtake the response: the server should read on for a while.
+/// In the extensions of a response of the drain to a client that is still sending. If the connection is closed with
+/// unread bytes, TCP resets it, and the client may lose the response: the server should keep reading for a while.
 #[derive(Clone, Copy, Debug)]
 pub struct UnreadUpload;
 
-/// Whether the head of a request announces a body. Over HTTP/2 without a length none is seen, and there none is needed:
-/// the connection is read on whether or not a body is.
+/// Returns whether the head of a request announces a body. A body without a length over HTTP/2 is not detected, which
+/// does no harm: the server reads an HTTP/2 connection in any case.
 pub(crate) fn announces_upload<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH);
@@ -59,7 +60,7 @@ pub(crate) fn announces_upload<B>(request: &Request<B>) -> bool {
             || headers.contains_key(header::TRANSFER_ENCODING))
 }
 
-/// Tells the client when to send its request again, and every cache to forget this answer.
+/// Tells the client when to retry, and caches not to store this response.
 pub(crate) fn come_back(response: &mut Response<Bytes>, wait: Duration) {
     let headers = response.headers_mut();
     headers.insert(header::RETRY_AFTER, retry_after(wait));

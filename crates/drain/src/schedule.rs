@@ -1,4 +1,4 @@
-//! When a drain does what: decided when it is started, and compared with the clock whenever somebody asks.
+//! The schedule of a drain, which is fixed at its start and compared with the clock when the state is read.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use crate::{
     settings::{FOR_EVER, Settings},
 };
 
-/// The moments of a drain that was started.
+/// The times of a started drain.
 ///
-/// It is published once by each start, and nothing has to run for the drain to go on: its phase follows from the
+/// Each start publishes it once. Nothing has to run for the drain to continue, because its phase follows from the
 /// schedule and the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) started: Instant,
-    /// `serve` stops to accept and sends GOAWAY; requests are still served.
+    /// When `serve` stops accepting and sends GOAWAY. Requests are still served.
     pub(crate) handover: Instant,
     pub(crate) close: Instant,
-    /// `None`: requests in flight may take as long as they like.
+    /// `None`: requests in flight may take any time.
     pub(crate) deadline: Option<Instant>,
-    /// Streams under [`Policy::EndEarly`] end within this time after the close.
+    /// Streams with [`Policy::EndEarly`] end within this time after the close.
     early_window: Duration,
-    /// Streams under [`Policy::RunToDeadline`] end within this time before the deadline.
+    /// Streams with [`Policy::RunToDeadline`] end within this time before the deadline.
     lead: Duration,
 }
 
-/// What one farewell costs a small machine, with the end of its connection and a client on the same cores.
+/// Cost of one last event on a small machine, with the end of its connection and a client on the same cores.
 const FAREWELL_COST: Duration = Duration::from_micros(50);
 const LONGEST_LEAD: Duration = Duration::from_secs(1);
 
 impl Schedule {
-    /// The schedule of a drain that began at `started` and was started again, or for the first time, at `now` with
-    /// `in_flight` requests.
+    /// The schedule of a drain that was started at `started`, and is now started again (or for the first time) at `now`
+    /// with `in_flight` requests.
     pub(crate) fn new(
         settings: &Settings,
         started: Instant,
@@ -45,7 +45,8 @@ impl Schedule {
         let no_later = |at: Instant| deadline.map_or(at, |deadline| deadline.min(at));
         let close = no_later(advertised);
         let left = deadline.map_or(FOR_EVER, |deadline| deadline - close);
-        // Thousands of farewells at once would take longer than the deadline leaves, so that many begin before it.
+        // Ending thousands of streams at once would take longer than the time to the deadline, so that many start
+        // before it.
         let left_now = deadline.map_or(Duration::ZERO, |deadline| {
             deadline.saturating_duration_since(close.max(now))
         });
@@ -60,8 +61,8 @@ impl Schedule {
         }
     }
 
-    /// When a stream with this policy ends. `jitter`, from 0 to 1, spreads the streams over the window of the policy.
-    /// Without a policy, a response ends at the deadline and not before.
+    /// When a stream with this policy ends. `jitter`, from 0 to 1, spreads the streams over the window of the policy. A
+    /// response without a policy ends at the deadline.
     pub(crate) fn due(&self, policy: Option<Policy>, jitter: f32) -> Option<Instant> {
         match policy {
             Some(Policy::EndEarly) => Some(self.close + self.early_window.mul_f32(jitter)),

@@ -1,7 +1,7 @@
-//! What a server of a drain needs.
+//! The interface for a server with a drain.
 //!
-//! `tower_stream_serve::serve` is built on this module. A server of your own that stops to accept at
-//! [`Drain::handover`], shuts its connections down at [`Drain::close`] and aborts them at [`Drain::dead`] drains as well.
+//! `tower_stream_serve::serve` uses this module. A server of your own drains in the same way if it stops accepting at
+//! [`Drain::handover`], shuts down its connections at [`Drain::close`], and aborts them at [`Drain::dead`].
 
 use std::{fmt, sync::Arc};
 
@@ -14,35 +14,34 @@ pub use crate::{
 };
 
 impl Drain {
-    /// Counts a server among those that the drain waits for: it is not dead before the guard is dropped, or its deadline has
-    /// passed.
+    /// Registers a server. The drain is not dead before the returned guard is dropped, or the deadline has passed.
     ///
-    /// While there is such a server, a request that crosses the close on its way comes from a client that could not know:
-    /// it is served for 2 s after the close (or a quarter of what is left until the deadline).
+    /// With such a server, a request that arrives just after the close was sent before its client could know. It is
+    /// served for 2 s after the close (or a quarter of the time to the deadline, if that is less).
     pub fn server(&self) -> ServerGuard {
         self.shared.server_begins();
         ServerGuard(Arc::clone(&self.shared))
     }
 
-    /// Waits until a server should stop to accept and send GOAWAY: 250 ms before the close, at most a quarter of
-    /// [`advertise`](crate::Builder::advertise).
+    /// Waits until a server should stop accepting and send GOAWAY: 250 ms before the close, or a quarter of
+    /// [`advertise`](crate::Builder::advertise) if that is less.
     pub async fn handover(&self) {
         self.shared.until(|schedule| Some(schedule.handover)).await;
     }
 
-    /// Waits until a server should close connections that are idle.
+    /// Waits until a server should close idle connections.
     pub async fn close(&self) {
         self.shared.until(|schedule| Some(schedule.close)).await;
     }
 
-    /// When it was started; `None` before that.
+    /// The time of the start; `None` before the start.
     #[must_use]
     pub fn started_at(&self) -> Option<Instant> {
         Some(self.shared.schedule()?.started)
     }
 }
 
-/// A server that a drain waits for; from [`Drain::server`].
+/// A registered server; from [`Drain::server`].
 #[must_use = "the drain waits for a server until its guard is dropped"]
 pub struct ServerGuard(Arc<Shared>);
 

@@ -1,32 +1,32 @@
-//! What a drain is built with.
+//! The settings of a drain.
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use crate::{Drain, shared::Shared};
 
-/// Longer than any process runs, and short enough to be added to an [`Instant`](tokio::time::Instant) anywhere.
+/// Longer than any process runs, but short enough to be added to any [`Instant`](tokio::time::Instant).
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decides by the head of a request whether a drain never refuses it.
 pub(crate) type Exempt = Arc<dyn Fn(&http::request::Parts) -> bool + Send + Sync>;
 
-/// What a request that comes too late is answered with.
+/// The response to a request that arrives too late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// 503 Service Unavailable.
     #[default]
     Unavailable,
-    /// 429 Too Many Requests, for clients and proxies that retry it and give a server up at 503.
+    /// 429 Too Many Requests, for clients and proxies that retry after it, but stop using a server that returns 503.
     TooManyRequests,
-    /// On HTTP/2 the stream is reset with REFUSED_STREAM, which says that nothing was done and that a retry is safe
-    /// (RFC 9113 section 8.7). On HTTP/1, which cannot say it, 503.
+    /// On HTTP/2, the stream is reset with REFUSED_STREAM, which says that the request was not processed and a retry is
+    /// safe (RFC 9113 section 8.7). HTTP/1 has no equivalent, so there it is a 503.
     RefusedStream,
 }
 
 pub(crate) struct Settings {
     pub(crate) advertise: Duration,
-    /// `None`: what is in flight may take as long as it likes
+    /// `None`: requests in flight may take any time.
     pub(crate) deadline: Option<Duration>,
     pub(crate) settle: Duration,
     pub(crate) early_end_window: Duration,
@@ -54,7 +54,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Some time between the bounds for each client, so that they do not come back together.
+    /// A random time between the bounds, so that clients do not all retry at once.
     pub(crate) fn retry_after(&self) -> Duration {
         let millis = |d: &Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let (from, to) = (
@@ -64,13 +64,13 @@ impl Settings {
         Duration::from_millis(fastrand::u64(from..=to.max(from)))
     }
 
-    /// How long before the close a [server](Drain::server) stops to accept and sends GOAWAY: whoever connected or
-    /// asked just then, and could not know, is still served.
+    /// How long before the close a [server](Drain::server) stops accepting and sends GOAWAY. Clients that connected or
+    /// sent a request just before, and could not know, are still served.
     pub(crate) fn handover(&self) -> Duration {
         (self.advertise / 4).min(Duration::from_millis(250))
     }
 
-    /// A warning, when the whole takes longer than the orchestrator waits.
+    /// Returns a warning if the drain takes longer than the orchestrator waits.
     pub(crate) fn over_budget(&self) -> Option<BudgetExceeded> {
         let grace = self.grace_period?;
         let needed = self.deadline.map(|deadline| {
@@ -97,16 +97,16 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// The orchestrator would kill the process before the drain is over; said in a warning when serving begins.
+/// The orchestrator would kill the process before the drain is over. Logged as a warning when serving starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetExceeded {
-    /// `None`: there is no deadline
+    /// `None`: there is no deadline.
     needed: Option<Duration>,
     grace: Duration,
 }
 
 impl BudgetExceeded {
-    /// What is kept back for the start of the drain and the exit of the process.
+    /// Time in reserve for the start of the drain and the exit of the process.
     const RESERVE: Duration = Duration::from_secs(5);
 }
 
@@ -132,15 +132,15 @@ impl fmt::Display for BudgetExceeded {
 
 impl std::error::Error for BudgetExceeded {}
 
-/// Settings that contradict each other.
+/// Settings contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The deadline counts from the start and includes advertise, so it has to be longer.
+    /// The deadline is counted from the start and includes the advertise phase, so it must be longer.
     AdvertiseReachesDeadline {
-        /// What [`Builder::advertise`] was set to.
+        /// The value of [`Builder::advertise`].
         advertise: Duration,
-        /// What [`Builder::deadline`] was set to.
+        /// The value of [`Builder::deadline`].
         deadline: Duration,
     },
     /// The range of [`Builder::retry_after`] is empty.
@@ -170,24 +170,25 @@ impl std::error::Error for BuildError {}
 pub struct Builder(Settings);
 
 impl Builder {
-    /// How long the word spreads before anybody is turned away. 5 s.
+    /// Sets the duration of the advertise phase, in which load balancers and clients learn of the drain. Default: 5 s.
     ///
-    /// It has to cover the readiness probe's `periodSeconds` x `failureThreshold`, and the time in which the load
-    /// balancer acts on it. With zero, connections are closed at once and requests on their way to an idle one are lost.
+    /// It must cover the readiness probe's `periodSeconds` x `failureThreshold`, and the time until the load balancer
+    /// reacts. With zero, connections are closed at once, and requests on their way to an idle connection are lost.
     pub fn advertise(mut self, duration: Duration) -> Self {
         self.0.advertise = duration;
         self
     }
 
-    /// How long after the start what is left is cut; includes [`advertise`](Self::advertise). 20 s.
+    /// Sets the time after the start at which everything still in flight is aborted; includes
+    /// [`advertise`](Self::advertise). Default: 20 s.
     ///
-    /// One that no clock can reach, such as [`Duration::MAX`], is [none](Self::no_deadline).
+    /// A deadline beyond the range of the clock, such as [`Duration::MAX`], means [none](Self::no_deadline).
     pub fn deadline(mut self, duration: Duration) -> Self {
         self.0.deadline = Some(duration);
         self
     }
 
-    /// Cuts nothing: the drain takes as long as its longest request, unless a second signal or
+    /// Aborts nothing: the drain takes as long as its longest request, unless a second signal or
     /// [`start_within`](Drain::start_within) ends it.
     ///
     /// ```
@@ -211,28 +212,29 @@ impl Builder {
         self
     }
 
-    /// How long after the deadline, at most, is waited for farewells to leave. It ends as soon as every stream that took
-    /// one is dropped and nothing has ended for 25 ms. 250 ms.
+    /// Sets the longest time after the deadline for last events to be sent. The drain ends as soon as every stream that
+    /// was ended is dropped and nothing has ended for 25 ms. Default: 250 ms.
     pub fn settle(mut self, duration: Duration) -> Self {
         self.0.settle = duration;
         self
     }
 
-    /// Over how long the streams under [`Policy::EndEarly`](crate::Policy::EndEarly) are ended, from the close on.
-    /// 10 s, or until the deadline if that is sooner.
+    /// Sets the time, from the close on, over which the streams with [`Policy::EndEarly`](crate::Policy::EndEarly) are
+    /// ended. Default: 10 s, or until the deadline if that is sooner.
     pub fn early_end_window(mut self, duration: Duration) -> Self {
         self.0.early_end_window = duration;
         self
     }
 
-    /// What the orchestrator grants the process after SIGTERM (`terminationGracePeriodSeconds`), less what a preStop
-    /// hook takes of it: `tower_stream_serve::serve` warns when the drain needs longer, 5 s in reserve.
+    /// Sets the time between SIGTERM and SIGKILL that the orchestrator grants (`terminationGracePeriodSeconds`), minus
+    /// the time of a preStop hook. `tower_stream_serve::serve` warns if the drain needs longer, with 5 s in reserve.
     pub fn grace_period(mut self, duration: Duration) -> Self {
         self.0.grace_period = Some(duration);
         self
     }
 
-    /// The bounds of what a refused client, or one whose stream was ended, is told to wait; each is told something else. 1 to 5 s.
+    /// Sets the bounds of the time after which a refused client, or one whose stream was ended, should retry. Each
+    /// client is told a random time. Default: 1 to 5 s.
     ///
     /// `Retry-After` counts seconds, so it is rounded up; SSE's `retry:` counts milliseconds.
     pub fn retry_after(mut self, bounds: RangeInclusive<Duration>) -> Self {
@@ -240,22 +242,22 @@ impl Builder {
         self
     }
 
-    /// What a request that comes too late is answered with. [`Refusal::Unavailable`].
+    /// Sets the response to a request that arrives too late. Default: [`Refusal::Unavailable`].
     pub fn refuse_with(mut self, refusal: Refusal) -> Self {
         self.0.refusal = refusal;
         self
     }
 
-    /// One more path that is never refused. `/livez` and `/readyz` never are.
+    /// Adds a path that is never refused. `/livez` and `/readyz` never are.
     ///
-    /// It is compared with the path as [`DrainLayer`](crate::DrainLayer) sees it, which within a nested router is what
-    /// is left of it.
+    /// The path is compared with the one that [`DrainLayer`](crate::DrainLayer) sees. In a nested router, this is the
+    /// path without the prefix.
     pub fn exempt(mut self, path: impl Into<String>) -> Self {
         self.0.paths.push(path.into());
         self
     }
 
-    /// Requests that are never refused, by any rule. It runs only while requests are being refused.
+    /// Sets a rule for requests that are never refused. The rule runs only while requests are being refused.
     pub fn exempt_if<F>(mut self, rule: F) -> Self
     where
         F: Fn(&http::request::Parts) -> bool + Send + Sync + 'static,
@@ -264,11 +266,12 @@ impl Builder {
         self
     }
 
-    /// The drain.
+    /// Builds the drain.
     ///
     /// # Panics
     ///
-    /// When the settings contradict each other, see [`BuildError`]. [`try_build`](Self::try_build) returns that.
+    /// Panics if the settings contradict each other, see [`BuildError`]. [`try_build`](Self::try_build) returns this
+    /// error instead.
     #[must_use]
     pub fn build(self) -> Drain {
         match self.try_build() {
@@ -277,11 +280,11 @@ impl Builder {
         }
     }
 
-    /// The drain.
+    /// Builds the drain.
     ///
     /// # Errors
     ///
-    /// When the settings contradict each other: advertise reaches the deadline, or the range of
+    /// Fails if the settings contradict each other: advertise is not shorter than the deadline, or the range of
     /// [`retry_after`](Self::retry_after) is empty.
     pub fn try_build(self) -> Result<Drain, BuildError> {
         let settings = self.0;

@@ -1,4 +1,4 @@
-//! What the handles, the layers and the servers of one drain share.
+//! State shared by the handles, layers and servers of one drain.
 
 use std::{
     fmt,
@@ -26,13 +26,13 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// `None` until the drain is started. A second start may bring its deadline forward.
     schedule: watch::Sender<Option<Schedule>>,
-    /// The count fell to 0, a server ended, or the drain is dead.
+    /// Notified when the count falls to 0, a server ends, or the drain is dead.
     ended: Notify,
-    /// Accept loops that still have connections.
+    /// Number of accept loops that still have connections.
     servers: AtomicUsize,
-    /// Futures of [`dead`](Self::dead), which let the drain settle.
+    /// Number of futures of [`dead`](Self::dead), which let the drain settle.
     waiting: AtomicUsize,
-    /// A task listens for SIGTERM and SIGINT.
+    /// Whether a task listens for SIGTERM and SIGINT.
     #[cfg(feature = "signals")]
     pub(crate) signals: std::sync::atomic::AtomicBool,
     figures: Figures,
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
 struct Figures {
     served: AtomicU64,
     refused: AtomicU64,
-    /// Farewells that streams have taken, those that are still in flight among them.
+    /// Number of streams that were ended with a last event, including those that are still in flight.
     farewells: AtomicU64,
     ended_early: AtomicU64,
     aborted: AtomicU64,
@@ -63,12 +63,12 @@ impl Shared {
         }
     }
 
-    /// Starts the drain, to be over in `limit` from now at the latest, or brings its deadline forward.
+    /// Starts the drain so that it ends at the latest `limit` from now, or brings its deadline forward.
     pub(crate) fn start(&self, limit: Option<Duration>) {
         self.start_advertising(self.settings.advertise, limit);
     }
 
-    /// As [`start`](Self::start), with another time to advertise.
+    /// Like [`start`](Self::start), with another duration of the advertise phase.
     pub(crate) fn start_advertising(&self, advertise: Duration, limit: Option<Duration>) {
         let now = Instant::now();
         let limits = [limit, self.settings.deadline];
@@ -88,7 +88,7 @@ impl Shared {
             };
             let in_flight = self.admission.load().count();
             let advertised = match schedule {
-                // a second start never puts the close off
+                // A second start never delays the close.
                 Some(known) => known.close,
                 None => started + advertise.min(FOR_EVER),
             };
@@ -101,8 +101,8 @@ impl Shared {
                 in_flight,
             );
             *schedule = Some(new);
-            // Before the streams are woken, so that each sees that the drain was started. A stream that sees it
-            // earlier waits for the lock of the schedule.
+            // Set before the streams are woken, so that each of them sees that the drain has started. A stream that
+            // sees this earlier waits for the lock of the schedule.
             before = Some(self.admission.advance(State::Draining(Phase::Advertise)));
             true
         });
@@ -125,7 +125,7 @@ impl Shared {
         self.admission.load().state().is_draining()
     }
 
-    /// Where the drain stands by the clock.
+    /// The current state, by the clock.
     #[inline]
     pub(crate) fn state(&self) -> State {
         match self.admission.load().state() {
@@ -134,11 +134,11 @@ impl Shared {
         }
     }
 
-    /// Goes on to the state that the clock has brought. Whoever looks first does it.
+    /// Advances to the state that the clock has reached. The first caller that notices does this.
     #[cold]
     fn catch_up(&self) -> State {
         let Some(schedule) = self.schedule() else {
-            // the schedule is there before the state is
+            // The schedule is published before the state advances.
             return State::Draining(Phase::Advertise);
         };
         let now = Instant::now();
@@ -149,8 +149,8 @@ impl Shared {
         let finished = word.count() == 0 && self.servers.load(Ordering::Acquire) == 0;
         let deadline = schedule.deadline;
         let latest = deadline.and_then(|deadline| deadline.checked_add(self.settings.settle));
-        // Who waits for the death lets it settle. A process that got no processor around the deadline is late with its
-        // farewells, and the clock alone would abort them.
+        // A task that waits in `dead` lets the drain settle. If the process got no CPU around the deadline, its last
+        // events are late, and the clock alone would abort them.
         let unattended = self.waiting.load(Ordering::Acquire) == 0;
         if finished || (unattended && latest.is_some_and(|latest| latest <= now)) {
             self.advance(State::Dead);
@@ -159,7 +159,7 @@ impl Shared {
         word.state().max(State::Draining(Phase::Close))
     }
 
-    /// Goes on to `state`; the word before.
+    /// Advances to `state`. Returns the word before.
     fn advance(&self, state: State) -> Word {
         let before = self.admission.advance(state);
         if before.state() < state && state == State::Dead {
@@ -185,17 +185,18 @@ impl Shared {
         self.admission.enter().map(drop)
     }
 
-    /// Counts one less: a request, or a token. The word after it.
+    /// Counts one request or token less. Returns the word after it.
     #[inline]
     pub(crate) fn leave(&self) -> Word {
-        // before it is counted down: whoever leaves a drain that is dead by the clock is counted as aborted
+        // Updated before the count: a request that ends after the drain is dead by the clock counts as aborted.
         self.state();
         let word = self.admission.leave();
         self.left(word);
         word
     }
 
-    /// A request is over, and in one figure: those that were in flight when the drain died are counted as aborted already.
+    /// Counts the end of a request in one figure. Requests that were in flight at `Dead` are already counted as
+    /// aborted.
     #[inline]
     pub(crate) fn leave_request(&self, ended_early: bool) {
         self.state();
@@ -225,8 +226,9 @@ impl Shared {
         }
     }
 
-    /// Whether a request that comes too late is served all the same, if it is one that could not know: for 2 s after
-    /// the close, a quarter of what is left until the deadline at most. A busy machine may need that long to read it.
+    /// Returns whether a request that arrives too late is still served because its client could not know: for 2 s after
+    /// the close, or a quarter of the time to the deadline if that is less. A busy machine may need that long to read
+    /// the request.
     pub(crate) fn is_lenient(&self) -> bool {
         let Some(schedule) = self.schedule() else {
             return true;
@@ -239,8 +241,8 @@ impl Shared {
         self.state() != State::Dead && schedule.close.elapsed() < window
     }
 
-    /// A stream takes its farewell: the cause to fail with, when the format has none. Recorded before anything is
-    /// dropped; a cause that is known already wins, and then the stream is not one that the drain ended.
+    /// Ends a stream. Returns the cause to fail with if its format has no last event. The cause is recorded before
+    /// anything is dropped; if another cause is already known, that one wins and the drain has not ended the stream.
     #[cold]
     pub(crate) fn farewell(&self, exchange: &Exchange, retry: Duration) -> Cause {
         let cause = Cause::new(FaultKind::Drain, message::MESSAGE).with_retry_after(retry);
@@ -263,7 +265,7 @@ impl Shared {
         }
     }
 
-    /// An accept loop begins; the drain is not dead before it has ended.
+    /// Registers an accept loop. The drain is not dead before it has ended.
     pub(crate) fn server_begins(&self) {
         self.servers.fetch_add(1, Ordering::AcqRel);
     }
@@ -273,12 +275,12 @@ impl Shared {
         self.ended.notify_waiters();
     }
 
-    /// Whether a server of this drain runs, see [`Drain::server`](crate::Drain::server).
+    /// Returns whether a server of this drain is running, see [`Drain::server`](crate::Drain::server).
     pub(crate) fn has_server(&self) -> bool {
         self.servers.load(Ordering::Acquire) > 0
     }
 
-    /// Waits for a moment of the schedule, which a second start may bring forward.
+    /// Waits for a time of the schedule, which a second start may bring forward.
     pub(crate) async fn until(&self, moment: impl Fn(&Schedule) -> Option<Instant>) {
         let mut schedule = self.schedule.subscribe();
         loop {
@@ -295,7 +297,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = reached => return,
-                // fails when the sender is dropped, which is in `self`
+                // Fails only if the sender is dropped, which is in `self`.
                 _ = schedule.changed() => {}
             }
         }
@@ -305,7 +307,7 @@ impl Shared {
         self.until(|schedule| Some(schedule.started)).await;
     }
 
-    /// Waits until the drain is dead, and lets it die when its time has come: no task runs for the drain itself.
+    /// Waits until the drain is dead, and advances it to that state. The drain has no task of its own.
     pub(crate) async fn dead(&self) {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let _waiting = Waiting(&self.waiting);
@@ -326,12 +328,12 @@ impl Shared {
         self.when(|| self.admission.load().count() == 0).await;
     }
 
-    /// Waits until this holds. It is looked at whenever something ends.
+    /// Waits until `holds` returns true. It is checked whenever something ends.
     async fn when(&self, holds: impl Fn() -> bool) {
         self.admission.watch();
         let mut ended = pin!(self.ended.notified());
         loop {
-            // listening begins before the look, so an end in between is not missed
+            // Enabled before the check, so that an end in between is not missed.
             ended.as_mut().enable();
             if holds() {
                 return;
@@ -341,11 +343,13 @@ impl Shared {
         }
     }
 
-    /// Waits for the farewells to leave: until nothing has ended for a while, and each stream that took one is dropped. An
-    /// error writer outside may keep a stream for a moment, so that what it gave is flushed before it fails.
+    /// Waits until the last events have been sent: until nothing has ended for a while, and each stream that was ended
+    /// is dropped. An error writer outside may keep a stream for a moment, so that its last record is flushed before it
+    /// fails.
     ///
-    /// The while is counted in ticks of this task and not by the clock. A farewell leaves within one poll of its
-    /// connection; a process that gets no processor for 50 ms is not quiet, it is late, and so are its ticks.
+    /// The while is counted in wake-ups of this task, not by the clock. A last event leaves within one poll of its
+    /// connection. If the process gets no CPU for 50 ms, nothing has become quiet: these polls are late, and so are the
+    /// wake-ups of this task.
     async fn settle(&self) {
         const QUIET_TICKS: u32 = 5;
         const TICK: Duration = Duration::from_millis(5);
@@ -375,7 +379,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Figures {
-    /// How much has happened: it grows with each farewell, end and refusal.
+    /// A counter that grows with each last event, end and refusal.
     fn progress(&self) -> u64 {
         let figures = [
             &self.farewells,
@@ -387,7 +391,7 @@ impl Figures {
         figures.iter().sum()
     }
 
-    /// Whether a stream has taken its farewell, and its body is still held.
+    /// Returns whether a body that was ended with a last event is still held.
     fn has_open_farewells(&self) -> bool {
         self.farewells.load(Ordering::Relaxed) > self.ended_early.load(Ordering::Relaxed)
     }

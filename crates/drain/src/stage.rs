@@ -74,7 +74,7 @@ fn is_exempt<B>(shared: &Shared, request: &mut Request<B>) -> bool {
     let Some(rule) = &settings.exempt else {
         return false;
     };
-    // The rule takes the head, and the body has to stay where it is.
+    // The rule takes only the head, and the body must stay in the request.
     let (mut head, ()) = Request::new(()).into_parts();
     swap_head(&mut head, request);
     let exempt = rule(&head);
@@ -102,7 +102,7 @@ fn refused<B>(shared: &Shared, request: &Request<B>, exchange: &Exchange) -> Beg
         response.extensions_mut().insert(UnreadUpload);
     }
     if reset {
-        // or the layers outside would see a body that failed
+        // Otherwise the layers outside would report a failed body.
         exchange.record(Cause::new(FaultKind::Drain, message::MESSAGE));
     }
     let stage = DrainStage {
@@ -114,14 +114,14 @@ fn refused<B>(shared: &Shared, request: &Request<B>, exchange: &Exchange) -> Beg
     Begin::Refuse(stage, Box::new(response))
 }
 
-/// What [`DrainLayer`] keeps of one request.
+/// The state of [`DrainLayer`] for one request.
 #[derive(Debug)]
 pub struct DrainStage {
     closing: Closing,
     connect: bool,
-    /// The body is to fail, so that the stream is reset with REFUSED_STREAM.
+    /// Whether the body must fail, so that the stream is reset with REFUSED_STREAM.
     reset: bool,
-    /// `None`: refused. Dropped after the body inside, so that the count falls when that is gone.
+    /// `None` if the request was refused. Dropped after the inner body, so that the count falls only when that is gone.
     guard: Option<Guard>,
 }
 
@@ -133,7 +133,7 @@ impl Stage for DrainStage {
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
-        // Now, not when the request came: the drain may have started in between.
+        // Checked now instead of at the call, because the drain may have started in between.
         if self.guard.as_ref().is_some_and(Guard::is_draining) {
             self.closing.close(self.connect, head);
         }
@@ -167,11 +167,11 @@ impl DrainStage {
     }
 }
 
-/// One request in flight. Dropping it is the only way out, so nothing is counted down twice or not at all.
+/// One request in flight. Only dropping it counts the request down, so this happens exactly once.
 #[derive(Debug)]
 struct Guard {
     shared: Arc<Shared>,
-    /// A drain has ended the request.
+    /// Whether the drain has ended the request.
     ended_early: bool,
 }
 
@@ -182,7 +182,7 @@ impl Guard {
         Ok(Self::of(shared))
     }
 
-    /// Counted although the drain refuses.
+    /// Counts a request although the drain refuses requests.
     fn hold(shared: &Arc<Shared>) -> Self {
         shared.admission.hold();
         Self::of(shared)

@@ -2,34 +2,34 @@
 
 use std::fmt;
 
-/// Where a [`Drain`](crate::Drain) stands. It only ever goes forward.
+/// The state of a [`Drain`](crate::Drain). It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// Serving as ever.
+    /// Serving normally.
     Active,
-    /// On the way down.
+    /// Shutting down.
     Draining(Phase),
-    /// Over: everything ended, or the deadline cut what was left.
+    /// Over: everything has ended, or was aborted at the deadline.
     Dead,
 }
 
-/// The two parts of draining.
+/// The two phases of draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// The word spreads: readiness answers 503, every HTTP/1 response closes its connection, requests are served.
+    /// Readiness responds 503, every HTTP/1 response closes its connection, and requests are served.
     Advertise,
-    /// What is in flight may end; requests that still arrive are refused.
+    /// Requests in flight may end; new requests are refused.
     Close,
 }
 
 impl State {
-    /// Whether a drain was started: in [`State::Draining`] and in [`State::Dead`].
+    /// Returns whether the drain has been started: in [`State::Draining`] and in [`State::Dead`].
     #[must_use]
     pub fn is_draining(self) -> bool {
         self != Self::Active
     }
 
-    /// Whether requests that arrive now are refused: from [`Phase::Close`] on.
+    /// Returns whether new requests are refused: from [`Phase::Close`] on.
     #[must_use]
     pub fn is_refusing(self) -> bool {
         self >= Self::Draining(Phase::Close)

@@ -2,24 +2,24 @@
 
 use crate::State;
 
-/// The figures of a [`Drain`](crate::Drain) at one instant: for metrics, status documents and logs.
+/// The figures of a [`Drain`](crate::Drain) at one time: for metrics, status documents and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Where the drain stands.
+    /// The state of the drain.
     pub state: State,
-    /// Requests whose body has not ended yet, and [`DrainToken`](crate::DrainToken)s that are held.
+    /// Number of requests whose body has not ended, and of [`DrainToken`](crate::DrainToken)s that are held.
     pub in_flight: u64,
-    /// Requests that are over, whatever their end, unless a drain ended them.
+    /// Number of requests that are over, however they ended, unless a drain ended them.
     ///
-    /// Each request that was counted is in one figure when it is over: here, in `ended_early` or in `aborted`.
+    /// When a counted request is over, it is in exactly one figure: `served`, `ended_early` or `aborted`.
     pub served: u64,
-    /// Requests that were refused.
+    /// Number of refused requests.
     pub refused: u64,
-    /// Requests that the drain ended in time: with a farewell, with an error where their format has none, or with a
-    /// 503 when their handler had not answered.
+    /// Number of requests that the drain ended in time: with a last event, with an error if their format has none, or
+    /// with a 503 if their handler had not returned a response.
     pub ended_early: u64,
-    /// Requests that were still in flight when the drain was over, farewells that had not left among them: their
-    /// connections were aborted.
+    /// Number of requests that were still in flight when the drain was over, including those whose last event had not
+    /// been sent. Their connections were aborted.
     pub aborted: u64,
 }

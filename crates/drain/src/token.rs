@@ -1,4 +1,4 @@
-//! What a request carries of its drain: a handle to look at, and a hold to take.
+//! Access of a request to its drain: a handle to observe it, and a token to hold it.
 
 use std::{fmt, sync::Arc};
 
@@ -8,12 +8,13 @@ use tower_stream_core::Exchange;
 
 use crate::{Drain, State, shared::Shared};
 
-/// In the extensions of a request: the drain of an inner layer, where an outer layer of another drain has its own in the
-/// [`Exchange`]. Extensions get cloned, so this holds nothing.
+/// In the extensions of a request: the drain of an inner layer, if an outer layer of another drain has stored its own
+/// in the [`Exchange`]. Extensions are cloned, so this does not hold the drain.
 #[derive(Clone)]
 struct InnerDrain(Arc<Shared>);
 
-/// Leaves the drain that counts the request for its handler. False when a layer of this drain has counted it already.
+/// Stores the drain that counts the request, for its handler. Returns false if a layer of this drain has counted the
+/// request already.
 #[inline]
 pub(crate) fn leave(
     shared: &Arc<Shared>,
@@ -42,7 +43,7 @@ fn innermost(request: &Extensions) -> Option<Arc<Shared>> {
     Arc::clone(drain).downcast().ok()
 }
 
-/// Lets a handler see its drain, to stop early. An extractor (feature `axum`).
+/// Lets a handler observe its drain, so that it can stop early. An extractor (feature `axum`).
 ///
 /// ```
 /// use tower_stream_drain::{Drain, Draining};
@@ -72,32 +73,32 @@ impl Draining {
         Self { shared }
     }
 
-    /// That of the innermost [`DrainLayer`](crate::DrainLayer) that a request with these extensions went through.
+    /// The drain of the innermost [`DrainLayer`](crate::DrainLayer) that the request with these extensions passed.
     #[must_use]
     pub fn of(request: &Extensions) -> Option<Self> {
         innermost(request).map(Self::new)
     }
 
-    /// Whether the drain was started.
+    /// Returns whether the drain has been started.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.state().is_draining()
     }
 
-    /// Where the drain stands.
+    /// The state of the drain.
     #[must_use]
     pub fn state(&self) -> State {
         self.shared.state()
     }
 
-    /// When what is in flight will be cut; `None` before the start, and for a drain without a
-    /// [deadline](crate::Builder::no_deadline). It may still come sooner.
+    /// When everything still in flight is aborted. `None` before the start, and for a drain without a
+    /// [deadline](crate::Builder::no_deadline). A second start may bring it forward.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.shared.schedule()?.deadline
     }
 
-    /// Waits until the drain is started; at once if it was.
+    /// Waits until the drain is started. Returns at once if it already has been.
     pub async fn started(&self) {
         self.shared.started().await;
     }
@@ -111,11 +112,11 @@ impl fmt::Debug for Draining {
     }
 }
 
-/// Holds the drain for what outlives its request: a websocket, a CONNECT tunnel, a job in the background.
+/// Holds the drain for work that outlives its request: a websocket, a CONNECT tunnel, a background job.
 ///
 /// A request is counted until its response body is dropped, which for an upgrade is at the 101. Take the token **in the
-/// handler** and move it into the task that owns the connection; the drain waits until it is dropped. An extractor
-/// (feature `axum`).
+/// handler** and move it into the task that owns the connection: the drain waits until the token is dropped. An
+/// extractor (feature `axum`).
 ///
 /// ```
 /// # use tower_stream_drain::{Drain, DrainToken};
@@ -125,7 +126,7 @@ impl fmt::Debug for Draining {
 ///         let draining = token.draining();
 ///         tokio::select! {
 ///             () = talk(upgraded) => {}
-///             // say goodbye, do not be cut
+///             // say goodbye instead of being aborted
 ///             () = draining.started() => {}
 ///         }
 ///         drop(token);
@@ -138,24 +139,23 @@ pub struct DrainToken {
 }
 
 impl DrainToken {
-    /// Takes the hold for a request with these extensions; `None` when it went through no
-    /// [`DrainLayer`](crate::DrainLayer).
+    /// Creates a token for the request with these extensions. `None` if it passed no [`DrainLayer`](crate::DrainLayer).
     pub fn of(request: &Extensions) -> Option<Self> {
         innermost(request).map(Self::take)
     }
 
-    /// A hold for something that is no request.
+    /// Creates a token for work without a request.
     pub fn new(drain: &Drain) -> Self {
         Self::take(Arc::clone(&drain.shared))
     }
 
     fn take(shared: Arc<Shared>) -> Self {
-        // never refused: the request that asks for it was admitted and is still counted
+        // Never refused, because the request that asks for it was admitted and is still counted.
         shared.admission.hold();
         Self { shared }
     }
 
-    /// The drain that is held.
+    /// The drain that this token holds.
     #[must_use]
     pub fn draining(&self) -> Draining {
         Draining::new(Arc::clone(&self.shared))
@@ -184,7 +184,7 @@ mod extract {
     use http::{StatusCode, request::Parts};
     use std::fmt;
 
-    /// The rejection when a request went through no [`DrainLayer`](crate::DrainLayer).
+    /// The rejection for a request that passed no [`DrainLayer`](crate::DrainLayer).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub struct MissingDrain;

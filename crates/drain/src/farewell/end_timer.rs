@@ -1,4 +1,4 @@
-//! When the drain ends a response, and what wakes it then.
+//! Decides when the drain ends a response, and wakes its task at that time.
 
 use std::{
     future::Future,
@@ -10,20 +10,20 @@ use std::{
 use super::Policy;
 use crate::shared::Shared;
 
-/// Tells a response when the drain ends it, and wakes its task at that moment.
+/// Decides when the drain ends a response, and wakes its task at that time.
 ///
-/// Every response that waits is woken once when the drain is started, and sleeps on until the moment that is its own.
+/// The start of the drain wakes every waiting response once; each one then sleeps until its own time.
 pub(super) struct EndTimer {
     shared: Arc<Shared>,
     /// `None`: the response ends at the deadline, never before.
     policy: Option<Policy>,
-    /// Where in the window of its policy the stream ends, from 0 to 1.
+    /// Position of the stream in the window of its policy, from 0 to 1.
     jitter: f32,
-    /// The moment has come, and the stream was in the middle of a record.
+    /// Whether the time has come while the stream was in the middle of a record.
     missed: bool,
-    /// Made when the response first has to wait, which many never do.
+    /// Created when the response first has to wait; many never do.
     sleep: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
-    /// Who is woken when the drain is started.
+    /// The waker to call when the drain is started.
     waker: Option<Waker>,
 }
 
@@ -31,14 +31,14 @@ pub(super) struct EndTimer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     NotYet,
-    /// Between two records.
+    /// If it is between two records.
     AtBoundary,
     /// Wherever it is.
     Anywhere,
 }
 
 impl EndTimer {
-    /// One that ends a response at the deadline.
+    /// Ends a response at the deadline.
     #[inline]
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl EndTimer {
         }
     }
 
-    /// From now on the response is a stream that ends with this policy.
+    /// Makes the response a stream that ends by this policy.
     #[inline]
     pub(super) fn set_policy(&mut self, policy: Option<Policy>) {
         self.policy = policy;
@@ -86,11 +86,11 @@ impl EndTimer {
         }
     }
 
-    /// The response waits: wakes its task when it becomes due.
+    /// Called when the response is pending: wakes its task when it has to end.
     #[inline]
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) {
         let waker = self.waker.as_ref();
-        // Before the start nothing can have happened to what was registered.
+        // Before the start, the registered waker stays valid.
         if self.shared.is_draining() || !waker.is_some_and(|known| known.will_wake(cx.waker())) {
             self.register(cx);
         }
@@ -111,15 +111,15 @@ impl EndTimer {
                 return;
             }
             self.sleep = None;
-            // A stream in the middle of a record ends at its next boundary, or else at the deadline. At the deadline
-            // the stream ends now.
+            // A stream in the middle of a record ends at its next boundary, or at the latest at the deadline. At the
+            // deadline it ends now.
             if std::mem::replace(&mut self.missed, true) {
                 return;
             }
         }
     }
 
-    /// The response has ended: nothing is to be woken any more.
+    /// The response has ended, so nothing has to be woken any more.
     #[inline]
     pub(super) fn clear(&mut self) {
         self.sleep = None;

@@ -1,4 +1,4 @@
-//! The answer in place of a handler that has none when the deadline comes.
+//! The response at the deadline for a handler that has not returned one.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode};

@@ -10,7 +10,7 @@ use opentelemetry_otlp::ExporterBuildError;
 
 use crate::loss::Destination;
 
-/// Notes where it sends and why that failed: the exporter only says "network error".
+/// Records the endpoint and the cause of a failure, because the exporter only reports "network error".
 #[derive(Debug)]
 pub(crate) struct Client {
     inner: reqwest::blocking::Client,
@@ -24,7 +24,7 @@ impl Client {
                 .timeout(timeout(|name| std::env::var(name).ok()))
                 .build()
         };
-        // On a thread of its own, because the caller may run on a runtime, where a blocking client cannot be built.
+        // On a separate thread: a blocking client cannot be created inside of a runtime, where the caller may be.
         let inner = match thread::spawn(builder).join() {
             Ok(inner) => inner.map_err(|error| error.to_string()),
             Err(_) => Err("its thread panicked".to_owned()),
@@ -48,7 +48,7 @@ impl HttpClient for Client {
     }
 }
 
-/// How long an export may take, as OpenTelemetry's environment variables say it: milliseconds, 10 s by default.
+/// The timeout of an export from OpenTelemetry's environment variables: milliseconds, 10 s by default.
 fn timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
     [
         "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
@@ -68,7 +68,7 @@ fn printable(url: &Uri) -> String {
     format!("{scheme}://{host}{}{path}", port.unwrap_or_default())
 }
 
-/// What the causes of an error say, without its own message, which repeats the URL; alone, that message.
+/// The causes of an error without its own message, which repeats the URL. If there are no causes, its message.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = error.source();

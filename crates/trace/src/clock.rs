@@ -1,11 +1,11 @@
-//! Instants as wall-clock times.
+//! Converts instants to wall-clock times.
 
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-/// Reads the wall clock once a stream and counts on from there, so that a wall clock that is set back cannot end a
-/// span before it began. One read of the monotonic clock then serves a span's time and a duration alike.
+/// Reads the wall clock once per stream and adds monotonic time to it, so that a span cannot end before it began when
+/// the wall clock is set back. One read of the monotonic clock then serves for the time of a span and for a duration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     wall: SystemTime,
@@ -24,7 +24,7 @@ impl Clock {
         }
     }
 
-    /// The wall-clock time of `instant`; the time of the start for anything before it.
+    /// The wall-clock time of `instant`. Instants before the start give the time of the start.
     pub(crate) fn wall(&self, instant: Instant) -> SystemTime {
         let since = instant.saturating_duration_since(self.origin);
         self.wall.checked_add(since).unwrap_or(self.wall)

@@ -1,8 +1,8 @@
-//! A whole way from spans to an OTLP receiver, sized for chunk spans.
+//! A complete pipeline from spans to an OTLP receiver, sized for chunk spans.
 //!
-//! [`Pipeline`] is a tracer provider with a batch processor whose losses are counted ([`crate::loss`]), an
-//! OTLP/HTTP exporter, a resource, and a shutdown that flushes within a bound. A receiver that is not there is in the log,
-//! with its endpoint and the cause: see [`crate::loss`].
+//! [`Pipeline`] is a tracer provider with a batch processor that counts lost spans ([`crate::loss`]), an OTLP/HTTP
+//! exporter, a resource, and a shutdown that flushes within a time limit. If the receiver is not reachable, this is
+//! logged with its endpoint and the cause, see [`crate::loss`].
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -46,9 +46,9 @@ use crate::{
 
 const SCOPE: &str = env!("CARGO_PKG_NAME");
 
-/// A tracer provider, and what is lost on the way out of it.
+/// A tracer provider, and the counts of its exported and lost spans.
 ///
-/// Dropping it does not shut it down: the layers hold tracers of it. Call [`Pipeline::shutdown`].
+/// Dropping it does not shut it down, because the layers hold tracers of it. Call [`Pipeline::shutdown`].
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     provider: SdkTracerProvider,
@@ -66,7 +66,8 @@ pub struct PipelineBuilder {
 }
 
 impl Pipeline {
-    /// A pipeline for the service of this name (`service.name`; `OTEL_RESOURCE_ATTRIBUTES` adds more).
+    /// Creates a builder for the service with this name (`service.name`; `OTEL_RESOURCE_ATTRIBUTES` adds more
+    /// attributes).
     pub fn builder(service: impl Into<String>) -> PipelineBuilder {
         PipelineBuilder {
             resource: Vec::new(),
@@ -77,7 +78,7 @@ impl Pipeline {
         }
     }
 
-    /// The tracing layer that turns tracing spans into OpenTelemetry's, in the lean form: see [`lean`].
+    /// The layer that converts tracing spans into OpenTelemetry spans, see [`lean`].
     pub fn layer<S>(&self) -> OpenTelemetryLayer<S, SdkTracer>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -91,39 +92,40 @@ impl Pipeline {
         self.provider.tracer(SCOPE)
     }
 
-    /// The provider, to make it the global one or to make other tracers.
+    /// The provider, for example to make it the global one or to create other tracers.
     #[must_use]
     pub fn provider(&self) -> &SdkTracerProvider {
         &self.provider
     }
 
-    /// What was exported and what was lost.
+    /// The counts of exported and lost spans.
     #[must_use]
     pub fn loss(&self) -> &Loss {
         &self.loss
     }
 
-    /// Exports what waits and stops, within `within`; gives the final account.
+    /// Exports the remaining spans and stops, within `within`. Returns the final counts.
     ///
-    /// It blocks this thread. Streams must have ended before: spans that end later are lost, and those that end
-    /// after the provider has stopped are not even counted.
+    /// This blocks the thread. Streams must have ended before: spans that end later are lost, and those that end after
+    /// the provider has stopped are not even counted.
     ///
     /// # Errors
     ///
-    /// When the last export failed or did not end in time; [`Pipeline::loss`] still tells what is known.
+    /// Fails if the last export failed or did not end in time. [`Pipeline::loss`] still has the counts.
     pub fn shutdown(&self, within: Duration) -> Result<SpanCounts, OTelSdkError> {
         self.provider.shutdown_with_timeout(within)?;
         Ok(self.loss.counts())
     }
 }
 
-/// tracing-opentelemetry without what makes every poll dear: context activation and the tracking of idle times.
+/// tracing-opentelemetry without the features that make every poll expensive: context activation and the tracking of
+/// idle times.
 ///
-/// A request span is entered for each poll of a body, which costs some 210 ns with tracing-opentelemetry's defaults
-/// and some 70 ns so. The layers of this crate need neither. What is lost: `busy_ns` and `idle_ns` of a span, and
-/// `opentelemetry::Context::current()` in a handler, which code that makes spans on the OpenTelemetry API there would
-/// need (it can take `tracing::Span::current().context()` instead). Left out too: thread names, for a stream changes
-/// threads, and source locations, which for a request span are this crate's own.
+/// A request span is entered for each poll of a body, which takes some 210 ns with tracing-opentelemetry's defaults and
+/// some 70 ns with this layer. The layers of this crate need neither feature. Without them, spans have no `busy_ns` and
+/// `idle_ns`, and `opentelemetry::Context::current()` is not set in a handler. Code that creates spans there on the
+/// OpenTelemetry API can use `tracing::Span::current().context()` instead. Thread names are also omitted, because a
+/// stream changes threads, and so are source locations, which for a request span are those of this crate.
 pub fn lean<S, T>(tracer: T) -> OpenTelemetryLayer<S, T>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -138,43 +140,42 @@ where
 }
 
 impl PipelineBuilder {
-    /// Where the receiver listens, `http://127.0.0.1:4318` say; `/v1/traces` is added when the URL has no path.
-    /// Without it, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and its relatives decide.
+    /// Sets the URL of the receiver, for example `http://127.0.0.1:4318`; `/v1/traces` is added if the URL has no path.
+    /// Without it, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and related variables decide.
     ///
-    /// `https` needs `opentelemetry-otlp` with its feature `reqwest-rustls` among your own dependencies.
+    /// `https` requires `opentelemetry-otlp` with its feature `reqwest-rustls` in your own dependencies.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
     }
 
-    /// More attributes of the resource.
+    /// Adds attributes to the resource.
     #[must_use]
     pub fn resource(mut self, attributes: impl IntoIterator<Item = KeyValue>) -> Self {
         self.resource.extend(attributes);
         self
     }
 
-    /// Which requests are sampled. Default: all, unless the remote parent says no.
+    /// Sets the sampler. Default: all requests, unless the remote parent is not sampled.
     #[must_use]
     pub fn sampler(mut self, sampler: impl ShouldSample + 'static) -> Self {
         self.sampler = Box::new(sampler);
         self
     }
 
-    /// Queue, batch size and delay.
+    /// Sets queue size, batch size and delay.
     #[must_use]
     pub fn batch(mut self, options: BatchOptions) -> Self {
         self.batch = options;
         self
     }
 
-    /// Builds it with an OTLP/HTTP exporter, and sets the global propagator to W3C trace context and
-    /// baggage.
+    /// Builds the pipeline with an OTLP/HTTP exporter, and sets the global propagator to W3C trace context and baggage.
     ///
     /// # Errors
     ///
-    /// When the endpoint is no `http` or `https` URL, or the exporter cannot be made.
+    /// Fails if the endpoint is not an `http` or `https` URL, or if the exporter cannot be created.
     pub fn build(self) -> Result<Pipeline, PipelineError> {
         let destination = Destination::default();
         let client = Client::new(destination.clone()).map_err(PipelineError::Exporter)?;
@@ -186,7 +187,7 @@ impl PipelineBuilder {
         Ok(self.build_to(exporter, destination))
     }
 
-    /// Builds it with another exporter, which must not need an async runtime.
+    /// Builds the pipeline with another exporter, which must not need an async runtime.
     pub fn build_with(
         self,
         exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
@@ -217,7 +218,7 @@ impl PipelineBuilder {
     }
 }
 
-/// The URL to post to.
+/// The URL to which spans are posted.
 fn traces_endpoint(url: &str) -> Result<String, PipelineError> {
     let invalid = || PipelineError::Endpoint(url.to_owned());
     let uri: Uri = url.parse().map_err(|_| invalid())?;
@@ -234,9 +235,9 @@ fn traces_endpoint(url: &str) -> Result<String, PipelineError> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum PipelineError {
-    /// This endpoint is no `http` or `https` URL.
+    /// This endpoint is not an `http` or `https` URL.
     Endpoint(String),
-    /// The exporter could not be made.
+    /// The exporter could not be created.
     Exporter(ExporterBuildError),
 }
 
@@ -299,7 +300,7 @@ mod tests {
         #[derive(Debug)]
         struct Keeps(InMemorySpanExporter);
 
-        // the in-memory exporter clears itself on shutdown
+        // The in-memory exporter clears itself on shutdown.
         impl opentelemetry_sdk::trace::SpanExporter for Keeps {
             async fn export(
                 &self,

@@ -21,15 +21,15 @@ use crate::{attribute, parent::Parent};
 ///
 /// A chunk span is a child of the span that is current when the layer is called: the request span of
 /// [`RequestSpanLayer`](crate::RequestSpanLayer), of tower-http's `TraceLayer`, or any other tracing span under
-/// tracing-opentelemetry; without a tracing span, the current OpenTelemetry context. With no parent, or one that is
-/// not sampled, there are no chunk spans: a frame then costs the test of one flag.
+/// tracing-opentelemetry; without a tracing span, the current OpenTelemetry context. Without a parent, or with one that
+/// is not sampled, there are no chunk spans: a frame then costs the test of one flag.
 ///
-/// The spans are built on the OpenTelemetry API directly: no tracing span is made, and no subscriber sees them.
-/// A span begins at the first poll for its chunk and ends when the chunk is ready. It is built one poll later, when
-/// the time that the chunk was held is known, and the last one when the body ends or is dropped.
+/// The spans are built directly on the OpenTelemetry API: there is no tracing span, and no subscriber sees them. A span
+/// starts at the first poll for its chunk and ends when the chunk is ready. It is built one poll later, when the time
+/// for which the chunk was held is known; the last one is built when the body ends or is dropped.
 ///
-/// Attributes: see [`attribute`]. `sequence_id` and a `stream.id` that is the request id need the layers of
-/// `tower-stream-ids` outside of this one. When the layer is applied twice, the inner one works.
+/// [`attribute`] lists the attributes. `sequence_id`, and a `stream.id` that is the request id, require the layers of
+/// `tower-stream-ids` outside of this one. If the layer is applied twice, only the inner one is active.
 ///
 /// ```
 /// use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -58,9 +58,9 @@ pub(super) struct Config {
 type AttributesOf = dyn Fn(&request::Parts) -> Vec<KeyValue> + Send + Sync;
 
 impl ChunkSpanLayer {
-    /// Builds chunk spans with this tracer, for the default [`ChunkSelection`].
+    /// Creates chunk spans with this tracer, for the default [`ChunkSelection`].
     ///
-    /// A provider that is shut down meanwhile makes the layer do nothing.
+    /// If the provider is shut down, the layer stops creating spans.
     pub fn new<T>(tracer: T) -> Self
     where
         T: Tracer + Send + Sync + 'static,
@@ -77,28 +77,28 @@ impl ChunkSpanLayer {
         }
     }
 
-    /// A layer that does nothing, of the same type.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self { config: None }
     }
 
-    /// Which chunks get a span.
+    /// Sets which chunks get a span.
     #[must_use]
     pub fn select(self, selection: ChunkSelection) -> Self {
         self.with(|config| config.selection = selection)
     }
 
-    /// The name of a chunk span. Default: [`CHUNK_SPAN`](attribute::CHUNK_SPAN).
+    /// Sets the name of chunk spans. Default: [`CHUNK_SPAN`](attribute::CHUNK_SPAN).
     #[must_use]
     pub fn named(self, name: impl Into<Cow<'static, str>>) -> Self {
         self.with(|config| config.name = name.into())
     }
 
-    /// Attributes that every chunk span of a request carries, a tenant say.
+    /// Sets attributes for every chunk span of a request, a tenant for example.
     ///
-    /// Runs once a request, when the layer is called, unless the request is known to be unsampled. What only the
-    /// handler knows it adds as [`ChunkAttributes`].
+    /// The function runs once per request, when the layer is called, unless the request is known to be unsampled. A
+    /// handler adds attributes that only it knows as [`ChunkAttributes`].
     #[must_use]
     pub fn with_attributes(
         self,
@@ -107,15 +107,15 @@ impl ChunkSpanLayer {
         self.with(|config| config.attributes = Some(Arc::new(attributes)))
     }
 
-    /// Whether a chunk span has the event [`CHUNK_EVENT`](attribute::CHUNK_EVENT), at the time it was given out.
-    /// Default: false.
+    /// Sets whether a chunk span has the event [`CHUNK_EVENT`](attribute::CHUNK_EVENT), at the time at which the chunk
+    /// was passed on. Default: false.
     #[must_use]
     pub fn with_event(self, event: bool) -> Self {
         self.with(|config| config.event = event)
     }
 
-    /// Says that one chunk is one token of a generative model, and names the times as the GenAI conventions do:
-    /// [`GEN_AI_TIME_TO_FIRST_TOKEN`](attribute::GEN_AI_TIME_TO_FIRST_TOKEN) and
+    /// Declares that each chunk is one token of a generative model, and adds the times under the names of the GenAI
+    /// conventions: [`GEN_AI_TIME_TO_FIRST_TOKEN`](attribute::GEN_AI_TIME_TO_FIRST_TOKEN) and
     /// [`GEN_AI_TIME_PER_OUTPUT_TOKEN`](attribute::GEN_AI_TIME_PER_OUTPUT_TOKEN).
     #[must_use]
     pub fn genai(self) -> Self {
@@ -162,7 +162,7 @@ impl Hook for ChunkSpanLayer {
     }
 }
 
-/// Shows the head of a request to a function that takes it apart from the body.
+/// Calls `show` with the head of a request, without its body.
 fn with_parts<B, T>(request: &mut Request<B>, show: impl FnOnce(&request::Parts) -> T) -> T {
     let (mut parts, ()) = Request::new(()).into_parts();
     let mut swap = |parts: &mut request::Parts| {
@@ -189,9 +189,9 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Attributes for every chunk span of one response, put into its extensions by the handler.
+/// Attributes for every chunk span of one response, which the handler inserts into the response extensions.
 ///
-/// For what is only known once the request body is read, the model's name say.
+/// For values that are known only after the request body is read, the name of a model for example.
 ///
 /// ```
 /// use http::Response;
@@ -207,7 +207,7 @@ impl fmt::Debug for Config {
 pub struct ChunkAttributes(pub(super) Vec<KeyValue>);
 
 impl ChunkAttributes {
-    /// These attributes.
+    /// Creates a set of attributes.
     pub fn new(attributes: impl IntoIterator<Item = KeyValue>) -> Self {
         Self(attributes.into_iter().collect())
     }
@@ -222,7 +222,7 @@ pub(super) fn shared(mut attribute: KeyValue) -> KeyValue {
     attribute
 }
 
-/// A tracer of any type that makes a whole span at once. The span itself is never boxed.
+/// A tracer of any type, which emits a finished span at once. Spans are never boxed.
 pub(super) trait Emit: Send + Sync {
     fn emit(&self, span: SpanBuilder, parent: &Context, end: SystemTime);
 }

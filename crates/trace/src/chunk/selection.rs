@@ -4,13 +4,13 @@ use std::{num::NonZeroU64, time::Duration};
 
 use tokio::time::Instant;
 
-/// Which chunks of a stream get a span, so that a stream of a million chunks does not drown a backend.
+/// Selects which chunks of a stream get a span, so that a stream of a million chunks does not overload a backend.
 ///
-/// A chunk is selected when **any** rule says so, while the stream has spans left. Room is kept for the last and the
-/// slowest chunk, so `max_per_stream` holds and both are still there. How many chunks were left out is written on
-/// the request span as [`CHUNK_SPANS_SKIPPED`](crate::attribute::CHUNK_SPANS_SKIPPED).
+/// A chunk is selected if **any** rule applies and the stream has spans left. Spans are reserved for the last and the
+/// slowest chunk, so both have one within `max_per_stream`. The request span records the number of chunks that were not
+/// selected as [`CHUNK_SPANS_SKIPPED`](crate::attribute::CHUNK_SPANS_SKIPPED).
 ///
-/// A chunk's slowness is the longer of the wait for it and the time it was held, see
+/// The slowness of a chunk is the longer of the wait for it and the time for which it was held, see
 /// [`CHUNK_PRODUCER_WAIT`](crate::attribute::CHUNK_PRODUCER_WAIT) and
 /// [`CHUNK_CONSUMER_HOLD`](crate::attribute::CHUNK_CONSUMER_HOLD).
 ///
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkSelection {
-    /// The first so many chunks. Default: 16.
+    /// This many chunks at the start. Default: 16.
     pub first: u64,
     /// Chunks whose index is a power of two. Default: true.
     pub powers_of_two: bool,
@@ -34,11 +34,11 @@ pub struct ChunkSelection {
     pub every: Option<NonZeroU64>,
     /// Chunks at least this slow. Default: one second.
     pub slower_than: Option<Duration>,
-    /// The slowest chunk of the stream, told at its end. Default: true.
+    /// The slowest chunk of the stream, which is known at its end. Default: true.
     pub slowest: bool,
     /// The last chunk of the stream, however it ended. Default: true.
     pub last: bool,
-    /// The most spans that one stream may have. Default: 128.
+    /// Maximum number of spans per stream. Default: 128.
     pub max_per_stream: u64,
 }
 
@@ -71,7 +71,7 @@ impl ChunkSelection {
         }
     }
 
-    /// No chunk: as [`ChunkSpanLayer::off`](crate::ChunkSpanLayer::off).
+    /// No chunk, like [`ChunkSpanLayer::off`](crate::ChunkSpanLayer::off).
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -90,22 +90,22 @@ impl ChunkSelection {
                 .is_some_and(|limit| chunk.slowness() >= limit)
     }
 
-    /// Spans that the rules may use; the others are kept for the last and the slowest.
+    /// Number of spans for the other rules; the rest is reserved for the last and the slowest chunk.
     fn ordinary_max(&self) -> u64 {
         let kept = u64::from(self.last) + u64::from(self.slowest);
         self.max_per_stream.saturating_sub(kept)
     }
 }
 
-/// One chunk that was given out, with its times.
+/// A chunk that was passed on, with its times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
     pub(crate) index: u64,
     pub(crate) length: usize,
-    /// the first poll for it
+    /// Time of the first poll for it.
     pub(crate) asked: Instant,
     pub(crate) ready: Instant,
-    /// from the chunk before it, or the call, until it was ready
+    /// Time from the previous chunk, or the call, until it was ready.
     pub(crate) gap: Duration,
     pub(crate) hold: Duration,
     pub(crate) sequence: Option<u64>,
@@ -127,9 +127,9 @@ pub(crate) struct Picker {
     selection: ChunkSelection,
     picked: u64,
     left_out: u64,
-    /// left out, and the last chunk so far
+    /// The most recent chunk, if it was not selected.
     previous: Option<Chunk>,
-    /// the slowest that was left out
+    /// The slowest chunk that was not selected.
     slowest: Option<Chunk>,
     slowest_picked: Duration,
 }
@@ -146,7 +146,7 @@ impl Picker {
         }
     }
 
-    /// Takes a chunk whose times are all known. True when it gets a span.
+    /// Offers a chunk whose times are all known. Returns true if it gets a span.
     pub(crate) fn offer(&mut self, chunk: Chunk) -> bool {
         self.leave_previous();
         if self.picked < self.selection.ordinary_max() && self.selection.picks(&chunk) {
@@ -158,7 +158,7 @@ impl Picker {
         }
     }
 
-    /// The stream has ended. What still gets a span: the last chunk, the slowest.
+    /// The stream has ended. Returns the chunks that still get a span: the last one and the slowest.
     pub(crate) fn finish(&mut self) -> [Option<Chunk>; 2] {
         let room = |picked| picked < self.selection.max_per_stream;
         let last = match self.previous {
@@ -210,7 +210,7 @@ impl Picker {
 mod tests {
     use super::*;
 
-    /// The indexes that get a span, when the chunk at `index` waits `wait(index)` ms.
+    /// The indexes of the chunks that get a span if the chunk at `index` waits for `wait(index)` ms.
     fn picked(selection: ChunkSelection, count: u64, wait: impl Fn(u64) -> u64) -> (Vec<u64>, u64) {
         let mut picker = Picker::new(selection);
         let now = Instant::now();
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_million_chunks_are_bounded_and_keep_the_last_and_the_slowest() {
         let count = 1_000_000;
-        // thousands of slow chunks early would use up every span
+        // Thousands of slow chunks at the start would use up every span.
         let wait = |index| match index {
             700_001 => 9_000,
             _ if index % 97 == 0 => 1_500,

@@ -29,16 +29,16 @@ use crate::{
     parent::{self, Parent},
 };
 
-/// The chunk spans of one request that may be sampled.
+/// The state of the layer for one request that may be sampled.
 #[derive(Debug)]
 pub struct ChunkSpans(State);
 
 #[derive(Debug)]
 enum State {
     Called(Call),
-    // Boxed: every request has the room for a stage, and most are not sampled.
+    // Boxed: every request reserves space for a stage, and most requests are not sampled.
     Following(Box<Chunks>),
-    /// The head is being looked at, or the layer has left.
+    /// The head is being processed, or the layer no longer follows the response.
     Gone,
 }
 
@@ -93,7 +93,7 @@ impl Stage for ChunkSpans {
     }
 }
 
-/// What of a request that may be sampled is needed when its head is there.
+/// The data of a possibly sampled request that is needed when its head arrives.
 #[derive(Debug)]
 pub(super) struct Call {
     config: Arc<Config>,
@@ -112,7 +112,7 @@ impl Call {
         }
     }
 
-    /// `None` when the request is not sampled, or a layer further in makes its chunk spans.
+    /// Returns `None` if the request is not sampled, or if a layer further inside creates its chunk spans.
     fn follow(self, response: &Extensions, exchange: &Exchange) -> Option<Chunks> {
         let parent = match self.parent {
             Parent::Sampled(parent) => parent,
@@ -153,18 +153,18 @@ struct Chunks {
     parent: Context,
     clock: Clock,
     picker: Picker,
-    /// what every chunk span of this stream carries
+    /// The attributes of every chunk span of this stream.
     common: Vec<KeyValue>,
     numbers: Option<Numbers>,
     chunks: u64,
     asked: Option<Instant>,
-    /// when the last chunk was ready; before the first, when the layer was called, if anyone wants to know
+    /// When the last chunk was ready; before the first one, when the layer was called. Only set if it is needed.
     previous: Option<Instant>,
-    /// given out, and still held by whoever polls
+    /// The chunk that was passed on last, and is still held by the server.
     held: Option<Chunk>,
 }
 
-/// The sequence of the request, and whether it is this layer that numbers its chunks.
+/// The sequence of the request, and whether this layer takes its numbers.
 #[derive(Debug)]
 struct Numbers {
     sequence: Sequence,

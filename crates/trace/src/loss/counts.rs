@@ -1,4 +1,4 @@
-//! The counters that processor and exporter share.
+//! The counters shared by a processor and its exporter.
 
 use std::sync::{
     Arc,
@@ -7,9 +7,9 @@ use std::sync::{
 
 use super::{CountingExporter, CountingProcessor};
 
-/// The account of one pair of processor and exporter: what was exported, and what was lost.
+/// The counts of one pair of processor and exporter: exported and lost spans.
 ///
-/// Clones are handles of the same account.
+/// Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct Loss(Arc<Account>);
 
@@ -17,7 +17,7 @@ pub struct Loss(Arc<Account>);
 pub(super) struct Account {
     capacity: u64,
     capacity_bytes: u64,
-    /// waiting or being exported
+    /// Number of spans that are waiting or being exported.
     outstanding: AtomicU64,
     outstanding_bytes: AtomicU64,
     emitted: AtomicU64,
@@ -25,33 +25,33 @@ pub(super) struct Account {
     queue_full: AtomicU64,
     export_failed: AtomicU64,
     after_shutdown: AtomicU64,
-    /// no new span is let in
+    /// Set to admit no more spans.
     closing: AtomicBool,
-    /// the inner processor has stopped: what is still outstanding never leaves
+    /// Set when the inner processor has stopped. Spans that are still outstanding are then lost.
     closed: AtomicBool,
 }
 
-/// What became of the sampled spans that ended.
+/// What happened to the sampled spans that ended.
 ///
-/// `emitted == exported + dropped() + in_queue`, in every reading.
+/// `emitted == exported + dropped() + in_queue` holds in every reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpanCounts {
     /// Sampled spans that ended.
     pub emitted: u64,
-    /// Of these, handed to the exporter, which reported success.
+    /// Of these, spans that the exporter reported as exported.
     pub exported: u64,
     /// Dropped because the queue was full, by number or by bytes.
     pub dropped_queue_full: u64,
-    /// Dropped because the exporter failed, panicked or was cancelled.
+    /// Dropped because the export failed, panicked or was cancelled.
     pub dropped_export_failed: u64,
-    /// Dropped because they came during or after the shutdown, or the shutdown left them in the queue.
+    /// Dropped because they ended during or after the shutdown, or were left in the queue by it.
     pub dropped_shutdown: u64,
-    /// Waiting, or being exported at this moment.
+    /// Waiting, or being exported.
     pub in_queue: u64,
 }
 
 impl SpanCounts {
-    /// All that were dropped, for whatever reason.
+    /// All dropped spans.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped_queue_full + self.dropped_export_failed + self.dropped_shutdown
@@ -59,16 +59,16 @@ impl SpanCounts {
 }
 
 impl Loss {
-    /// An account for a processor whose queue holds `max_queue_size` spans, at least 1.
+    /// Creates the counts for a processor whose queue holds `max_queue_size` spans, at least 1.
     ///
-    /// [`batch`](super::batch) makes the whole pair around the SDK's batch processor. For another processor, wrap its exporter with
-    /// [`Loss::exporter`] and itself with [`Loss::processor`].
+    /// [`batch`](super::batch) creates the whole pair around the SDK's batch processor. For another processor, wrap its
+    /// exporter with [`Loss::exporter`] and the processor itself with [`Loss::processor`].
     #[must_use]
     pub fn new(max_queue_size: usize) -> Self {
         Self::with_max_bytes(max_queue_size, usize::MAX)
     }
 
-    /// The same, of at most `max_queue_bytes` in memory. A span that alone is larger never passes.
+    /// Also limits the memory of the queue to `max_queue_bytes`. A single span that is larger is always dropped.
     #[must_use]
     pub fn with_max_bytes(max_queue_size: usize, max_queue_bytes: usize) -> Self {
         Self(Arc::new(Account {
@@ -86,23 +86,23 @@ impl Loss {
         }))
     }
 
-    /// The exporter inside the processor.
+    /// Wraps the exporter inside of the processor.
     pub fn exporter<E>(&self, exporter: E) -> CountingExporter<E> {
         CountingExporter::new(exporter, Arc::clone(&self.0))
     }
 
-    /// The processor around all.
+    /// Wraps the processor.
     pub fn processor<P>(&self, processor: P) -> CountingProcessor<P> {
         CountingProcessor::new(processor, Arc::clone(&self.0))
     }
 
-    /// How many spans may be outstanding.
+    /// Maximum number of outstanding spans.
     #[must_use]
     pub fn capacity(&self) -> usize {
         usize::try_from(self.0.capacity).unwrap_or(usize::MAX)
     }
 
-    /// What became of the spans so far.
+    /// The current counts.
     #[must_use]
     pub fn counts(&self) -> SpanCounts {
         self.0.counts()
@@ -110,9 +110,9 @@ impl Loss {
 }
 
 impl Account {
-    /// Counts a span of this size that ended; false when it must be dropped.
+    /// Counts a span of this size that ended. Returns false if it must be dropped.
     pub(super) fn admit(&self, bytes: u64) -> bool {
-        // before its fate is counted, see `counts`
+        // Counted before the span's outcome, see `counts`.
         self.emitted.fetch_add(1, Ordering::SeqCst);
         if self.closing.load(Ordering::SeqCst) {
             self.after_shutdown.fetch_add(1, Ordering::SeqCst);
@@ -153,7 +153,7 @@ impl Account {
     }
 
     pub(super) fn counts(&self) -> SpanCounts {
-        // each fate is read before `emitted`, which rises first: the rest is never negative
+        // The outcomes are read before `emitted`, which is incremented first, so `in_queue` cannot become negative.
         let closed = self.closed.load(Ordering::SeqCst);
         let exported = self.exported.load(Ordering::SeqCst);
         let dropped_queue_full = self.queue_full.load(Ordering::SeqCst);

@@ -25,7 +25,7 @@ use super::{
     report::{Destination, Reports},
 };
 
-/// The exporter of a pair: counts what the exporter inside reports. See [`Loss::exporter`](super::Loss::exporter).
+/// Wraps an exporter and counts the spans that it reports as exported. See [`Loss::exporter`](super::Loss::exporter).
 #[derive(Debug)]
 pub struct CountingExporter<E> {
     inner: E,
@@ -60,7 +60,7 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
             bytes: batch.iter().map(span_bytes).sum(),
             exported: false,
         };
-        // a panic would end the thread of the batch processor, and with it every later export
+        // A panic would end the thread of the batch processor, and with it all later exports.
         let result = caught(|| self.inner.export(batch)).await;
         leaving.exported = result.is_ok();
         drop(leaving);
@@ -83,7 +83,7 @@ impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
     }
 }
 
-/// Counts a batch when its export is over, also by a panic or because the future was dropped.
+/// Counts a batch when its export ends, also if it panics or its future is dropped.
 struct Leaving<'a> {
     account: &'a Account,
     spans: u64,
@@ -97,7 +97,7 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Runs an export. A panic in it is a failure of this batch.
+/// Runs an export. A panic counts as a failure of this batch.
 async fn caught<F>(export: impl FnOnce() -> F) -> OTelSdkResult
 where
     F: Future<Output = OTelSdkResult>,
@@ -112,7 +112,7 @@ where
     .await
 }
 
-/// What a span takes in memory, near enough to bound a queue: the struct, and what its strings and lists hold.
+/// Approximate size of a span in memory, to bound the queue: the struct, and its strings and lists.
 pub(super) fn span_bytes(span: &SpanData) -> u64 {
     let events = span.events.iter();
     let links = span.links.iter();

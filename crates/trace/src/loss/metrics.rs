@@ -1,11 +1,11 @@
-//! The account as instruments.
+//! OpenTelemetry instruments for the counts.
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::Loss;
 
 impl Loss {
-    /// Shows the account as observable instruments, read whenever the meter's reader collects:
+    /// Registers the counts as observable instruments, which are read at each collection:
     ///
     /// | instrument | kind | attributes |
     /// |---|---|---|

@@ -1,13 +1,13 @@
-//! Knowing exactly how many spans were lost on the way to the exporter.
+//! Exact counts of the spans that are lost on the way to the exporter.
 //!
-//! The SDK's batch processor drops a span when its queue is full and keeps the number to itself. A burst of chunk
-//! spans fills that queue (2048) easily. So here a processor around it and an exporter inside it count together:
-//! the processor lets no more spans in than the queue can hold, and every span that ended sampled is at any time
+//! The SDK's batch processor drops a span when its queue is full, and does not expose how many. A burst of chunk spans
+//! easily fills that queue (2048). Here, a processor around it and an exporter inside of it count together: the
+//! processor admits no more spans than the queue can hold, and every sampled span that has ended is at any time either
 //! exported, dropped or in the queue.
 //!
-//! Spans that are lost are in the log too, under the target `tower_stream_trace::loss`: a warning at the first export that
-//! fails, with endpoint and cause, and another one at most each 30 s with the number of spans lost since; a line at `info`
-//! when exports succeed again. The same holds for a queue that is full.
+//! Lost spans are also logged, with the target `tower_stream_trace::loss`: a warning at the first failed export, with
+//! endpoint and cause; another one at most every 30 s, with the number of spans lost since; and a line at `info` when
+//! exports succeed again. The same holds for a full queue.
 //!
 //! ```
 //! use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
@@ -43,22 +43,22 @@ pub use self::{
     processor::CountingProcessor,
 };
 
-/// How the batch processor of [`batch`] works.
+/// The settings of the batch processor of [`batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchOptions {
-    /// The most spans that wait or are being exported; beyond it they are dropped, and counted. At least 1.
+    /// Maximum number of spans that wait or are being exported. Further spans are dropped and counted. At least 1.
     ///
     /// Default: 16384, which a burst of ten thousand chunk spans does not fill. A span takes about 1 KiB.
     pub max_queue_size: usize,
-    /// The most memory that waiting spans take, in bytes, those in an export included. It holds where spans are large,
-    /// by attributes of the handler say. Beyond it they are dropped, and counted with those that the number of spans
-    /// drops.
+    /// Maximum memory of the spans that wait or are being exported, in bytes. This limit applies to large spans, for
+    /// example with attributes of the handler. Further spans are dropped and counted together with those beyond
+    /// `max_queue_size`.
     ///
     /// Default: 32 MiB.
     pub max_queue_bytes: usize,
-    /// The most spans in one export, and how many waiting spans cause one. Default: 512.
+    /// Maximum number of spans in one export, and the number of waiting spans that triggers one. Default: 512.
     pub max_export_batch_size: usize,
-    /// The longest time a span waits for others. Default: one second.
+    /// The longest time for which a span waits for others. Default: one second.
     pub scheduled_delay: Duration,
 }
 
@@ -73,8 +73,7 @@ impl Default for BatchOptions {
     }
 }
 
-/// The SDK's batch processor around this exporter, with accounting. The pair must be used as it is: the processor in
-/// one provider, once.
+/// Creates the SDK's batch processor around this exporter, with counts. Use the processor only once, in one provider.
 ///
 /// The processor exports on a thread of its own, so the exporter must not need an async runtime.
 pub fn batch<E>(exporter: E, options: BatchOptions) -> (CountingProcessor<BatchSpanProcessor>, Loss)
@@ -84,7 +83,7 @@ where
     batch_to(exporter, options, Destination::default())
 }
 
-/// [`batch`] for an exporter whose transport notes where it sends.
+/// [`batch`] for an exporter whose transport records the endpoint.
 pub(crate) fn batch_to<E>(
     exporter: E,
     options: BatchOptions,

@@ -9,10 +9,10 @@ use opentelemetry_sdk::{
 
 use super::{counts::Account, exporter::span_bytes};
 
-/// The processor of a pair: counts the sampled spans that end, and drops what the queue inside could not hold.
-/// See [`Loss::processor`](super::Loss::processor).
+/// Wraps a processor: counts the sampled spans that end, and drops those that its queue could not hold. See
+/// [`Loss::processor`](super::Loss::processor).
 ///
-/// Spans that are recorded but not sampled are not passed on: they are not for an exporter.
+/// Spans that are recorded but not sampled are not passed on, because they are not for an exporter.
 #[derive(Debug)]
 pub struct CountingProcessor<P> {
     inner: P,
@@ -40,8 +40,8 @@ impl<P: SpanProcessor> SpanProcessor for CountingProcessor<P> {
         self.inner.force_flush()
     }
 
-    /// Lets no span in any more and shuts the processor inside down. When that stops within `timeout`, spans that
-    /// are left in its queue count as dropped; otherwise they stay in the queue and may still be exported.
+    /// Admits no more spans and shuts down the inner processor. If that stops within `timeout`, spans that are left in
+    /// its queue count as dropped; otherwise they stay in the queue and may still be exported.
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         self.account.closing();
         let result = self.inner.shutdown_with_timeout(timeout);

@@ -1,4 +1,4 @@
-//! Telling the log that spans are lost, and when they no longer are.
+//! Logs when spans are lost, and when they no longer are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::SpanCounts;
 
-/// The least time between two warnings about the same kind of loss.
+/// The minimum time between two warnings about the same kind of loss.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(30);
 
-/// Where spans are sent to, as the transport knows it: the exporter above it hides both.
+/// The endpoint and its last error, as the transport knows them: the exporter hides both.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Destination(Arc<Mutex<Attempt>>);
 
@@ -22,7 +22,7 @@ struct Attempt {
 }
 
 impl Destination {
-    /// Notes a request to `endpoint`, and the error of the transport when there was no response.
+    /// Records a request to `endpoint`, and the error of the transport if there was no response.
     #[cfg(feature = "otlp")]
     pub(crate) fn attempted(&self, endpoint: String, error: Option<String>) {
         *self.0.lock() = Attempt {
@@ -32,10 +32,10 @@ impl Destination {
     }
 }
 
-/// Writes at most one warning each 30 s for each way that spans are lost, and one line when it is over.
+/// Logs at most one warning every 30 s for each kind of loss, and one line when it is over.
 ///
-/// All lines are written on the thread that exports: a line written where a span ends would be written inside of the
-/// subscriber that ends it.
+/// All lines are logged on the thread that exports. A line logged where a span ends would be logged inside of the
+/// subscriber that ends the span.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     export_failed: Outage,
@@ -43,8 +43,8 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    /// After an export, with the counts that include it. They are returned, so that no lock is held while they are
-    /// written: a subscriber may export spans itself.
+    /// Called after an export, with the counts that include it. Returns the reports instead of logging them, so that no
+    /// lock is held while they are logged: a subscriber may export spans itself.
     pub(super) fn after_export(&mut self, now: Instant, counts: &SpanCounts) -> NewReports {
         NewReports {
             export_failed: self.export_failed.check(now, counts.dropped_export_failed),
@@ -59,7 +59,7 @@ pub(super) struct NewReports {
 }
 
 impl NewReports {
-    /// Writes them, with what the export returned and where it went.
+    /// Logs the reports, with the result and the endpoint of the export.
     pub(super) fn write(self, result: &OTelSdkResult, destination: &Destination) {
         if let Some(report) = self.export_failed {
             let Attempt { endpoint, error } = destination.0.lock().clone();
@@ -90,21 +90,21 @@ const TARGET: &str = "tower_stream_trace::loss";
 
 #[derive(Debug, PartialEq)]
 enum Report {
-    /// So many spans were lost since the last report.
+    /// Number of spans lost since the last report.
     Losing(u64),
-    /// So many spans were lost since the first warning of this outage, its own included.
+    /// Number of spans lost since the start of this outage.
     Over(u64),
 }
 
-/// One way that spans are lost.
+/// One kind of loss.
 #[derive(Debug, Default)]
 struct Outage {
-    /// How many were lost in all when it was last checked, when it was last reported, and when the outage began.
+    /// Total number of lost spans when last checked, when last reported, and when the outage began.
     seen: u64,
     reported: u64,
     before: u64,
     warned_at: Option<Instant>,
-    /// The log says that spans are being lost.
+    /// Whether the log says that spans are being lost.
     open: bool,
 }
 
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(check(1, 1), Some(Report::Losing(1)));
         assert_eq!(check(2, 1), Some(Report::Over(1)));
         for second in 3..=30 {
-            // one export fails and the next does not
+            // Every second export fails.
             let lost = 1 + (second - 1) / 2;
             assert_eq!(check(second, lost), None, "{second}");
         }

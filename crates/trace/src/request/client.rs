@@ -4,19 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, header};
 
-/// Where `client.address` is taken from.
+/// The source of `client.address`.
 ///
-/// Any client can send `Forwarded` and `X-Forwarded-For`. Only what the proxies in front of this server have added to them
-/// can be trusted, so the number of these proxies has to be known: with two of them, the client is the second address from
-/// the end, which the outer proxy wrote. When that many addresses are not there, or it is none, the peer is taken.
+/// Any client can send `Forwarded` and `X-Forwarded-For`. Only the values that the proxies in front of this server have
+/// added can be trusted, so the number of these proxies must be known: with two of them, the client is the second
+/// address from the end, which the outer proxy wrote. If there are fewer addresses, or the value is not an address, the
+/// peer is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientAddress {
     /// The peer of the connection.
     #[default]
     Peer,
-    /// `Forwarded` (RFC 7239), to which so many proxies in front of this server add.
+    /// `Forwarded` (RFC 7239), with this number of proxies in front of the server that add to it.
     Forwarded(usize),
-    /// `X-Forwarded-For`, to which so many proxies in front of this server add.
+    /// `X-Forwarded-For`, with this number of proxies in front of the server that add to it.
     XForwardedFor(usize),
 }
 
@@ -35,10 +36,10 @@ impl ClientAddress {
 
 const X_FORWARDED_FOR: header::HeaderName = header::HeaderName::from_static("x-forwarded-for");
 
-/// The element of a list that is the `number`-th from its end, 1 being the last.
+/// The `number`-th element from the end of a list, where 1 is the last.
 ///
-/// Commas are counted from the end without regard to quotes, which no address has a comma in: a quotation mark that a client
-/// left open could otherwise hide what a proxy has added.
+/// Commas are counted from the end without regard to quotes, because no address contains a comma. Otherwise a client
+/// could send an unclosed quotation mark and hide what a proxy added.
 fn from_end(headers: &HeaderMap, name: header::HeaderName, number: usize) -> Option<&str> {
     let lines = headers.get_all(name).iter().rev();
     let mut elements = lines
@@ -57,7 +58,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     })
 }
 
-/// An address with or without a port; IPv6 in brackets or bare.
+/// An address with or without a port; IPv6 with or without brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());

@@ -1,4 +1,4 @@
-//! [`channel`]: a body fed by a task, which must say when it has finished.
+//! [`channel`]: a body fed by a task, which must declare when it has finished.
 
 use std::{
     fmt,
@@ -13,13 +13,13 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
 use tower_stream_core::{BoxError, FaultKind, StreamError};
 
-/// A body, and the sender that feeds it from a task of its own.
+/// Creates a body, and the sender that feeds it from another task.
 ///
-/// A body behind a plain channel ends cleanly when its sender is dropped, so a producer that panicked or returned early
-/// looks like one that was done: a silent truncation. Here the sender says that it was, with [`Sender::finish`]. Dropped
-/// without, the body fails with a [`StreamError`] of kind `Unfinished`, or `Panic` when a panic dropped it.
+/// A body behind an ordinary channel ends cleanly when its sender is dropped, so a producer that panicked or returned
+/// early looks as if it had finished: the body is silently truncated. Here the sender must call [`Sender::finish`]. If
+/// it is dropped without, the body fails with a [`StreamError`] of kind `Unfinished`, or `Panic` if a panic dropped it.
 ///
-/// At most `capacity` frames wait to be read; 0 is taken as 1.
+/// The body buffers at most `capacity` frames; 0 is treated as 1.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -31,7 +31,7 @@ use tower_stream_core::{BoxError, FaultKind, StreamError};
 /// let (mut sender, body) = channel::<Bytes>(16);
 /// tokio::spawn(async move {
 ///     for n in 0..3 {
-///         // an error says that the client has left
+///         // an error means that the client has disconnected
 ///         sender.send(format!("{n}\n")).await?;
 ///     }
 ///     sender.finish();
@@ -63,7 +63,7 @@ pub fn channel<D>(capacity: usize) -> (Sender<D>, ChannelBody<D>) {
     (sender, body)
 }
 
-/// How the producer left, if it said so.
+/// How the producer ended, if it said so.
 #[derive(Debug)]
 enum End {
     Finished,
@@ -73,17 +73,17 @@ enum End {
 
 /// The sending half of [`channel`].
 pub struct Sender<D = Bytes> {
-    // `None` only after it was used
+    // `None` only after it was used.
     end: Option<oneshot::Sender<End>>,
     frames: mpsc::Sender<Frame<D>>,
 }
 
 impl<D> Sender<D> {
-    /// Sends data, as one frame; waits while the body has `capacity` frames.
+    /// Sends data as one frame. Waits while the body has `capacity` frames.
     ///
     /// # Errors
     ///
-    /// [`Closed`] when the body is gone: the client has left, and nobody will read more.
+    /// Returns [`Closed`] if the body has been dropped: the client has disconnected.
     pub async fn send(&mut self, data: impl Into<D>) -> Result<(), Closed> {
         let frame = Frame::data(data.into());
         self.frames.send(frame).await.map_err(|_| Closed(()))
@@ -93,13 +93,13 @@ impl<D> Sender<D> {
     ///
     /// # Errors
     ///
-    /// [`Closed`] when the body is gone.
+    /// Returns [`Closed`] if the body has been dropped.
     pub async fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Closed> {
         let frame = Frame::trailers(trailers);
         self.frames.send(frame).await.map_err(|_| Closed(()))
     }
 
-    /// Ends the body well, after everything that was sent.
+    /// Ends the body normally, after everything that was sent.
     pub fn finish(mut self) {
         self.end(End::Finished);
     }
@@ -109,13 +109,13 @@ impl<D> Sender<D> {
         self.end(End::Failed(error.into()));
     }
 
-    /// Whether the body is gone.
+    /// Returns whether the body has been dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.frames.is_closed()
     }
 
-    /// Waits until the body is gone: to stop work for a client that has left.
+    /// Waits until the body is dropped. Use it to stop work for a client that has disconnected.
     pub async fn closed(&self) {
         self.frames.closed().await;
     }
@@ -143,7 +143,7 @@ impl<D> fmt::Debug for Sender<D> {
     }
 }
 
-/// The body of [`channel`]. It says nothing of its size.
+/// The body of [`channel`]. It has no size hint.
 pub struct ChannelBody<D = Bytes> {
     queue: mpsc::Receiver<Frame<D>>,
     ended: oneshot::Receiver<End>,
@@ -198,7 +198,7 @@ impl<D> fmt::Debug for ChannelBody<D> {
     }
 }
 
-/// The body of a [`Sender`] is gone: the client has left.
+/// The body of a [`Sender`] has been dropped: the client has disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed(());
 

@@ -1,4 +1,4 @@
-//! [`IdleTimeoutLayer`]: a body that gives nothing for too long fails.
+//! [`IdleTimeoutLayer`]: fails a body that returns no frame for too long.
 
 use std::{
     fmt,
@@ -16,21 +16,23 @@ use tower_stream_core::{
     wrapper::{Begin, Hook, Polled, Source, Stage, StageContext, Wrapped},
 };
 
-/// Fails a response body that gives no next frame within a duration, with a [`StreamError`] of kind `Timeout`.
+/// Fails a response body that returns no frame within a duration, with a [`StreamError`] of kind `Timeout`.
 ///
 /// Put it inside of [`ErrorWriterLayer`](crate::ErrorWriterLayer), which turns the failure into a last record or a 504.
 ///
-/// The wait begins when the server asks for a frame and the body has none. A slow *reader* is not the body's fault: as
-/// long as the server asks for nothing, nothing is late, and a frame that is there is given however late it was asked
-/// for. If it is asked late and has none still, the wait begins anew, once: a body that then has nothing for another
-/// `limit` fails, also on a runtime whose polls always come late. The wait for the head is not bounded; that is tower-http's `TimeoutLayer`. For a limit to the whole body use
-/// tower-http's `DeadlineBody`, whose error is understood here.
+/// The wait starts when the server polls for a frame and the body is pending. A slow *client* does not fail the body:
+/// while the server does not poll, the body is not late, and a frame that is ready is returned, however late the poll.
+/// If the poll is late and the body is still pending, the wait starts again, once. A body that then has no frame for
+/// another `limit` fails, also on a runtime whose polls are always late.
+///
+/// The layer does not limit the wait for the head; use tower-http's `TimeoutLayer` for this. To limit the duration of
+/// the whole body, use tower-http's `DeadlineBody`, whose error the error writer recognizes.
 ///
 /// `size_hint` and `is_end_stream` are those of the inner body.
 ///
 /// # Panics
 ///
-/// A body that has to wait needs a tokio runtime with its timer enabled.
+/// Panics if a body has to wait outside of a tokio runtime with its timer enabled.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,13 +50,13 @@ pub struct IdleTimeoutLayer {
 }
 
 impl IdleTimeoutLayer {
-    /// At most `limit` from one frame to the next.
+    /// Allows at most `limit` from one frame to the next.
     #[must_use]
     pub const fn new(limit: Duration) -> Self {
         Self { limit: Some(limit) }
     }
 
-    /// A layer of the same type that lets bodies take their time.
+    /// A disabled layer of the same type.
     #[must_use]
     pub const fn off() -> Self {
         Self { limit: None }
@@ -90,15 +92,15 @@ impl Hook for IdleTimeoutLayer {
     }
 }
 
-/// What [`IdleTimeoutLayer`] keeps of one request.
+/// The state of [`IdleTimeoutLayer`] for one request.
 pub struct IdleTimeoutStage {
     limit: Duration,
-    /// When the body was asked for a frame that it still owes.
+    /// Time of the first poll for the next frame.
     waiting_since: Option<Instant>,
-    /// The reader was behind in this wait, so it was begun anew.
+    /// Whether the wait was started again because the client was slow.
     restarted: bool,
-    /// Goes off at or before the end of the wait. Moving a timer costs far more than a clock read, so one that is
-    /// early is only moved when it goes off.
+    /// Fires at or before the end of the wait. Resetting a timer costs far more than a clock read, so a timer that is
+    /// early is reset only when it fires.
     sleep: Option<Pin<Box<Sleep>>>,
     failed: bool,
 }
@@ -109,7 +111,7 @@ impl Stage for IdleTimeoutStage {
         self.failed.then_some(Poll::Ready(None))
     }
 
-    /// After the body: a frame that is there is not late.
+    /// Runs after the body, because a frame that is ready is not late.
     #[inline(always)]
     fn on_polled(
         &mut self,
@@ -121,7 +123,7 @@ impl Stage for IdleTimeoutStage {
             *polled = self.wait(cx);
             return;
         }
-        // a heartbeat of a layer further in says nothing of the producer
+        // A heartbeat from a layer further inside does not show that the producer makes progress.
         if cx.is_heartbeat() {
             return;
         }
@@ -146,8 +148,8 @@ impl IdleTimeoutStage {
             if now < deadline {
                 sleep.as_mut().reset(deadline);
             } else if now - deadline > self.limit / 4 && !self.restarted {
-                // Nobody polled when the time was up, so the reader may be behind, not the body: the wait
-                // begins anew. Once only: on a busy worker every poll is late.
+                // The server did not poll when the time was up, so the client may be slow, not the body: start the wait
+                // again. Only once, because on a busy worker thread every poll is late.
                 self.restarted = true;
                 since = now;
                 self.waiting_since = Some(now);

@@ -1,4 +1,4 @@
-//! What is kept of a request, to answer it in its own format when it fails.
+//! The properties of a request that decide the format of an error response.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use tower_stream_core::{grpc, list_members};
@@ -11,13 +11,13 @@ pub(crate) struct RequestInfo {
     format: Format,
 }
 
-/// What the client reads, as far as an answer depends on it. Settled at the call: a header field that is kept is two
-/// counts on its bytes and 40 bytes of every stream.
+/// The format that the client reads. Determined at the call, because keeping a header value would cost two reference
+/// counts and 40 bytes for every stream.
 #[derive(Clone, Debug)]
 enum Format {
     Json,
     Html,
-    /// The content type that it spoke.
+    /// The content type of the request.
     Grpc(Box<HeaderValue>),
 }
 
@@ -31,7 +31,7 @@ impl RequestInfo {
         }
     }
 
-    /// The content type, if it is one of gRPC's.
+    /// The content type, if it is that of gRPC.
     pub(crate) fn grpc_type(&self) -> Option<&HeaderValue> {
         match &self.format {
             Format::Grpc(content_type) => Some(content_type),
@@ -56,9 +56,9 @@ impl Format {
     }
 }
 
-/// Whether an `Accept` (RFC 9110 section 12.5.1) likes HTML more than JSON and more than a stream of events.
+/// Returns whether an `Accept` (RFC 9110 section 12.5.1) prefers HTML to JSON and to event streams.
 ///
-/// A client that names another format in JSON (`+json`) reads the error in JSON too; one that names events is no
+/// A client that lists another JSON format (`+json`) gets a JSON error too. A client that lists event streams is not a
 /// browser that shows a page.
 fn prefers_html(headers: &HeaderMap) -> bool {
     let (mut html, mut data) = (Weight::default(), Weight::default());
@@ -86,7 +86,7 @@ fn prefers_html(headers: &HeaderMap) -> bool {
     html.q > data.q
 }
 
-/// The weight of a format: of the most specific ranges that match it, the one that it is liked most by.
+/// The weight of a format: that of the most specific matching ranges, the highest if there are several.
 #[derive(Default)]
 struct Weight {
     specificity: u8,
@@ -122,7 +122,7 @@ mod tests {
             ("*/*", false),
             ("text/event-stream", false),
             ("", false),
-            // as many as match, the most specific range decides (RFC 9110 section 12.5.1)
+            // Of all matching ranges, the most specific one decides (RFC 9110 section 12.5.1).
             ("text/html;q=0.5, */*", false),
             ("text/html;q=0.5, application/*", false),
             ("text/html;q=0.5, application/*;q=0.4", true),

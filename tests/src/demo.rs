@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{LogCapture, PATIENCE};
 
-/// Starts the demo server in this process, on free ports whatever `args` says of them.
+/// Starts the demo server in this process, always on free ports.
 ///
 /// # Errors
 /// As [`demo_server::Server::start`].
@@ -24,7 +24,7 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// The demo server as a process of its own: for signals, exit codes, log lines, and deaths. Killed when dropped.
+/// The demo server as a separate process: for signals, exit codes, log lines and crashes. Killed when dropped.
 #[derive(Debug)]
 pub struct DemoProcess {
     child: Child,
@@ -35,15 +35,16 @@ pub struct DemoProcess {
 }
 
 impl DemoProcess {
-    /// Starts it with these flags, on free ports unless they say otherwise, and waits for the line in which it names its addresses.
+    /// Starts it with these flags, on free ports unless they say otherwise, and waits for the line with its addresses.
     ///
     /// # Errors
-    /// If it cannot be run, or ends or says something else first; the message carries what it wrote to stderr.
+    /// If it cannot be run, or if it exits or prints something else first; the message contains its stderr.
     pub async fn start(flags: &[&str]) -> io::Result<Self> {
         Self::start_command(Self::command()?.args(flags)).await
     }
 
-    /// As [`start`](Self::start), with a prepared [`command`](Self::command): to set environment variables.
+    /// Like [`start`](Self::start), with a prepared [`command`](Self::command), for example to set environment
+    /// variables.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -81,10 +82,10 @@ impl DemoProcess {
         })
     }
 
-    /// A command that runs the demo server on free ports, unless flags are added that say otherwise.
+    /// A command that runs the demo server, on free ports unless other flags are added.
     ///
     /// # Errors
-    /// If its binary is not beside this test's: it is built with the integration tests of package `e2e`, and with no other.
+    /// If its binary is not beside the test's. Cargo builds it together with the integration tests of package `e2e`.
     pub fn command() -> io::Result<Command> {
         let test: PathBuf = env::current_exe()?;
         // target/<profile>/deps/<test> -> target/<profile>/<binary>
@@ -95,7 +96,7 @@ impl DemoProcess {
         match binary.filter(|path| path.exists()) {
             Some(path) => {
                 let mut command = Command::new(path);
-                // not as flags, which may be given only once
+                // Not as flags, which may be given only once.
                 command.envs(["DEMO_PUBLIC", "DEMO_ADMIN"].map(|name| (name, "127.0.0.1:0")));
                 Ok(command)
             }
@@ -134,7 +135,7 @@ impl DemoProcess {
         crate::signal(self.pid(), signal)
     }
 
-    /// Waits for its end; [`log`](Self::log) is then complete.
+    /// Waits for its exit; [`log`](Self::log) is then complete.
     ///
     /// # Errors
     /// `TimedOut` if it has not ended `within` this time.

@@ -1,17 +1,17 @@
-//! Tests over real sockets: a server to put a layer on, and clients that hide nothing.
+//! Tests over real sockets: a server for the layer under test, and clients that expose everything they receive.
 //!
-//! A layer's own tests drive it with a scripted body. What a client really receives also depends on what hyper does with
-//! that body, so it is checked here, byte by byte and frame by frame:
+//! A layer's own tests use a scripted body. What a client receives also depends on how hyper handles that body, so it
+//! is checked here, byte by byte and frame by frame:
 //!
-//! - [`serve`] puts any axum `Router` or tower service on a free loopback port, speaking HTTP/1.0, 1.1 and 2 (cleartext);
-//! - [`Protocol`] sends one [`Request`] over each of them and gives the same [`Response`] type back, so that a test can be
+//! - [`serve`] serves any axum `Router` or tower service on a free loopback port, over HTTP/1.0, 1.1 and 2 (cleartext);
+//! - [`Protocol`] sends one [`Request`] over each of them and returns the same [`Response`] type, so that a test can be
 //!   a table over protocols;
-//! - [`h1::Connection`] and [`h2::Connection`] are those clients, for tests that need more than one exchange: raw bytes,
-//!   keep-alive, pipelining, stalled readers, several streams, reset codes, GOAWAY;
-//! - [`start_demo`] and [`DemoProcess`] run the demo server, in this process or as one of its own;
-//! - [`LogCapture`] collects what `tracing` writes.
+//! - [`h1::Connection`] and [`h2::Connection`] are the clients for tests with more than one exchange: raw bytes,
+//!   keep-alive, pipelining, stalled clients, several streams, reset codes, GOAWAY;
+//! - [`start_demo`] and [`DemoProcess`] run the demo server in this process or as a separate one;
+//! - [`LogCapture`] collects the output of `tracing`.
 //!
-//! How an exchange ended is an [`End`]. It is the point of the whole crate: a stream that was cut must never look whole.
+//! An [`End`] says how an exchange ended. This is the purpose of the crate: an aborted stream must never look complete.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -28,8 +28,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Sockets and a paused clock do not mix: with `start_paused = true` every timeout fires at once. Tests here run in real
-//! time and assert order, never speed.
+//! Sockets cannot be combined with a paused clock: with `start_paused = true`, every timeout fires at once. Tests here
+//! run in real time and assert order, never speed.
 
 mod demo;
 pub mod h1;
@@ -53,7 +53,7 @@ use std::{io, time::Duration};
 
 use rustix::process::{Pid, kill_process};
 
-/// How long a client waits for the next byte before it calls the exchange [`End::Stalled`], unless told otherwise.
+/// How long a client waits for the next byte before the exchange counts as [`End::Stalled`], unless set otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends a signal to a process.

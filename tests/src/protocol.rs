@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use crate::{End, Request, Response, h1, h2};
 
-/// A protocol version to send one request over.
+/// The protocol version of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0.
@@ -17,7 +17,7 @@ impl Protocol {
     /// All of them, oldest first.
     pub const ALL: [Self; 3] = [Self::Http10, Self::Http11, Self::Http2];
 
-    /// Sends `request` on a new connection and reads the answer to its end.
+    /// Sends `request` on a new connection and reads the response to its end.
     ///
     /// # Errors
     /// How the exchange ended, if that was before a response head. A refused connection is [`End::TcpReset`].

@@ -5,8 +5,8 @@ use http::Version;
 
 /// A request, the same for every protocol.
 ///
-/// HTTP/1.x sends it just as written here, with `Host` (1.1) and `Content-Length` added unless present. For anything a
-/// well-behaved client would not send, write the bytes: [`h1::Connection::send_raw`](crate::h1::Connection::send_raw).
+/// HTTP/1.x sends it as written here, and adds `Host` (1.1) and `Content-Length` if they are missing. For malformed
+/// requests, write the bytes with [`h1::Connection::send_raw`](crate::h1::Connection::send_raw).
 #[derive(Debug, Clone)]
 pub struct Request {
     pub(crate) method: String,
@@ -57,7 +57,7 @@ impl Request {
         self
     }
 
-    /// Says `HTTP/1.0` in the request line (an h2 connection ignores it).
+    /// Sends `HTTP/1.0` in the request line (ignored over h2).
     #[must_use]
     pub fn http10(mut self) -> Self {
         self.version = Version::HTTP_10;

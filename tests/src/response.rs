@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Status line and headers, as received.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// The version the server answered with.
+    /// The version of the response.
     pub version: Version,
     /// The status code.
     pub status: u16,
@@ -36,7 +36,7 @@ impl Headers {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Whether no field is there.
+    /// Returns whether there are no fields.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -54,30 +54,30 @@ impl From<&http::HeaderMap> for Headers {
     }
 }
 
-/// A piece of a body: one HTTP/1.1 chunk, one non-empty HTTP/2 DATA frame, or, where the framing has no pieces
-/// (Content-Length, HTTP/1.0), what one read returned.
+/// A piece of a body: one HTTP/1.1 chunk, one non-empty HTTP/2 DATA frame, or the result of one read if the framing has
+/// no pieces (Content-Length, HTTP/1.0).
 #[derive(Debug, Clone)]
 pub struct Chunk {
     /// Its bytes, without framing.
     pub data: Bytes,
-    /// When its last byte came out of the socket.
+    /// When its last byte was read from the socket.
     pub at: Instant,
 }
 
-/// A whole exchange, as far as it went.
+/// A whole exchange, as far as it got.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// Status line and headers.
     pub head: Head,
     /// The body's pieces, with arrival times.
     pub chunks: Vec<Chunk>,
-    /// Trailer fields, if any came.
+    /// Trailer fields, if any.
     pub trailers: Headers,
     /// How it ended.
     pub end: End,
     /// When the request had been written.
     pub sent_at: Instant,
-    /// HTTP/1.x: every byte of this response from the `H` of its status line, framing included. Empty for HTTP/2, where
+    /// HTTP/1.x: every byte of this response from its status line on, framing included. Empty for HTTP/2, where
     /// [`h2::Connection::frames`](crate::h2::Connection::frames) shows the framing.
     pub raw: Bytes,
 }
@@ -122,8 +122,8 @@ impl Response {
             .unwrap_or_else(|e| panic!("{e} in {:?}", String::from_utf8_lossy(&body)))
     }
 
-    /// From the first piece's arrival to the last one's: zero when all came together, so a paced stream that was
-    /// buffered on its way shows here.
+    /// Time between the arrivals of the first and the last piece. It is zero if all arrived together, which reveals a
+    /// paced stream that was buffered on its way.
     pub fn spread(&self) -> Duration {
         match (self.chunks.first(), self.chunks.last()) {
             (Some(first), Some(last)) => last.at - first.at,
@@ -135,7 +135,7 @@ impl Response {
 /// How an exchange ended. Returned as an error when it ended before a response head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// No body was due: HEAD, 101, 204, 304, or a final HTTP/1.1 answer to CONNECT.
+    /// The response has no body: HEAD, 101, 204, 304, or a final HTTP/1.1 response to CONNECT.
     NoBody,
     /// HTTP/1.x: the declared Content-Length arrived.
     Length,
@@ -143,9 +143,10 @@ pub enum End {
     LastChunk,
     /// HTTP/2: END_STREAM.
     EndStream,
-    /// HTTP/1.x: the connection closed, and the framing has no other end. Whole or cut: nobody can tell.
+    /// HTTP/1.x: the connection closed, which is the only end of this framing. Complete or aborted: the client cannot
+    /// tell.
     Closed,
-    /// The connection closed before the framing said that all had come.
+    /// The connection closed before the end of the framing.
     Truncated,
     /// The connection was reset (TCP RST).
     TcpReset,
@@ -153,15 +154,15 @@ pub enum End {
     Reset(Reason),
     /// HTTP/2: a GOAWAY from the server ended this stream.
     GoAway(Reason),
-    /// Nothing more came within the client's patience; the connection is still open.
+    /// No byte arrived for the client's patience; the connection is still open.
     Stalled,
-    /// What arrived breaks the protocol. An HTTP/2 stream that ends short of its Content-Length does (RFC 9113 section
-    /// 8.1.1).
+    /// The response violates the protocol, as an HTTP/2 stream that ends before its Content-Length does (RFC 9113
+    /// section 8.1.1).
     Malformed(String),
 }
 
 impl End {
-    /// The client knows that it has everything.
+    /// Returns whether the client knows that the response is complete.
     pub fn is_whole(&self) -> bool {
         matches!(
             self,
@@ -169,7 +170,7 @@ impl End {
         )
     }
 
-    /// The client knows that something is missing.
+    /// Returns whether the client knows that the response is incomplete.
     pub fn is_cut(&self) -> bool {
         !self.is_whole() && !matches!(self, Self::Closed | Self::Stalled)
     }

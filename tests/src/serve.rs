@@ -18,7 +18,7 @@ use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A service on a free loopback port. Dropping it ends the listener and cuts every connection.
+/// A service on a free loopback port. Dropping it closes the listener and aborts every connection.
 #[derive(Debug)]
 pub struct TestServer {
     addr: SocketAddr,
@@ -38,7 +38,8 @@ impl TestServer {
         self.stop.send_replace(true);
     }
 
-    /// [`begin_shutdown`](Self::begin_shutdown), and waits until the last connection is done. There is no deadline.
+    /// Like [`begin_shutdown`](Self::begin_shutdown), but waits until the last connection has ended. There is no
+    /// deadline.
     pub async fn shutdown(mut self) {
         self.begin_shutdown();
         let _ = (&mut self.accepting).await;
@@ -134,7 +135,7 @@ async fn connection<S, B>(
             TowerToHyperService::new(service)
         ));
     tokio::select! {
-        // A connection that fails is what many tests provoke; the client's side of it is what they look at.
+        // Many tests provoke a failure of the connection, and check the client's side.
         _ = serving.as_mut() => {}
         _ = stopping.changed() => {
             serving.as_mut().graceful_shutdown();

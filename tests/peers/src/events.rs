@@ -1,4 +1,4 @@
-//! The handler that all candidates share: server-sent events, at once or one by one.
+//! The handler of all candidates: server-sent events, at once or paced.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,7 @@ use http_body::Frame;
 use serde::Deserialize;
 use tokio::time::{Interval, interval};
 
-/// What is asked for.
+/// The query.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Ask {
     count: usize,
@@ -38,7 +38,7 @@ pub(crate) async fn events(Query(ask): Query<Ask>) -> Response {
 struct Events {
     event: Bytes,
     left: usize,
-    /// boxed, so that a stream without one is small
+    /// Boxed, so that a stream without an interval is small.
     interval: Option<Box<Interval>>,
 }
 

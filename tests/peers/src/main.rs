@@ -1,5 +1,5 @@
-//! One server of `tests/peers/run` and `tests/instructions/run`: the same handler, with nothing, tower-http's layers, ours or one
-//! of ours around it.
+//! One server of `tests/peers/run` and `tests/instructions/run`: the same handler without layers, with tower-http's
+//! layers, with ours, or with a single one of ours.
 
 mod events;
 mod nothing;
@@ -34,11 +34,11 @@ use tracing_subscriber::layer::SubscriberExt;
 /// Serves `GET /events?count=&bytes=&interval_ms=` and prints its address.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What stands around the handler
+    /// The layers around the handler
     #[arg(value_enum)]
     layers: Layers,
 
-    /// What listens to spans: nobody, or tracing-opentelemetry with a sampler that takes none
+    /// The subscriber for spans: none, or tracing-opentelemetry with a sampler that samples nothing
     #[arg(long, value_enum, default_value_t = Subscriber::None)]
     subscriber: Subscriber,
 
@@ -60,7 +60,7 @@ enum Layers {
     Ours,
     /// `StreamStack` with every layer off
     Off,
-    /// A layer that does nothing, for what `Router::layer` itself costs
+    /// A layer that does nothing, to measure the cost of `Router::layer` itself
     RouterLayer,
     /// A layer on the wrapper of `tower-stream-core` that does nothing
     Nothing,
@@ -131,7 +131,7 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);
     if args.drain_serve {
-        // sets TCP_NODELAY itself
+        // `serve` sets TCP_NODELAY itself.
         serve(listener, app).drain(&drain).await?;
         return Ok(());
     }

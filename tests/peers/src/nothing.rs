@@ -1,4 +1,4 @@
-//! A layer that does nothing, for what the wrapper itself costs.
+//! A layer that does nothing, to measure the cost of the wrapper itself.
 
 use axum::http::Request;
 use tower::Layer;

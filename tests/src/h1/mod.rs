@@ -1,4 +1,4 @@
-//! A raw HTTP/1.x client: what goes out is what you wrote, what came in is all there to look at.
+//! A raw HTTP/1.x client, which sends exactly the given bytes and keeps all received bytes.
 
 mod reply;
 
@@ -15,8 +15,8 @@ use tokio::{
 
 use crate::{End, PATIENCE, Request};
 
-/// One connection. It reads only when asked to, so a client that stalls is one that does not call [`reply`](Self::reply)
-/// or [`Reply::chunk`].
+/// One connection. It only reads when asked to: a client that does not call [`reply`](Self::reply) or [`Reply::chunk`]
+/// is stalled.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -39,12 +39,12 @@ pub struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
     patience: Duration,
-    /// Methods of requests whose answers have not been read, oldest first.
+    /// Methods of the requests whose responses have not been read, oldest first.
     unanswered: VecDeque<(String, Instant)>,
     received: Vec<u8>,
-    /// How far `received` reached after each read, and when.
+    /// Length of `received` after each read, and the time.
     arrivals: Vec<(usize, Instant)>,
-    /// How much of `received` has been interpreted.
+    /// Number of bytes of `received` that have been parsed.
     taken: usize,
 }
 
@@ -57,7 +57,7 @@ impl Connection {
         Self::over(TcpStream::connect(addr).await?)
     }
 
-    /// Connects with a receive buffer of `bytes` (the kernel doubles it and has a minimum of about 2 KiB), so that the
+    /// Connects with a receive buffer of `bytes` (the kernel doubles it, with a minimum of about 2 KiB), so that the
     /// server soon notices a client that does not read.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Connection {
         })
     }
 
-    /// How long to wait for the next byte before calling it [`End::Stalled`]; [`PATIENCE`] at first.
+    /// Sets how long to wait for the next byte before the exchange counts as [`End::Stalled`]; [`PATIENCE`] at first.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
@@ -98,7 +98,7 @@ impl Connection {
         self.stream.local_addr()
     }
 
-    /// Writes a request. Several may be written before the first answer is read (pipelining).
+    /// Writes a request. Several can be written before the first response is read (pipelining).
     ///
     /// # Errors
     /// As the socket's write.
@@ -109,7 +109,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes exactly these bytes. An answer is then read as one to GET; see [`reply_to`](Self::reply_to) for others.
+    /// Writes exactly these bytes. The response is parsed as one to GET; see [`reply_to`](Self::reply_to) for other
+    /// methods.
     ///
     /// # Errors
     /// As the socket's write.
@@ -117,7 +118,7 @@ impl Connection {
         self.stream.write_all(bytes).await
     }
 
-    /// Closes the sending direction (TCP FIN); answers can still be read.
+    /// Closes the sending direction (TCP FIN); responses can still be read.
     ///
     /// # Errors
     /// As the socket's shutdown.
@@ -133,10 +134,10 @@ impl Connection {
         self.stream.set_zero_linger()
     }
 
-    /// Reads the next answer's head, past interim (1xx) answers; its body is read through the [`Reply`].
+    /// Reads the next response head and skips interim (1xx) responses; its body is read through the [`Reply`].
     ///
     /// # Errors
-    /// How the connection ended before a whole head had come. [`End::Closed`] here means that not one byte of it came.
+    /// How the connection ended before a complete head. [`End::Closed`] means that no byte of the head arrived.
     pub async fn reply(&mut self) -> Result<Reply<'_>, End> {
         let (method, sent_at) = self
             .unanswered
@@ -145,7 +146,7 @@ impl Connection {
         Reply::read(self, &method, sent_at).await
     }
 
-    /// As [`reply`](Self::reply), to a request of this method that [`send_raw`](Self::send_raw) wrote.
+    /// Like [`reply`](Self::reply), to a request with this method that was written by [`send_raw`](Self::send_raw).
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
@@ -153,8 +154,8 @@ impl Connection {
         Reply::read(self, method, Instant::now()).await
     }
 
-    /// Waits until the server closes. Gives [`End::Closed`], [`End::TcpReset`] or [`End::Stalled`] (still open), and what
-    /// came that no reply has taken.
+    /// Waits until the server closes the connection. Returns [`End::Closed`], [`End::TcpReset`] or [`End::Stalled`]
+    /// (still open), and the received bytes that belong to no reply.
     pub async fn closed(&mut self) -> (End, Bytes) {
         let end = loop {
             if let Err(end) = self.fill().await {
@@ -169,8 +170,8 @@ impl Connection {
         &self.received
     }
 
-    /// Reads at most `max` bytes, as a slow reader would. They are in [`received`](Self::received), and a later reply
-    /// interprets them.
+    /// Reads at most `max` bytes, like a slow client. They are added to [`received`](Self::received), and a later reply
+    /// parses them.
     ///
     /// # Errors
     /// [`End::Closed`], [`End::TcpReset`] or [`End::Stalled`].

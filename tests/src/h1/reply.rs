@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::Connection;
 use crate::{Chunk, End, Head, Headers, Response};
 
-/// An answer being read: its head is here, its body comes piece by piece.
+/// A response that is being read: its head is complete, its body is read in pieces.
 #[derive(Debug)]
 pub struct Reply<'c> {
     connection: &'c mut Connection,
@@ -35,7 +35,7 @@ impl<'c> Reply<'c> {
         let (start, head) = loop {
             let start = connection.taken;
             let head = read_head(connection).await?;
-            // RFC 9110 section 15.2: an interim answer is followed by the final one; 101 is final
+            // RFC 9110 section 15.2: an interim response is followed by the final one; 101 is final.
             if head.status >= 200 || head.status == 101 {
                 break (start, head);
             }
@@ -58,7 +58,7 @@ impl<'c> Reply<'c> {
         &self.head
     }
 
-    /// The next piece of the body, or `None` at its end, which [`finish`](Self::finish) names.
+    /// The next piece of the body, or `None` at its end; [`finish`](Self::finish) returns how it ended.
     pub async fn chunk(&mut self) -> Option<Chunk> {
         if self.end.is_some() {
             return None;
@@ -81,7 +81,7 @@ impl<'c> Reply<'c> {
         }
     }
 
-    /// Reads to the end, and gives all of it, pieces taken by [`chunk`](Self::chunk) included.
+    /// Reads to the end. Returns the whole response, including pieces already returned by [`chunk`](Self::chunk).
     pub async fn finish(mut self) -> Response {
         while self.chunk().await.is_some() {}
         Response {
@@ -132,7 +132,8 @@ impl<'c> Reply<'c> {
         }
     }
 
-    /// RFC 9112 section 7.1. The cursor moves only over whole chunks, so that what a cut left behind stays visible.
+    /// RFC 9112 section 7.1. The cursor advances only over complete chunks, so that the rest of an aborted body stays
+    /// visible.
     async fn next_chunked(&mut self) -> Result<Chunk, End> {
         let line = read_line(self.connection, self.connection.taken).await?;
         let size = line.text.split(';').next().unwrap_or_default().trim();

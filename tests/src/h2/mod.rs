@@ -1,6 +1,6 @@
-//! An HTTP/2 client over cleartext that shows both what a response means and the frames that carried it.
+//! An HTTP/2 client over cleartext that returns responses and also records their frames.
 //!
-//! The `h2` crate speaks the protocol; between it and the socket sits a tap that notes every frame the server sends.
+//! The `h2` crate implements the protocol; a tap between it and the socket records every frame that the server sends.
 
 mod stream;
 mod tap;
@@ -23,9 +23,9 @@ pub const EVERY_STREAM: u32 = (1 << 31) - 1;
 
 /// One connection, several streams. Dropping it closes the socket; streams still open see their connection end.
 ///
-/// A stream whose [`Reply::chunk`] is not called gives no window back, so the server can send it 65,535 bytes
-/// ([`open_with_window`](Self::open_with_window) for another figure) and no more. The connection's own window is so large
-/// that a stalled stream holds up no other.
+/// A stream whose [`Reply::chunk`] is not called releases no flow control window, so the server can send 65,535 bytes
+/// on it ([`open_with_window`](Self::open_with_window) for another number). The connection's own window is so large
+/// that a stalled stream does not block others.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -62,7 +62,7 @@ impl Connection {
         Self::open_with_window(addr, 65_535).await
     }
 
-    /// Connects, and lets the server send `window` bytes of a stream ahead of the reader.
+    /// Connects with a stream window of `window` bytes.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -80,7 +80,7 @@ impl Connection {
             .map_err(io::Error::other)?;
         let driven = Arc::clone(&seen);
         let driver = tokio::spawn(async move {
-            // Its error reaches each stream, and the tap has seen what came.
+            // Each stream gets the error, and the tap has recorded the frames.
             let _ = connection.await;
             driven.close(End::Closed);
         });
@@ -93,8 +93,8 @@ impl Connection {
         })
     }
 
-    /// How long to wait for the server's next move before calling it [`End::Stalled`]; [`PATIENCE`] at first. Holds for
-    /// streams opened from now on.
+    /// Sets how long to wait for the server before the exchange counts as [`End::Stalled`]; [`PATIENCE`] at first.
+    /// Applies to streams opened from now on.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
@@ -102,7 +102,7 @@ impl Connection {
     /// Sends a request, body included.
     ///
     /// # Errors
-    /// How the connection ended, if it takes no more requests.
+    /// How the connection ended, if it accepts no more requests.
     pub async fn send(&mut self, request: &Request) -> Result<Stream, End> {
         let ends = request.body.is_empty();
         let mut stream = self.start(request, ends).await?;
@@ -112,7 +112,7 @@ impl Connection {
         Ok(stream)
     }
 
-    /// Sends a request's head and leaves its body open: [`Stream::send_data`] follows.
+    /// Sends the head of a request and leaves its body open: continue with [`Stream::send_data`].
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -149,7 +149,7 @@ impl Connection {
         self.seen.frames()
     }
 
-    /// Waits for a frame that `wanted` accepts, one that has already come included.
+    /// Waits for a frame that `wanted` accepts, including one that has already arrived.
     ///
     /// # Errors
     /// How the connection ended without it, or [`End::Stalled`].
@@ -165,11 +165,11 @@ impl Connection {
             .unwrap_or(Err(End::Stalled))
     }
 
-    /// Waits for the server's GOAWAY: last stream and reason.
+    /// Waits for the server's GOAWAY. Returns its last stream id and reason.
     ///
-    /// A graceful shutdown (RFC 9113 section 6.8) sends two: first one with stream [`EVERY_STREAM`], then, a round trip later,
-    /// one with the true last stream. This gives the second. A client with no stream open leaves after the first, which is
-    /// then given.
+    /// A graceful shutdown (RFC 9113 section 6.8) sends two: first one with stream [`EVERY_STREAM`], and a round trip
+    /// later one with the actual last stream. This returns the second one. A client without open streams closes after
+    /// the first one, which is returned in this case.
     ///
     /// # Errors
     /// As [`frame`](Self::frame).
@@ -195,15 +195,15 @@ impl Connection {
             .unwrap_or(Err(End::Stalled))
     }
 
-    /// Waits until the connection is over: [`End::TcpReset`], [`End::Closed`] (by the server, or by the client because a
-    /// GOAWAY left it nothing to do), or [`End::Stalled`] if it is not.
+    /// Waits until the connection is closed: [`End::TcpReset`], [`End::Closed`] (by the server, or by the client,
+    /// because no stream was left after a GOAWAY), or [`End::Stalled`] if it stays open.
     pub async fn closed(&self) -> End {
         timeout(self.patience, self.seen.until(Seen::closed))
             .await
             .unwrap_or(End::Stalled)
     }
 
-    /// Takes nothing more from the socket, so that the server's writes fill the kernel's buffers and stop.
+    /// Stops reading from the socket, so that the server's writes fill the kernel's buffers and block.
     pub fn stop_reading(&self) {
         self.seen.pause(true);
     }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::tap::Seen;
 use crate::{Chunk, End, Head, Headers, Response};
 
-/// A request that was sent, waiting for its answer. Dropping it cancels the stream.
+/// A request that was sent and has no response yet. Dropping it cancels the stream.
 #[derive(Debug)]
 pub struct Stream {
     response: ResponseFuture,
@@ -33,15 +33,15 @@ impl Stream {
         }
     }
 
-    /// The stream's number on the wire.
+    /// The stream id.
     pub fn id(&self) -> u32 {
         self.response.stream_id().as_u32()
     }
 
-    /// Sends a piece of the request body; it waits inside for window if need be.
+    /// Sends a piece of the request body. It is buffered until the flow control window allows sending it.
     ///
     /// # Errors
-    /// How the stream ended, if it takes no more.
+    /// How the stream ended, if it accepts no more data.
     pub fn send_data(&mut self, data: impl Into<Bytes>, ends: bool) -> Result<(), End> {
         self.upload
             .send_data(data.into(), ends)
@@ -53,7 +53,7 @@ impl Stream {
         self.upload.send_reset(reason);
     }
 
-    /// Waits for the answer's head; its body is read through the [`Reply`].
+    /// Waits for the response head; the body is read through the [`Reply`].
     ///
     /// # Errors
     /// How the stream ended before a head.
@@ -93,18 +93,19 @@ impl Stream {
     }
 }
 
-/// An answer being read: its head is here, its body comes frame by frame. Dropping it before the end cancels the stream.
+/// A response that is being read: its head is complete, its body is read frame by frame. Dropping it before the end
+/// cancels the stream.
 #[derive(Debug)]
 pub struct Reply {
     head: Head,
     body: RecvStream,
-    /// Held so that an unfinished upload is not cancelled while its answer is read.
+    /// Held so that an unfinished upload is not cancelled while the response is read.
     upload: SendStream<Bytes>,
     seen: Arc<Seen>,
     patience: Duration,
     sent_at: Instant,
     id: u32,
-    /// How many of the connection's frames lie before the next piece.
+    /// Number of the connection's frames before the next piece.
     frames_passed: usize,
     chunks: Vec<Chunk>,
     trailers: Headers,
@@ -117,7 +118,8 @@ impl Reply {
         &self.head
     }
 
-    /// The next non-empty DATA frame, or `None` at the end, which [`finish`](Self::finish) names. Gives its window back.
+    /// The next non-empty DATA frame, or `None` at the end; [`finish`](Self::finish) returns how it ended. Releases the
+    /// flow control window.
     pub async fn chunk(&mut self) -> Option<Chunk> {
         if self.end.is_some() {
             return None;
@@ -137,7 +139,7 @@ impl Reply {
         }
     }
 
-    /// Reads to the end, and gives all of it, pieces taken by [`chunk`](Self::chunk) included.
+    /// Reads to the end. Returns the whole response, including pieces already returned by [`chunk`](Self::chunk).
     pub async fn finish(mut self) -> Response {
         while self.chunk().await.is_some() {}
         Response {
@@ -152,7 +154,7 @@ impl Reply {
         }
     }
 
-    /// Sends a piece of the request body, for an exchange that goes both ways at once.
+    /// Sends a piece of the request body, for a bidirectional exchange.
     ///
     /// # Errors
     /// As [`Stream::send_data`].
@@ -190,11 +192,11 @@ impl Reply {
     }
 }
 
-/// What an error of the h2 crate says about how the exchange ended.
+/// How the exchange ended, by an error of the h2 crate.
 pub(super) fn end_of(error: &h2::Error) -> End {
     let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
     match error.get_io() {
-        // the h2 crate reports a plain end of file in the middle of a stream as a broken pipe
+        // The h2 crate reports an end of file in the middle of a stream as a broken pipe.
         Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => End::Truncated,
         Some(io) => std::io::Error::from(io.kind()).into(),
         None if error.is_remote() && error.is_go_away() => End::GoAway(reason),

@@ -18,12 +18,12 @@ use tokio::{
 
 use crate::End;
 
-/// A frame that the server sent (RFC 9113 section 4.1), seen as it came out of the socket.
+/// A frame that the server sent (RFC 9113 section 4.1), as it was read from the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// When its last byte came.
+    /// When its last byte arrived.
     pub at: Instant,
-    /// Its stream; 0 is the connection.
+    /// The stream id; 0 is the connection.
     pub stream: u32,
     /// What it is.
     pub kind: FrameKind,
@@ -33,7 +33,7 @@ pub struct Frame {
     pub length: usize,
 }
 
-/// What a [`Frame`] is.
+/// The type of a [`Frame`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameKind {
@@ -49,7 +49,7 @@ pub enum FrameKind {
     Ping,
     /// GOAWAY.
     GoAway {
-        /// The highest stream that the server may have acted on.
+        /// The highest stream id that the server may have processed.
         last_stream: u32,
         /// The error code.
         reason: Reason,
@@ -71,7 +71,7 @@ impl Frame {
     }
 }
 
-/// What the tap has seen so far.
+/// What the tap has recorded.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     frames: Mutex<Vec<Frame>>,
@@ -90,13 +90,13 @@ impl Seen {
         self.closed.lock().clone()
     }
 
-    /// Stops or resumes taking bytes from the socket.
+    /// Stops or resumes reading from the socket.
     pub(super) fn pause(&self, paused: bool) {
         *self.paused.lock() = paused;
         self.resumed.wake();
     }
 
-    /// Waits until `found` gives something, asked again after every frame and at the end of the connection.
+    /// Waits until `found` returns a value. It is called after every frame and at the end of the connection.
     pub(super) async fn until<T>(&self, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
@@ -112,8 +112,8 @@ impl Seen {
         self.frames.lock().iter().find(wanted).cloned()
     }
 
-    /// When the next non-empty DATA frame of a stream came, from frame number `cursor` on. The h2 crate hands over those,
-    /// one by one.
+    /// When the next non-empty DATA frame of a stream arrived, starting with frame number `cursor`. The h2 crate
+    /// returns these frames one by one.
     pub(super) fn data_arrival(&self, stream: u32, cursor: &mut usize) -> Option<Instant> {
         let frames = self.frames.lock();
         let data = |f: &Frame| f.stream == stream && f.kind == FrameKind::Data && f.length > 0;
@@ -128,7 +128,7 @@ impl Seen {
     }
 }
 
-/// A socket that notes the frames it reads.
+/// A socket that records the frames it reads.
 #[derive(Debug)]
 pub(super) struct Tap {
     stream: TcpStream,
@@ -195,7 +195,7 @@ impl AsyncWrite for Tap {
     }
 }
 
-/// Cuts the bytes into frames; they may arrive in any pieces.
+/// Parses frames from bytes that arrive in arbitrary pieces.
 #[derive(Debug, Default)]
 struct Parser {
     pending: Vec<u8>,
@@ -254,7 +254,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Stream ids and window increments: 31 bits behind a reserved one.
+/// Stream ids and window increments have 31 bits after a reserved one.
 fn u31(bytes: &[u8]) -> u32 {
     u32_at(bytes, 0) & 0x7fff_ffff
 }

@@ -1,6 +1,6 @@
-//! The figures of the drain, measured: `drain-load COMMAND --help`.
+//! Measures the figures of the drain: `drain-load COMMAND --help`.
 //!
-//! Each command prints what it found and exits with 1 when a figure is missed.
+//! Each command prints its results, and exits with 1 if a figure misses its target.
 
 mod proxy;
 mod race;
@@ -16,13 +16,13 @@ use std::{
 use clap::Parser;
 use stream_load::{Args, Load};
 
-/// Measures what a drain loses, against real sockets.
+/// Measures over real sockets what a drain loses.
 #[derive(Debug, Parser)]
 #[command(name = "drain-load")]
 enum Command {
-    /// Busy keep-alive clients while one server after another goes away, with plain graceful shutdown as control
+    /// Busy keep-alive clients while one server after another shuts down; the control is a plain graceful shutdown
     Race(race::Options),
-    /// Many event streams at the deadline of a demo server, some of whose readers stall
+    /// Many event streams at the deadline of a demo server; some clients stall
     Farewell(streams::Options),
     /// Many event streams that a demo server ends early, one by one
     Early(streams::Options),
@@ -32,7 +32,7 @@ enum Command {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a command found: lines to print, and the figures that were missed.
+/// The result of a command: lines to print, and the figures that missed their target.
 #[derive(Debug, Default)]
 struct Findings {
     passed: usize,
@@ -71,7 +71,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// A load of `stream-load`, given as on its command line.
+/// A load of `stream-load`, with its command line options.
 fn load(url: &str, options: &[&str]) -> Result<Load, BoxError> {
     let args = ["stream-load", "--no-progress", url];
     Ok(Load::new(Args::try_parse_from(
@@ -79,7 +79,7 @@ fn load(url: &str, options: &[&str]) -> Result<Load, BoxError> {
     )?)?)
 }
 
-/// The demo server to run: `DEMO_BIN`, or the one that is built beside this program.
+/// The demo server to run: `DEMO_BIN`, or the one beside this program.
 fn demo() -> io::Result<tokio::process::Command> {
     let path = match env::var_os("DEMO_BIN") {
         Some(path) => path.into(),

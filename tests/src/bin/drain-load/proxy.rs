@@ -1,4 +1,4 @@
-//! Real proxies, each with the least configuration that works.
+//! Real proxies, each with a minimal configuration.
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
@@ -38,7 +38,7 @@ impl Proxy {
             .args(args)
             .arg(&path)
             .current_dir(scratch)
-            // where caddy keeps what it remembers
+            // Where caddy stores its state.
             .env("HOME", scratch)
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -48,7 +48,7 @@ impl Proxy {
     }
 }
 
-/// Its defaults, except for keep-alive to the servers: a request that was sent is repeated elsewhere only if that is safe.
+/// Its defaults, with keep-alive to the servers: nginx retries a request on another server only if that is safe.
 fn nginx(front: SocketAddr, backends: &[Backend], scratch: &Path) -> String {
     let mut servers = String::new();
     for backend in backends {
@@ -87,12 +87,12 @@ fn haproxy(front: SocketAddr, backends: &[Backend]) -> String {
     )
 }
 
-/// With its active checks: 2.6 cannot send a request with a body to another server when one has refused the connection
-/// (the body is closed by then, the answer a 502), so it has to know before.
+/// With active health checks: when a server has refused the connection, caddy 2.6 cannot send a request with a body to
+/// another server (it has already closed the body, and responds with a 502), so it must know in advance.
 ///
-/// With requests buffered: an answer that begins before the request's body was read to its end makes 2.6 close the body,
-/// fail to send it, and cut the answer, which its client sees as a clean end. Without any restart that was one streamed
-/// answer to a POST in 45.
+/// With buffered requests: if a response starts before the request body was read to its end, caddy 2.6 closes the body,
+/// fails to send it, and ends the response cleanly although it is incomplete. Without any restart, this happened to one
+/// in 45 streamed responses to a POST.
 fn caddy(front: SocketAddr, backends: &[Backend]) -> String {
     let servers: Vec<String> = backends.iter().map(|b| b.public.to_string()).collect();
     format!(

@@ -1,4 +1,4 @@
-//! Requests lost while a server goes away.
+//! Requests that are lost while a server shuts down.
 
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Protocol::H1)]
     protocol: Protocol,
 
-    /// Connections that are always busy
+    /// Number of connections, all of them always busy
     #[arg(long, default_value_t = 200)]
     clients: usize,
 
-    /// Servers that go away, one after another
+    /// Number of servers that shut down, one after another
     #[arg(long, default_value_t = 20)]
     rounds: usize,
 }
@@ -35,19 +35,19 @@ enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
     Drain,
-    /// `axum::serve` with a graceful shutdown that begins at once.
+    /// `axum::serve` with a graceful shutdown that starts at once.
     Control,
 }
 
-/// What became of the requests.
+/// What happened to the requests.
 #[derive(Debug)]
 struct Found {
     answered: u64,
-    /// sent, and never answered
+    /// Sent, but never answered.
     lost: u64,
-    /// sent, and known not to have been processed: a GOAWAY named an earlier stream
+    /// Sent, and known not to have been processed, because a GOAWAY had a lower last stream id.
     returned: u64,
-    /// by a status, a reset, or without a connection
+    /// Refused by a status, a reset, or a failed connection.
     refused: u64,
 }
 
@@ -112,7 +112,7 @@ impl Found {
 
 async fn measure(options: &Options, arm: Arm) -> Result<Report, BoxError> {
     let mut server = start(arm).await?;
-    // where a load balancer sends new connections
+    // Where a load balancer sends new connections.
     let backend = Arc::new(RwLock::new(server.addr));
     let (streams, http) = match options.protocol {
         Protocol::H1 => (options.clients, "1"),
@@ -134,7 +134,7 @@ async fn measure(options: &Options, arm: Arm) -> Result<Report, BoxError> {
     for _ in 0..options.rounds {
         sleep(Duration::from_millis(200)).await;
         let next = start(arm).await?;
-        // readiness has failed: the balancer sends nobody new to the old one
+        // Readiness has failed, so the load balancer sends no new connections to the old server.
         *backend.write() = next.addr;
         std::mem::replace(&mut server, next).stop().await?;
     }
@@ -151,7 +151,8 @@ struct Server {
 }
 
 async fn start(arm: Arm) -> io::Result<Server> {
-    // room for all clients at once: a SYN that finds none is sent again a second later, when the server may be gone
+    // A backlog for all clients at once: a SYN that finds no room is sent again a second later, when the server may be
+    // gone.
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let listener = socket.listen(4096)?;

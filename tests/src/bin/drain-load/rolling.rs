@@ -17,15 +17,15 @@ use crate::{BoxError, Findings, demo, load, proxy::Proxy};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The proxy, which has to be installed
+    /// The proxy, which must be installed
     #[arg(long, value_enum)]
     proxy: Proxy,
 
-    /// How often a server is replaced
+    /// Number of server restarts
     #[arg(long, default_value_t = 20)]
     restarts: usize,
 
-    /// Connections to the proxy, each busy with one kind of request
+    /// Number of connections to the proxy, each busy with one kind of request
     #[arg(long, default_value_t = 30)]
     clients: usize,
 }
@@ -36,15 +36,15 @@ pub(crate) struct Backend {
     process: DemoProcess,
 }
 
-/// Long enough for haproxy's checks (2 x 100 ms); nginx and caddy learn by refused connections.
+/// Long enough for haproxy's checks (2 x 100 ms). nginx and caddy notice by refused connections.
 const ADVERTISE: &str = "800ms";
 
-/// Long enough for every request but the endless ones.
+/// Long enough for every request except the endless ones.
 const DEADLINE: &str = "3s";
 
 pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<(), BoxError> {
     let mut backends = Vec::new();
-    // as it is on a cluster: the same ports on every address, of which caddy's checks want the second one
+    // As in a cluster: the same ports on every address. The second address is for caddy's checks.
     let (public, admin) = (free().await?.port(), free().await?.port());
     for host in 1..=3 {
         let host = Ipv4Addr::new(127, 0, 0, host);
@@ -86,7 +86,7 @@ async fn under_load(
         clean += usize::from(status.code() == Some(0));
         served += figure(&backend.process.log().text(), "served ");
         backend.process = start(backend.public, backend.admin).await?;
-        // the proxy takes it in again
+        // Until the proxy uses the server again.
         sleep(Duration::from_millis(400)).await;
     }
     let found = clients.stop().await;
@@ -116,7 +116,7 @@ async fn under_load(
     control(options, front, &mut backends[0], findings).await
 }
 
-/// A server that is killed must be seen by the same load.
+/// Control: the same load must detect a server that is killed.
 async fn control(
     options: &Options,
     front: SocketAddr,
@@ -180,10 +180,11 @@ async fn reachable(addr: SocketAddr) -> Result<(), BoxError> {
     Err("the proxy does not listen".into())
 }
 
-/// What is asked for, and how its answer is known to be the whole and right one.
+/// A kind of request, and how its response is recognized as complete and correct.
 ///
-/// A clean end of the body proves nothing by itself: caddy 2.6 gives a chunked body one when its upstream was cut. So each
-/// kind has something that only the whole one has: its length, its number of records, its last words.
+/// A clean end of the body proves nothing by itself: caddy 2.6 ends a chunked body cleanly when its upstream was
+/// aborted. Each kind therefore has something that only a complete response has: a length, a number of records, or a
+/// last record.
 struct Kind {
     name: &'static str,
     path: &'static str,
@@ -226,7 +227,7 @@ const KINDS: [Kind; 5] = [
         options: &["--expect-records", "20"],
         good: Ending::Whole,
     },
-    // beyond the deadline of its server: it has to be told
+    // Lasts beyond the deadline of its server, and so must get a last event.
     Kind {
         name: "endless events",
         path: "/events?count=0&interval_ms=50",
@@ -239,7 +240,7 @@ const KINDS: [Kind; 5] = [
 struct Clients(Vec<(&'static Kind, Running)>);
 
 struct Found {
-    /// whole answers
+    /// Number of complete responses.
     good: u64,
     farewells: u64,
     failed: u64,
@@ -260,7 +261,7 @@ impl Clients {
         Ok(Self(running))
     }
 
-    /// Lets every request come to its end, but for the endless ones.
+    /// Waits for the end of every request except the endless ones.
     async fn stop(self) -> Found {
         let mut found = Found {
             good: 0,
@@ -290,7 +291,7 @@ impl Found {
         }
         for ending in Ending::ALL {
             let count = report.count(ending);
-            // the endless streams that were still running at the end
+            // The endless streams that were still open at the end.
             let left = ending == Ending::Running && kind.good == Ending::Drained;
             if count > 0 && ending != kind.good && !left {
                 self.failed += count;

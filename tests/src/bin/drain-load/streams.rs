@@ -1,4 +1,4 @@
-//! Many event streams while their server goes away.
+//! Many event streams while their server shuts down.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::{BoxError, Findings, demo, load};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Event streams that are open when the server is told to stop
+    /// Event streams that are open when the server is stopped
     #[arg(long, default_value_t = 10_000)]
     streams: usize,
 
-    /// Per cent of the readers that stall (farewell only)
+    /// Percentage of clients that stall (farewell only)
     #[arg(long, default_value_t = 1)]
     stalled: usize,
 
@@ -28,20 +28,20 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-/// The readers of all streams.
+/// The clients of all streams.
 #[derive(Debug)]
 struct Readers {
-    /// a permit for each that has an event
+    /// One permit for each client that has received an event.
     open: Semaphore,
     seen: Mutex<Vec<Seen>>,
 }
 
-/// What a reader saw.
+/// What a client received.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// one farewell, by itself and whole, and the stream's clean end
+    /// Whether it got exactly one last event, complete and by itself, and a clean end.
     well: bool,
-    /// when the last of it came
+    /// When its last byte arrived.
     at: Instant,
 }
 
@@ -53,7 +53,7 @@ impl Watch for Readers {
     fn ended(&self, stream: &Stream<'_>) {
         let well = stream.ending == Ending::Drained
             && stream.farewells == 1
-            // nothing of a half event before it
+            // No part of another event before it.
             && stream.last_record.starts_with(b"event: drain\n");
         let at = stream.last_chunk.unwrap_or(stream.started);
         self.seen.lock().push(Seen { well, at });
@@ -80,7 +80,7 @@ pub(crate) async fn farewell(options: &Options, findings: &mut Findings) -> Resu
             run.exit
         ),
     )?;
-    // cut streams are what exit code 1 is for
+    // Aborted streams make the exit code 1.
     let code = i32::from(stalled > 0);
     findings.check(
         run.code == Some(code),
@@ -124,12 +124,12 @@ struct Run {
     signalled: Instant,
     exit: Duration,
     code: Option<i32>,
-    /// the server's own word
+    /// The report that the server printed.
     report: String,
     seen: Vec<Seen>,
 }
 
-/// Opens the streams, waits until each reader has an event, sends SIGTERM, and reads to the end.
+/// Opens the streams, waits until each client has an event, sends SIGTERM, and reads to the end.
 async fn drain(
     streams: usize,
     stalled: usize,
@@ -147,7 +147,7 @@ async fn drain(
         open: Semaphore::new(0),
         seen: Mutex::default(),
     });
-    // as much as it takes, read by nobody
+    // As many bytes as the buffers take, which no client reads.
     let mut idle = None;
     if stalled > 0 {
         let options = [

@@ -64,7 +64,7 @@ async fn one_more_than_max_connections_waits_for_its_turn() {
     one.get("/", "hello").await;
     two.get("/", "hello").await;
     let mut three = rig.connect();
-    let waiting = tokio::time::timeout(SECOND, three.get("/", "hello")).await;
+    let waiting = timeout(SECOND, three.get("/", "hello")).await;
     assert!(waiting.is_err(), "there is no place");
     drop(one);
     let mut response = Vec::new();
@@ -126,7 +126,5 @@ async fn a_client_that_resets_its_streams_is_sent_away() {
     assert!(h2_frames(&received).contains(&7), "no GOAWAY");
     assert!(received.windows(4).any(|bytes| bytes == enhance_your_calm));
     neighbour.get("/", "hello").await;
-    while rig.drain.in_flight() > 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.idle().await;
 }

@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tower_stream_drain::Drain;
 use tower_stream_serve::{Listener, Report, Serve, serve};
@@ -90,6 +90,12 @@ impl Rig {
         self.connect_from("192.0.2.1")
     }
 
+    /// Waits until no request is in flight.
+    async fn idle(&self) {
+        let idle = timeout(SECOND, self.drain.idle()).await;
+        idle.expect("a request is still in flight");
+    }
+
     /// How long the drain took.
     async fn drained(self) -> Duration {
         self.drain.start();
@@ -123,8 +129,9 @@ impl Client {
     /// Waits for the end: what was received until then, and how long after the beginning of the connection.
     async fn closed(&mut self) -> (Vec<u8>, Duration) {
         let mut received = Vec::new();
-        // an abort is as good an end
-        let _ = self.io.read_to_end(&mut received).await;
+        // An abort is as good an end. A connection that never ends fails its test here, by the clock of the test.
+        let end = timeout(100_000 * SECOND, self.io.read_to_end(&mut received));
+        let _ = end.await.expect("the connection is still open");
         (received, self.began.elapsed())
     }
 }

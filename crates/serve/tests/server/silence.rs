@@ -31,7 +31,7 @@ async fn without_a_header_timeout_it_does_not() {
     for beginning in BEGINNINGS {
         let mut client = rig.connect();
         client.send(beginning).await;
-        let closed = tokio::time::timeout(10_000 * SECOND, client.closed()).await;
+        let closed = timeout(10_000 * SECOND, client.closed()).await;
         assert!(closed.is_err(), "{beginning:?}");
     }
 }
@@ -104,9 +104,7 @@ async fn pings_find_an_http2_client_that_has_vanished() {
     client.send([H2_START, headers].concat()).await;
     let (_, took) = client.closed().await;
     assert_eq!(took.as_secs(), 40);
-    while rig.drain.in_flight() > 0 {
-        tokio::task::yield_now().await;
-    }
+    rig.idle().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! What counting, closing and the farewell cost a request and a frame, beside tower-http's in-flight counter and the bare
-//! service.
+//! Cost of counting, closing and last events per request and frame, compared with tower-http's in-flight counter and
+//! the bare service.
 //!
 //! `cargo bench -p tower-stream-drain`; the last lines are the ratios of this run.
 #![allow(missing_docs)]
@@ -33,7 +33,7 @@ const KINDS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Answers a request, as an outer layer of ours leaves it, and reads the body to its end.
+/// Responds to a request, in the state in which an outer layer leaves it, and reads the body to its end.
 fn serve<S, B>(service: S) -> usize
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,

@@ -1,4 +1,4 @@
-//! Both layers allocate nothing a frame. Only what the thread of the test allocates counts.
+//! Both layers allocate nothing per frame. Only allocations of the test's thread are counted.
 #![cfg(not(loom))]
 #![allow(missing_docs)]
 
@@ -18,7 +18,7 @@ use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_stream_drain::{Drain, Policy};
 
-/// Waits before every record.
+/// Is pending before every record.
 struct Repeat(Bytes, bool);
 
 impl Body for Repeat {
@@ -58,7 +58,7 @@ fn no_allocation_a_frame() {
             let response = response.now_or_never().unwrap().unwrap();
             let mut body = pin!(response.into_body());
             let mut cx = Context::from_waker(Waker::noop());
-            // the first wait registers the stream
+            // The first wait registers the stream.
             assert!(body.as_mut().poll_frame(&mut cx).is_pending());
             let allocated = measure(|| {
                 for _ in 0..1_000 {

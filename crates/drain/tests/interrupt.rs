@@ -1,4 +1,4 @@
-//! SIGINT with nothing in flight. A binary of its own: a signal is for the whole process.
+//! SIGINT with nothing in flight. In a binary of its own, because a signal affects the whole process.
 #![cfg(all(unix, feature = "signals"))]
 
 use std::{io, time::Duration};

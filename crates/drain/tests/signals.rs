@@ -1,4 +1,4 @@
-//! SIGTERM and a drain without a deadline. A binary of its own: a signal is for the whole process.
+//! SIGTERM and a drain without a deadline. In a binary of its own, because a signal affects the whole process.
 #![cfg(all(unix, feature = "signals"))]
 
 use std::{io, time::Duration};

@@ -1,4 +1,4 @@
-//! What the error writer costs a frame and a response, beside tower-http's `CatchPanic` and the bare service.
+//! Cost of the error writer per frame and response, compared with tower-http's `CatchPanic` and the bare service.
 //!
 //! `cargo bench -p tower-stream-errors`; the last lines are the ratios of this run.
 #![allow(missing_docs)]
@@ -30,7 +30,7 @@ const KINDS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Answers a request and reads the body to its end.
+/// Responds to a request and reads the body to its end.
 fn serve<S, B>(service: S) -> usize
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,

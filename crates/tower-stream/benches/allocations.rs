@@ -1,6 +1,7 @@
-//! What the stack allocates and holds, beside tower-http's layers: `cargo bench -p tower-stream --bench allocations`.
+//! Allocations and heap memory of the stack, compared with tower-http's layers: `cargo bench -p tower-stream --bench
+//! allocations`.
 //!
-//! By itself, for counting makes an allocation dearer.
+//! In a bench of its own, because counting makes allocations slower.
 #![allow(missing_docs, clippy::print_stdout)]
 
 mod candidates;

@@ -1,9 +1,9 @@
-//! The stack beside tower-http's layers and the bare handler, each layer by itself, in one run.
+//! The stack and each single layer, compared with tower-http's layers and the bare handler in one run.
 //!
 //! `cargo bench -p tower-stream --bench stack` measures with criterion, and ends with tables of interleaved rounds, so
-//! that whatever else the machine does falls on all candidates alike. `-- --quick` is shorter, `-- tables` prints the
-//! tables alone, and any other filter (`'no subscriber/100 x 64 B/our six'`) measures only what it matches. Allocations
-//! are counted by the bench `allocations`.
+//! that other load on the machine affects all candidates alike. `-- --quick` is shorter, `-- tables` prints only the
+//! tables, and any other filter (`'no subscriber/100 x 64 B/our six'`) measures only what it matches. The bench
+//! `allocations` counts allocations.
 #![allow(missing_docs, clippy::print_stdout)]
 
 mod candidates;
@@ -17,7 +17,7 @@ use candidates::{
 use criterion::{Criterion, Throughput};
 use tower_stream_bench_support::Contest;
 
-/// What a round of one candidate handles.
+/// The shape of one round of a candidate.
 const FRAMES_A_ROUND: u32 = 3_000;
 const CALLS_A_ROUND: u32 = 300;
 
@@ -63,13 +63,13 @@ fn criterion(criterion: &mut Criterion) {
     }
 }
 
-/// Nanoseconds of a response, for each candidate.
+/// Nanoseconds per response, for each candidate.
 struct Row {
     name: &'static str,
     times: Vec<f64>,
 }
 
-/// The best of interleaved rounds, in each shape.
+/// The best of interleaved rounds, for each shape.
 fn contest(listener: Listener) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for shape in SHAPES {
@@ -98,7 +98,7 @@ fn find<'a>(rows: &'a [Row], name: &str) -> &'a Row {
     rows.iter().find(|row| row.name == name).expect("a row")
 }
 
-/// What of a response over the bare one falls on each of its frames.
+/// The cost of a response above the bare one, per frame.
 fn over(row: &Row, bare: &Row, shape: usize) -> f64 {
     (row.times[shape] - bare.times[shape]) / f64::from(SHAPES[shape].count)
 }
@@ -126,7 +126,7 @@ fn print(listener: Listener, rows: &[Row]) {
     }
 }
 
-/// The goals of the stack, each beside what this run found.
+/// The goals of the stack, with the results of this run.
 fn goals(found: &[(Listener, Vec<Row>)]) {
     println!("\nwhat {SIX} cost over bare, of what {PEER} cost");
     for (listener, what, shape, goal) in [
@@ -160,7 +160,7 @@ fn main() {
         .configure_from_args();
     criterion(&mut settings);
     settings.final_summary();
-    // `cargo test --benches` runs this without `--bench`: each routine once, and no table
+    // `cargo test --benches` runs this without `--bench`: run each routine once, without a table.
     let mut arguments = std::env::args().skip(1);
     if arguments.all(|argument| ["--bench", "--quick", "tables"].contains(&argument.as_str()))
         && std::env::args().any(|argument| argument == "--bench")

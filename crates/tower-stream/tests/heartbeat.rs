@@ -1,4 +1,4 @@
-//! Heartbeats and the layers outside of them: as services of their own, and as stages of one.
+//! Heartbeats and the layers outside of them: as separate services, and as stages of one.
 #![cfg(feature = "full")]
 
 use std::{convert::Infallible, time::Duration};
@@ -24,7 +24,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A service that answers with a stream of events that does these steps.
+/// A service that responds with an event stream that plays these steps.
 fn stream(
     steps: fn() -> Vec<Step>,
 ) -> impl Service<Request<()>, Response = Response<MockBody>, Error = Infallible, Future: Send> + Clone
@@ -62,7 +62,7 @@ where
     (frames, error)
 }
 
-/// Both ways to put `outer` around `inner`.
+/// Both ways to combine `outer` and `inner`.
 macro_rules! both {
     ($outer:expr, $inner:expr, $steps:expr) => {
         [

@@ -1,4 +1,4 @@
-//! The compression slot: no digest stands on bytes that it is not of, and no head waits for a long input.
+//! The compression slot: no digest of other bytes is sent, and no head waits for a long input.
 #![cfg(feature = "full")]
 
 use std::{
@@ -30,7 +30,7 @@ fn sha256(data: &[u8]) -> String {
     DigestValue::of::<sha2::Sha256>(data).content_digest()
 }
 
-/// The digest fields of the handler: of the plain text, each true.
+/// The digest fields of the handler, all correct for the uncompressed text.
 fn claims() -> Vec<(&'static str, String)> {
     let text = text();
     let md5 = DigestValue::of::<Md5>(&text);
@@ -82,7 +82,7 @@ async fn ask(app: Router, version: Version, coding: &str) -> Got {
     }
 }
 
-/// No digest is of other bytes than these.
+/// Asserts that every digest is of these bytes.
 fn assert_true(got: &Got, cell: &str) {
     for fields in [&got.head, &got.trailers] {
         for (name, value) in fields {
@@ -160,7 +160,7 @@ async fn a_digest_in_the_trailers_stands_on_its_own_bytes_only() {
                     assert_eq!(got.trailers[name], value, "{cell}");
                 }
                 assert_true(&got, &cell);
-                // what is announced comes
+                // Announced fields are sent.
                 for line in got.head.get_all("trailer") {
                     for name in line.to_str().unwrap().split(", ") {
                         assert!(got.trailers.contains_key(name), "{cell}: {line:?}");
@@ -171,7 +171,7 @@ async fn a_digest_in_the_trailers_stands_on_its_own_bytes_only() {
     }
 }
 
-/// Changes the bytes and nothing in the head.
+/// Changes the bytes but not the head.
 #[tokio::test]
 async fn another_length_is_other_bytes() {
     let shout = tower::util::MapResponseLayer::new(|response: Response<_>| {
@@ -193,7 +193,7 @@ async fn another_length_is_other_bytes() {
     assert!(!got.head.contains_key("x-content-md5"));
 }
 
-/// What an encoder has read of a long input when the head is there.
+/// How much of a long input an encoder has read when the head arrives.
 #[tokio::test]
 async fn the_head_does_not_wait_for_a_long_input() {
     let frame = Bytes::from(vec![0; 16 * 1024]);
@@ -234,7 +234,7 @@ async fn the_head_does_not_wait_for_a_long_input() {
     assert_eq!(gunzip(&zipped), vec![0; frames * frame.len()]);
 }
 
-/// Up to 256 KiB of input, and 64 KiB of output, the digest is still in the head.
+/// Up to 256 KiB of input and 64 KiB of output, the digest is still in the head.
 #[tokio::test]
 async fn a_ready_body_is_announced_in_the_head() {
     for size in [0, 1, 100_000, 256 * 1024] {

@@ -1,4 +1,4 @@
-//! The stack as one layer: what its defaults do, that off means off, and that it is one type.
+//! The stack as one layer: its defaults, its disabled state, and its single type.
 #![cfg(feature = "full")]
 
 use std::{convert::Infallible, time::Duration};
@@ -14,7 +14,7 @@ use tower_stream::{
     prelude::*,
 };
 
-/// An app whose one route streams these steps.
+/// An app with one route that streams these steps.
 fn app(content_type: &'static str, steps: fn() -> Vec<Step>) -> Router {
     let handler = move || async move {
         (
@@ -133,7 +133,7 @@ async fn every_layer_at_once_with_compression_in_its_slot() {
     assert_eq!(drain.in_flight(), 1);
     let zipped = response.into_body().collect().await.unwrap().to_bytes();
     let text = gunzip(&zipped);
-    // stamped, whole events only, and a last record inside of the compression
+    // With ids, complete events only, and a last record inside of compression.
     assert!(
         text.starts_with("data: 1\nid: 1\n\nevent: error\n"),
         "{text}"
@@ -162,7 +162,7 @@ async fn a_refusal_of_the_drain_carries_the_request_id() {
     assert_eq!(text(held).await, "data: 1\n\ndata: 2\n\n");
 }
 
-/// Whatever is switched on, it is the same type: the branches would not compile otherwise.
+/// The type is the same, whatever is enabled: otherwise the branches would not compile.
 #[test]
 fn the_stack_is_one_type() {
     let drain = Drain::builder().build();

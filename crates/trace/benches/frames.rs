@@ -1,4 +1,4 @@
-//! What tracing a stream costs a frame, against tower-http's `Trace` and against a tracing span for each chunk.
+//! Cost of tracing a stream per frame, compared with tower-http's `Trace` and with a tracing span for each chunk.
 //!
 //! `cargo bench -p tower-stream-trace --features otlp`; the last lines are the ratios of this run and the allocations of
 //! a frame. Times are of the CPU of the thread that polls; the batch thread's is not in them. The counting allocator
@@ -44,7 +44,7 @@ const TRACING_DEFAULTS: &str = "a tracing span a chunk, tracing-opentelemetry's 
 
 type Req = Request<Empty<Bytes>>;
 
-/// Answers with ten thousand frames that are ready.
+/// A handler that responds with ten thousand ready frames.
 #[derive(Clone, Copy)]
 struct Answer;
 
@@ -92,7 +92,7 @@ where
     group.bench_function(name, |b| b.iter(|| run(layer)));
 }
 
-/// A batch processor that the exporter never slows down, and its account.
+/// A batch processor whose exporter never slows it down, and its counts.
 fn provider(sampler: Sampler) -> (SdkTracerProvider, Loss) {
     #[derive(Debug)]
     struct Discard;
@@ -172,7 +172,7 @@ fn sampled(c: &mut Criterion<CpuTime>) {
     let tracer = || provider.tracer("bench");
     let mut group = c.benchmark_group(SAMPLED);
     group.throughput(Throughput::Elements(FRAMES.into()));
-    // long pauses between samples, so that the batch thread keeps up
+    // Long pauses between samples, so that the batch thread keeps up.
     group
         .sample_size(20)
         .measurement_time(Duration::from_secs(8));
@@ -201,7 +201,7 @@ fn sampled(c: &mut Criterion<CpuTime>) {
     println!("{:?}", loss.counts());
 }
 
-/// What one would write without [`ChunkSpanLayer`]: a tracing span for each chunk, with the same attributes.
+/// The alternative without [`ChunkSpanLayer`]: a tracing span for each chunk, with the same attributes.
 #[derive(Clone)]
 struct TracingSpans<S>(S);
 

@@ -1,7 +1,8 @@
-//! One log event for each response, when it has really ended.
+//! One log event for each response, when it has ended.
 //!
-//! [`RequestSpanLayer`](crate::RequestSpanLayer) writes it, with the target `tower_stream_trace::access`. The event stands
-//! in no span, so a format that prints spans does not repeat its fields, and OpenTelemetry's request span holds no copy.
+//! [`RequestSpanLayer`](crate::RequestSpanLayer) logs it, with the target `tower_stream_trace::access`. The event has
+//! no parent span, so a format that prints spans does not repeat its fields, and OpenTelemetry's request span does not
+//! contain a copy.
 
 use std::time::Duration;
 
@@ -12,32 +13,33 @@ use tracing::{Level, level_filters::LevelFilter};
 
 use crate::request::Seen;
 
-/// The target of the line of a response.
+/// The target of the event for a response.
 const TARGET: &str = "tower_stream_trace::access";
-/// The target of the line of a chunk.
+/// The target of the event for a chunk.
 const CHUNK_TARGET: &str = "tower_stream_trace::access::chunk";
 
 bitflags::bitflags! {
-    /// The fields of the line of a response.
+    /// The fields of the event for a response.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct AccessFields: u16 {
-        /// `method`: of the request.
+        /// `method`: the request method.
         const METHOD = 1;
-        /// `route`: the template that axum's router matched. Needs the feature `axum`, and the layer inside of the router.
+        /// `route`: the template that axum's router matched. Requires the feature `axum`, and the layer inside of the
+        /// router.
         const ROUTE = 1 << 1;
-        /// `path`: of the request target, without the query.
+        /// `path`: the path of the request target, without the query.
         const PATH = 1 << 2;
         /// `protocol`: `HTTP/1.1` or `HTTP/2.0`.
         const PROTOCOL = 1 << 3;
-        /// `status`: of the response. A request that was dropped before its head has none.
+        /// `status`: the response status. A request that was dropped before its response head has none.
         const STATUS = 1 << 4;
-        /// `outcome`: `complete`, `aborted`, `error` or `panic`; and `error.type` where it is not `complete`.
+        /// `outcome`: `complete`, `aborted`, `error` or `panic`; and `error.type` unless it is `complete`.
         const OUTCOME = 1 << 5;
         /// `error`: why the response failed.
         const ERROR = 1 << 6;
-        /// `chunks`: how many data frames were given out.
+        /// `chunks`: number of data frames.
         const CHUNKS = 1 << 7;
-        /// `bytes`: of the data frames, as they pass this layer.
+        /// `bytes`: total size of the data frames, as they pass this layer.
         const BYTES = 1 << 8;
         /// `first_chunk_ms`: from the call to the first data frame, in milliseconds.
         const FIRST_CHUNK = 1 << 9;
@@ -48,14 +50,14 @@ bitflags::bitflags! {
     }
 }
 
-/// What is logged of each response at its end: exactly one event, also for a response that is dropped, panics, is refused
-/// further in or is ended by a drain.
+/// Logs exactly one event at the end of each response, also if the response is dropped, panics, is refused by a layer
+/// inside, or is ended by a drain.
 ///
-/// The default is the level INFO with all [`AccessFields`]. A request costs one check when no subscriber wants events of that
-/// level.
+/// By default it is at level INFO, with all [`AccessFields`]. If no subscriber wants events of that level, a request
+/// costs one check.
 ///
-/// With the level TRACE enabled for the target `tower_stream_trace::access::chunk`, each data frame is one more event, with
-/// `chunk_seq` (from 0), `wire_size_bytes` and `request_id`.
+/// If the level TRACE is enabled for the target `tower_stream_trace::access::chunk`, each data frame is also logged,
+/// with `chunk_seq` (from 0), `wire_size_bytes` and `request_id`.
 ///
 /// ```
 /// use tower_stream_trace::{RequestSpanLayer, access::{AccessFields, AccessLog}};
@@ -78,7 +80,7 @@ impl Default for AccessLog {
 }
 
 impl AccessLog {
-    /// INFO, with all fields.
+    /// The default: level INFO, with all fields.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -87,7 +89,7 @@ impl AccessLog {
         }
     }
 
-    /// Nothing is logged.
+    /// Logs nothing.
     #[must_use]
     pub const fn off() -> Self {
         Self {
@@ -96,14 +98,14 @@ impl AccessLog {
         }
     }
 
-    /// Logs at this level. Default: INFO.
+    /// Sets the level. Default: INFO.
     #[must_use]
     pub const fn level(mut self, level: Level) -> Self {
         self.level = Some(level);
         self
     }
 
-    /// Logs these fields. Default: all.
+    /// Sets the fields. Default: all.
     #[must_use]
     pub const fn fields(mut self, fields: AccessFields) -> Self {
         self.fields = fields;
@@ -111,7 +113,7 @@ impl AccessLog {
     }
 }
 
-/// An event of a level that is known at run time only: each level has a call site of its own.
+/// Logs at a level that is only known at run time: each level needs a callsite of its own.
 macro_rules! event_at {
     ($level:expr, $($fields:tt)*) => {
         match $level {
@@ -124,7 +126,7 @@ macro_rules! event_at {
     };
 }
 
-/// The line of one response, as far as the request knows it.
+/// The data for the event of one response.
 #[derive(Debug)]
 pub(crate) struct Line {
     log: AccessLog,
@@ -133,16 +135,17 @@ pub(crate) struct Line {
     uri: Uri,
     route: Option<Box<str>>,
     version: Version,
-    /// Whether a subscriber wants a line for each chunk.
+    /// Whether a subscriber wants an event for each chunk.
     chunks: bool,
     ended: Option<Instant>,
 }
 
 impl Line {
-    /// `None` when no subscriber wants events of its level.
+    /// Returns `None` if no subscriber wants events of its level.
     ///
-    /// `event_enabled!` would know better, and may not be called: where layers of a `tracing-subscriber` have filters of their
-    /// own, what one of them answers is kept on the thread for the event that should follow, and another event is lost.
+    /// `event_enabled!` would be more precise, but must not be called here: if layers of a `tracing-subscriber` have
+    /// filters of their own, their answers are stored on the thread for the event that is expected to follow, and
+    /// another event would be lost.
     #[inline]
     pub(crate) fn begin<B>(log: AccessLog, request: &Request<B>) -> Option<Box<Self>> {
         let level = log.level?;
@@ -170,7 +173,7 @@ impl Line {
         }
     }
 
-    /// The response has ended now.
+    /// Called when the response ends.
     pub(crate) fn latched(&mut self) {
         self.ended = Some(Instant::now());
     }
@@ -215,7 +218,7 @@ fn log_chunk(index: i64, length: usize, exchange: &Exchange) {
     );
 }
 
-/// With three decimals, for a reader of lines.
+/// Rounded to three decimals, for human readers.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }

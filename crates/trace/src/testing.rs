@@ -1,4 +1,4 @@
-//! Spans that tests can read, and services to make them.
+//! Captures spans for tests, and creates services.
 
 use std::{
     convert::Infallible,
@@ -25,7 +25,7 @@ use tracing_subscriber::{layer::SubscriberExt, registry::Registry};
 
 use crate::attribute;
 
-/// A subscriber for this thread whose spans end in memory.
+/// A subscriber for this thread that stores its spans in memory.
 pub(crate) struct Traces {
     pub(crate) provider: SdkTracerProvider,
     exporter: InMemorySpanExporter,
@@ -49,7 +49,7 @@ impl Traces {
         Self::sampled_by(Sampler::AlwaysOff)
     }
 
-    /// With tracing-opentelemetry's defaults, and another sampler than the one that takes all.
+    /// With tracing-opentelemetry's defaults and this sampler.
     pub(crate) fn sampled_by(sampler: impl ShouldSample + 'static) -> Self {
         Self::with(sampler, |layer| layer)
     }
@@ -95,7 +95,7 @@ impl Traces {
         self.exporter.get_finished_spans().unwrap()
     }
 
-    /// The one span of kind server.
+    /// The only span of kind server.
     pub(crate) fn request(&self) -> SpanData {
         let is_server = |span: &SpanData| span.span_kind == SpanKind::Server;
         let mut servers: Vec<_> = self.spans().into_iter().filter(is_server).collect();
@@ -151,7 +151,7 @@ pub(crate) fn respond<B>(
     })
 }
 
-/// Sends a GET through `service`.
+/// Sends a GET request through `service`.
 pub(crate) async fn get<S, B>(service: S) -> Response<B>
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -160,7 +160,7 @@ where
     response
 }
 
-/// Reads a body to its end. The bytes, or the error it failed with.
+/// Reads a body to its end. Returns the bytes, or the error with which it failed.
 pub(crate) async fn read<B>(body: B) -> Result<Bytes, BoxError>
 where
     B: Body<Data = Bytes, Error = BoxError>,
@@ -170,7 +170,7 @@ where
         .map(http_body_util::Collected::to_bytes)
 }
 
-/// Polls a future once, on no runtime.
+/// Polls a future once, without a runtime.
 pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -1,4 +1,4 @@
-//! The line of a response: exactly one, at its end, with the level and the fields that were asked for.
+//! The event of a response: exactly one, at its end, with the configured level and fields.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use tracing_subscriber::{
     registry::{LookupSpan, Registry},
 };
 
-/// Keeps the events of the access log, as objects.
+/// Stores the events of the access log as objects.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<Map<String, Value>>>>);
 
@@ -78,7 +78,7 @@ impl Lines {
     }
 }
 
-/// Collects the lines of the access log down to `level`, while the guard lives.
+/// Collects the events of the access log up to `level` while the guard exists.
 fn collect(level: Level) -> (Lines, tracing::subscriber::DefaultGuard) {
     let lines = Lines::default();
     let wanted = Targets::new().with_target("tower_stream_trace::access", level);
@@ -150,7 +150,7 @@ async fn each_way_to_end_is_one_line() {
         (MockBody::new([]).tells_end(), false, "complete", None),
     ];
     for (body, reads, outcome, error_type) in cases {
-        // applied twice, and around itself: still one line
+        // Applied twice, also around itself: still one event.
         let service = RequestSpanLayer::new().layer(answer(Response::new(body)));
         let body = get(RequestSpanLayer::new().layer(service))
             .await
@@ -166,7 +166,7 @@ async fn each_way_to_end_is_one_line() {
         assert_eq!(line.get("error").and_then(Value::as_str), why);
     }
 
-    // dropped before its head
+    // Dropped before its head.
     let never = service_fn(|_: Request<()>| {
         std::future::pending::<Result<Response<MockBody>, Infallible>>()
     });

@@ -1,4 +1,4 @@
-//! What the layers allocate a frame. Only what the thread of the test allocates counts.
+//! Allocations of the layers per frame. Only allocations of the test's thread are counted.
 
 use std::{convert::Infallible, pin::Pin};
 

@@ -1,5 +1,5 @@
-//! A collector that is not there, in the log. The pipeline exports on a thread of its own, so the subscriber is global,
-//! and this is the only test of its binary.
+//! Logs about a collector that is not reachable. The pipeline exports on a separate thread, so the subscriber is
+//! global, and this is the only test of its binary.
 
 #![cfg(feature = "otlp")]
 
@@ -19,7 +19,7 @@ use tower_stream_trace::pipeline::Pipeline;
 use tracing::{Event, Level, Subscriber, field::Visit};
 use tracing_subscriber::{Layer, layer::Context, prelude::*};
 
-/// The events of the target that is public for this, as text.
+/// The events with the public target, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 
@@ -39,7 +39,7 @@ impl<S: Subscriber> Layer<S> for Log {
     }
 }
 
-/// Reads a request, of which it knows that its body has no boundary of its own, and answers it.
+/// Reads a request, whose body is known to contain no boundary, and responds to it.
 fn answer(mut connection: TcpStream) {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
@@ -68,7 +68,7 @@ fn a_collector_that_is_not_there_is_told_with_endpoint_and_cause_and_so_is_its_r
     let log = Log::default();
     tracing_subscriber::registry().with(log.clone()).init();
 
-    // a collector that hangs up until it is up
+    // A collector that closes connections until it is up.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let up = Arc::new(AtomicBool::new(false));
@@ -92,7 +92,7 @@ fn a_collector_that_is_not_there_is_told_with_endpoint_and_cause_and_so_is_its_r
     for part in [&*endpoint, "lost=1", "span export fails"] {
         assert!(warning.contains(part), "no `{part}` in {warning}");
     }
-    // what the exporter says of it, "network error", would help nobody
+    // The exporter only reports "network error", which does not help.
     assert!(warning.contains("connection"), "{warning}");
     assert!(!warning.contains("secret"), "{warning}");
 

@@ -10,7 +10,7 @@ use tower_stream_core::mock;
 use super::*;
 use crate::DrainToken;
 
-/// Requests that take every way out at random, on threads of their own. drain.md asks for 10^6: run it so with
+/// Requests that end in every possible way at random, on several threads. For 10^6 requests, run
 /// `DRAIN_REQUESTS=1000000 cargo test --release -p tower-stream-drain balance`.
 #[test]
 fn the_count_balances_after_random_cancels_panics_drops_and_upgrades() {
@@ -39,12 +39,12 @@ fn the_count_balances_after_random_cancels_panics_drops_and_upgrades() {
     assert!(upgraded.load(Ordering::Relaxed) > total / 20);
 }
 
-/// One request that is left at a random point in a random way.
+/// One request that ends at a random point in a random way.
 fn one(drain: &Drain, upgraded: &AtomicUsize) {
     let way = fastrand::u8(..8);
     let app = service(move |request: Request<MockBody>| {
         if way == 0 {
-            // a panic without a word, for there will be many
+            // Silences the panic messages, because there are many.
             std::panic::resume_unwind(Box::new("in call"));
         }
         let token = (way == 1).then(|| DrainToken::of(request.extensions()).unwrap());
@@ -53,7 +53,7 @@ fn one(drain: &Drain, upgraded: &AtomicUsize) {
             if way == 2 {
                 std::panic::resume_unwind(Box::new("in the future"));
             }
-            // it outlives the response
+            // Outlives the response.
             let token = token.map(|token| std::thread::spawn(move || drop(token)));
             let steps = match way {
                 3 => vec![mock::data("a"), mock::panic("in the body")],
@@ -73,7 +73,7 @@ fn one(drain: &Drain, upgraded: &AtomicUsize) {
         let mut response = loop {
             match future.as_mut().poll(&mut cx) {
                 Poll::Ready(response) => break response.unwrap(),
-                // cancelled before the head
+                // Cancelled before the head.
                 Poll::Pending if way == 4 => return,
                 Poll::Pending => {}
             }

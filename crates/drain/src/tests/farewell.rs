@@ -22,7 +22,7 @@ fn stream(content_type: &str, body: MockBody) -> Response<MockBody> {
     response
 }
 
-/// Reads what `layer` makes of a response that begins now, with a drain that is started now.
+/// Reads the response that `layer` returns, while a drain starts at the same time.
 async fn drained(
     drain: &Drain,
     layer: FarewellLayer,
@@ -47,7 +47,7 @@ fn events(text: &str) -> Vec<(String, String, String)> {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let (mut kind, mut data, mut id) = (String::new(), String::new(), String::new());
     let mut dispatched = Vec::new();
-    // what follows the last line end is an unended line, which does not count
+    // Bytes after the last line end are an incomplete line, which does not count.
     for line in text
         .split_inclusive('\n')
         .filter_map(|line| line.strip_suffix('\n'))
@@ -72,7 +72,7 @@ fn events(text: &str) -> Vec<(String, String, String)> {
     dispatched
 }
 
-/// One event every 1.1 s, without an end.
+/// One event every 1.1 s, endlessly.
 fn ticking() -> MockBody {
     let tick = |n| {
         let event = format!("id: {n}\ndata: {n}\n\n");
@@ -147,8 +147,8 @@ async fn grpc_is_told_in_trailers() {
     drop(hold);
 }
 
-/// What a client of `version` receives of a gRPC stream that the deadline meets after `sent`: data, whether trailers
-/// came, and the failure.
+/// What a client of `version` receives of a gRPC stream for which the deadline passes after `sent`: the data, whether
+/// there were trailers, and the failure.
 async fn grpc_drained(
     version: Version,
     content_type: &'static str,
@@ -176,7 +176,7 @@ async fn grpc_drained(
     (data, trailers, error)
 }
 
-/// HTTP/1 drops the trailers on the way, and the client would read a clean end.
+/// Over HTTP/1 the trailers are dropped, and the client would see a clean end.
 #[tokio::test(start_paused = true)]
 async fn grpc_over_http_1_is_aborted_and_never_ends_cleanly() {
     let message = b"\0\0\0\0\x02ab";
@@ -185,7 +185,7 @@ async fn grpc_over_http_1_is_aborted_and_never_ends_cleanly() {
         assert_eq!((&data[..], trailers), (&message[..], false));
         assert!(error.is_some(), "{version:?}");
     }
-    // gRPC-Web carries its trailers as data, so HTTP/1 does not matter
+    // gRPC-Web has its trailers in the data, so HTTP/1 makes no difference.
     let (data, _, error) = grpc_drained(Version::HTTP_11, "application/grpc-web", message).await;
     assert_eq!((data[message.len()], error), (0x80, None));
 }
@@ -228,7 +228,7 @@ async fn what_cannot_be_told_in_band_fails() {
     }
 }
 
-/// The half event is never seen, wherever the deadline meets it.
+/// The client never sees the half event, whenever the deadline passes.
 #[tokio::test(start_paused = true)]
 async fn cut_at_every_byte_no_half_event_is_dispatched() {
     let whole = "\u{feff}: hi\r\n\r\nid: 1\r\ndata: eins\r\rdata: zwei\n\ndata: \u{1f600}\n\nid: 4\ndata: vier\r\n\r\n";
@@ -286,7 +286,7 @@ impl Stage for Seen {
     }
 }
 
-/// Inside of the farewell, outside of it, and above all: aborted by the drain, in each.
+/// A layer inside of the farewell layer, one outside, and one outside of all: the drain is the cause in each.
 #[tokio::test(start_paused = true)]
 async fn layers_on_both_sides_read_aborted_by_drain() {
     for content_type in [SSE, "application/octet-stream"] {
@@ -413,7 +413,7 @@ async fn a_stream_that_is_complete_gets_no_farewell() {
     drain.start_within(Duration::ZERO);
     let hold = DrainToken::new(&drain);
     drain.dead().await;
-    // as HTTP/2 may
+    // As HTTP/2 may.
     assert!(body.frame().await.is_none());
     assert_eq!(drain.stats().ended_early, 0);
     drop(hold);
@@ -531,7 +531,7 @@ async fn early_means_between_two_records() {
         .deadline(60 * SECOND)
         .early_end_window(Duration::ZERO)
         .build();
-    // over the cap, so half of it is out when the drain calls
+    // Above the cap, so half of it has been sent when the drain ends the stream.
     let long = "x".repeat(70_000);
     let body = MockBody::new([
         mock::data(format!("data: {long}")),
@@ -578,7 +578,7 @@ async fn off_it_ends_nothing() {
     assert_eq!((text.as_str(), error), ("data", None));
 }
 
-/// A stalled reader does not poll: it holds the drain until settle is over and is cut.
+/// A stalled client does not poll: it holds the drain until `settle` is over, and is then aborted.
 #[tokio::test(start_paused = true)]
 async fn a_stalled_reader_is_cut_and_the_others_have_their_farewell() {
     let drain = drain();

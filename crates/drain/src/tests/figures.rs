@@ -1,4 +1,4 @@
-//! Each request is in one figure.
+//! Each request is counted in exactly one figure.
 
 use tokio::time::sleep;
 use tower_layer::Layer;
@@ -6,7 +6,7 @@ use tower_stream_core::mock;
 
 use super::*;
 
-/// A body whose end an error writer outside has not given yet, when the drain is over.
+/// A body whose end an outer error writer has not returned yet when the drain is over.
 #[tokio::test(start_paused = true)]
 async fn a_farewell_that_is_held_to_the_end_is_cut_and_nothing_else() {
     let drain = drain();
@@ -54,7 +54,7 @@ where
     assert!(text == "x" && error.is_some());
 }
 
-/// An error writer outside keeps a stream for 25 ms after its farewell, until what it gave is flushed.
+/// An outer error writer keeps a stream for 25 ms after its last event, until it is flushed.
 #[tokio::test(start_paused = true)]
 async fn settle_waits_for_farewells_that_have_not_left() {
     let drain = drain();
@@ -76,7 +76,7 @@ async fn settle_waits_for_farewells_that_have_not_left() {
     assert_eq!((stats.served, stats.ended_early, stats.aborted), (0, 40, 0));
 }
 
-/// A process that gets no processor for a second is late with everything.
+/// A process that gets no CPU for a second is late with everything.
 #[tokio::test(start_paused = true)]
 async fn a_farewell_that_a_stall_delays_is_not_aborted() {
     let drain = drain();
@@ -95,7 +95,7 @@ async fn a_farewell_that_a_stall_delays_is_not_aborted() {
     assert_eq!((stats.ended_early, stats.aborted), (1, 0));
 }
 
-/// The farewell is counted when the stream is over, so a fault that is found on the way decides too.
+/// The last event is counted when the stream is over, so a fault that occurs on the way also counts.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_failed_before_its_farewell_is_served() {
     use tower_stream_core::{Cause, Exchange, FaultKind};

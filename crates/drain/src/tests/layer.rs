@@ -42,7 +42,7 @@ async fn a_request_counts_from_its_call_to_the_drop_of_its_body() {
 #[tokio::test(start_paused = true)]
 async fn every_way_out_counts_down_once() {
     let drain = drain();
-    // the future is dropped before its answer
+    // The future is dropped before its response.
     let app = drain
         .layer()
         .layer(service(|_| std::future::pending::<Response<MockBody>>()));
@@ -51,7 +51,7 @@ async fn every_way_out_counts_down_once() {
     assert_eq!(drain.in_flight(), 1);
     drop(future);
     assert_eq!(drain.in_flight(), 0);
-    // the body is never polled, or dropped half way
+    // The body is never polled, or dropped half way.
     let app = drain
         .layer()
         .layer(service(|_| async { ok(two_records()) }));
@@ -61,7 +61,7 @@ async fn every_way_out_counts_down_once() {
     assert_eq!(drain.in_flight(), 1);
     drop(body);
     assert_eq!(drain.in_flight(), 0);
-    // the call, the future, the body panics
+    // The call, the future or the body panics.
     let panics = drain.layer().layer(tower::service_fn(
         |_: Request<MockBody>| -> std::future::Ready<Result<Response<MockBody>, Infallible>> {
             panic!("in call")
@@ -216,7 +216,7 @@ async fn a_client_of_serve_that_could_not_know_is_served_for_a_while() {
         .layer(service(|_| async { ok(two_records()) }));
     drain.shared.server_begins();
     drain.start();
-    // the close is at 1 s, the deadline at 5 s: a quarter of what lies between
+    // The close is at 1 s and the deadline at 5 s: a quarter of the time between them.
     for (wait, status) in [(1100 * MS, 200), (800 * MS, 200), (200 * MS, 503)] {
         sleep(wait).await;
         let response = call(&app, get("/")).await;
@@ -256,7 +256,7 @@ async fn probes_and_chosen_requests_are_never_refused() {
     drop(hold);
 }
 
-/// What a drain that has closed answers over this version, and what it recorded.
+/// The response of a closed drain over this HTTP version, and the recorded cause.
 async fn refuse(
     refusal: Refusal,
     version: Version,
@@ -309,7 +309,7 @@ async fn a_stream_that_is_refused_has_not_failed() {
     assert_eq!(fault.cause().unwrap().kind(), FaultKind::Drain);
 }
 
-/// hyper sends the body of an answer to HEAD over HTTP/2, where it is a protocol error.
+/// Over HTTP/2, hyper sends the body of a response to HEAD, which is a protocol error.
 #[tokio::test(start_paused = true)]
 async fn head_is_refused_and_probed_without_a_body() {
     let drain = drain();

@@ -19,13 +19,13 @@ use tower_stream_core::{mock::MockBody, wrapper::ResponseBody};
 
 use crate::{Drain, DrainLayer, FarewellLayer};
 
-/// A body under both layers.
+/// A body with both layers.
 type Drained = ResponseBody<ResponseBody<MockBody, FarewellLayer>, DrainLayer>;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Advertises for one second, is over after five.
+/// Advertises for one second and is over after five.
 fn drain() -> Drain {
     Drain::builder()
         .advertise(SECOND)
@@ -37,7 +37,7 @@ fn get(path: &str) -> Request<MockBody> {
     Request::get(path).body(MockBody::new([])).unwrap()
 }
 
-/// A service that answers each request with what `answer` makes.
+/// A service that responds to each request with the result of `answer`.
 fn service<F, Fut, B>(
     answer: F,
 ) -> impl Service<Request<MockBody>, Response = Response<B>, Error = Infallible, Future: Send> + Clone

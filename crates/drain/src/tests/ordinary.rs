@@ -1,4 +1,4 @@
-//! Answers that are no streams, and handlers that have none yet.
+//! Responses that are not streams, and handlers without a response yet.
 
 use http::{Method, StatusCode, Version, header};
 use http_body::Frame;
@@ -9,7 +9,7 @@ use tower_stream_core::mock;
 use super::*;
 use crate::{DrainToken, Policy};
 
-/// Advertises for one second, ends streams early within the next, is over after a minute.
+/// Advertises for one second, ends streams early within the next second, and is over after a minute.
 fn early() -> Drain {
     Drain::builder()
         .advertise(SECOND)
@@ -25,7 +25,8 @@ fn typed(content_type: &'static str, body: MockBody) -> Response<MockBody> {
     response
 }
 
-/// Requests a handler that answers after `wait`, with streams that end early, and starts the drain meanwhile.
+/// Sends a request to a handler that responds after `wait`, with streams that end early, and starts the drain in the
+/// meantime.
 async fn answered_after(
     drain: &Drain,
     wait: Duration,
@@ -83,13 +84,13 @@ async fn what_has_no_records_ends_at_the_deadline_and_not_before() {
     let start = Instant::now();
     let (response, _) = answered_after(&drain, Duration::ZERO, ticks).await;
     let (text, error) = read(response.into_body()).await;
-    // the last tick and the deadline come together
+    // The last tick and the deadline are at the same time.
     assert!((60..=61).contains(&text.len()), "{}", text.len());
     assert_eq!(start.elapsed(), 60 * SECOND);
     assert!(error.is_some_and(|error| error.contains("shutting down")));
 }
 
-/// A probe is exempt, and answers whatever the drain does with streams: before, at and after the deadline.
+/// A probe is exempt, and responds whatever the drain does with streams: before, at and after the deadline.
 #[tokio::test(start_paused = true)]
 async fn an_exempt_probe_is_always_whole() {
     let drain = early();
@@ -157,7 +158,7 @@ async fn a_body_that_gave_all_that_it_declared_is_complete() {
     assert_eq!((stats.served, stats.ended_early), (1, 0));
 }
 
-/// Where streams are many they begin to end before the deadline, and ordinary answers do not.
+/// Many streams start to end before the deadline, but ordinary responses do not.
 #[tokio::test(start_paused = true)]
 async fn answers_that_are_ready_before_the_deadline_are_whole_among_many_streams() {
     let drain = Drain::builder()
@@ -198,7 +199,7 @@ async fn answers_that_are_ready_before_the_deadline_are_whole_among_many_streams
     );
 }
 
-/// A request of this method and content type whose handler never answers.
+/// A request with this method and content type whose handler never responds.
 async fn unanswered(method: Method, content_type: &'static str) -> Response<Drained> {
     let drain = drain();
     let app = drain.layer().layer(
@@ -258,7 +259,7 @@ async fn a_head_request_without_an_answer_gets_no_body() {
     assert_eq!(read(response.into_body()).await, (String::new(), None));
 }
 
-/// `serve` reads on, so that the client comes to its answer.
+/// `serve` keeps reading, so that the client gets its response.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_nobody_reads_is_known_when_it_is_answered_for() {
     for (field, value, unread) in [

@@ -7,7 +7,7 @@ use crate::Policy;
 
 const STREAMS: usize = 10_000;
 
-/// When each of the streams that wait ends after the start of a drain.
+/// When each waiting stream ends after the start of a drain.
 async fn ends(drain: &Drain, policy: Policy) -> Vec<Duration> {
     let layer = drain.farewell().policy(policy);
     let app = drain.layer().layer(layer.layer(service(|_| async {
@@ -37,7 +37,7 @@ async fn ends(drain: &Drain, policy: Policy) -> Vec<Duration> {
     seen
 }
 
-/// drain.md: EndEarly over 10 s, 10,000 streams, the busiest 100 ms at most twice the mean.
+/// EndEarly over 10 s with 10,000 streams: the busiest 100 ms have at most twice the mean.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_streams_end_evenly_over_the_window() {
     let drain = Drain::builder()
@@ -85,7 +85,7 @@ async fn a_lead_is_no_longer_than_half_of_what_the_close_leaves() {
     let ends = ends(&drain, Policy::RunToDeadline).await;
     assert_eq!(ends.len(), STREAMS);
     assert!(ends.iter().all(|end| *end >= SECOND + 100 * MS));
-    // spread over what there is
+    // Spread over the remaining time.
     let first_half = ends.iter().filter(|end| **end < SECOND + 150 * MS).count();
     assert!(
         (STREAMS * 3 / 10..=STREAMS * 6 / 10).contains(&first_half),

@@ -19,7 +19,7 @@ async fn it_goes_through_its_states_by_the_clock() {
     while let Some(state) = states.next().await {
         seen.push((state, start.elapsed().as_millis()));
     }
-    // settle: 25 ms without a farewell
+    // `settle` takes 25 ms without a last event.
     assert_eq!(
         seen,
         [
@@ -33,7 +33,7 @@ async fn it_goes_through_its_states_by_the_clock() {
     assert_eq!(drain.stats().aborted, 1);
 }
 
-/// No task runs for it: each look compares the schedule with the clock.
+/// The drain has no task: each read compares the schedule with the clock.
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_nobody_waits_for_goes_by_the_clock() {
     let drain = drain();
@@ -43,7 +43,7 @@ async fn a_drain_that_nobody_waits_for_goes_by_the_clock() {
         (999, ADVERTISE),
         (1, CLOSE),
         (4249, CLOSE),
-        // settle is over 250 ms after the deadline at the latest
+        // `settle` is over at the latest 250 ms after the deadline.
         (1, State::Dead),
     ] {
         sleep(wait * MS).await;
@@ -167,7 +167,7 @@ async fn states_end_when_an_active_drain_is_gone() {
     assert_eq!(states.collect::<Vec<_>>().await, [State::Active]);
 }
 
-/// Real time. Who waits needs a runtime with timers, who starts it needs none.
+/// Real time. A waiter needs a runtime with timers; starting needs none.
 #[test]
 fn it_can_be_started_outside_of_a_runtime() {
     let drain = Drain::builder().advertise(MS).deadline(SECOND).build();
@@ -310,7 +310,7 @@ async fn without_advertise_it_closes_at_once_and_keeps_its_deadline() {
     drain.start_without_advertise();
     assert_eq!(drain.state(), State::Draining(Phase::Close));
     assert_eq!(drain.deadline(), Some(start + Duration::from_secs(20)));
-    // a second start with a sooner deadline does not open it again
+    // A second start with an earlier deadline does not open the drain again.
     drain.start_within(Duration::from_secs(10));
     assert_eq!(drain.state(), State::Draining(Phase::Close));
     drop(token);

@@ -24,10 +24,10 @@ use super::{Candidate, Listener, Shape};
 
 pub(crate) const BARE: &str = "bare";
 pub(crate) const PEER: &str = "tower-http's three";
-/// What the goals are about.
+/// The candidates that the goals are about.
 pub(crate) const SIX: &str = "our six";
 
-/// Everything that is measured while `listener` listens, `bare` first.
+/// Every candidate with this `listener`, `bare` first.
 pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
     let drain = Drain::builder().build();
     let meter = SdkMeterProvider::builder()

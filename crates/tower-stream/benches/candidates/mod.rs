@@ -1,4 +1,4 @@
-//! What the benches of the stack measure: the same handler under different layers, and who listens meanwhile.
+//! The candidates of the stack's benches: the same handler with different layers and subscribers.
 
 pub(crate) mod layers;
 
@@ -19,16 +19,16 @@ use tower_stream_bench_support::{Frames, consume};
 use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::{Registry, layer::SubscriberExt};
 
-/// Who listens to spans.
+/// The subscriber for spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listener {
-    /// Nobody: no subscriber is set.
+    /// No subscriber.
     None,
-    /// tracing-opentelemetry as it comes, with a sampler that takes nothing.
+    /// tracing-opentelemetry with its defaults, and a sampler that samples nothing.
     Unsampled,
-    /// tracing-opentelemetry without context activation and tracking of idle times, and a sampler that takes nothing.
+    /// tracing-opentelemetry without context activation and idle tracking, and a sampler that samples nothing.
     UnsampledLean,
-    /// tracing-opentelemetry as it comes, with a sampler that takes everything; what is taken is thrown away.
+    /// tracing-opentelemetry with its defaults, and a sampler that samples everything; the spans are discarded.
     Sampled,
 }
 
@@ -40,7 +40,7 @@ impl Listener {
         Self::Sampled,
     ];
 
-    /// A tracer for the chunk spans, which goes with the request spans.
+    /// A tracer for the chunk spans, matching the request spans.
     pub(crate) fn tracer(self) -> SdkTracer {
         let sampler = match self {
             Self::Sampled => Sampler::AlwaysOn,
@@ -53,7 +53,7 @@ impl Listener {
             .tracer("bench")
     }
 
-    /// Runs `f` while this one listens.
+    /// Runs `f` with this subscriber.
     pub(crate) fn with<T>(self, f: impl FnOnce() -> T) -> T {
         let layer = OpenTelemetryLayer::new(self.tracer());
         let layer = match self {
@@ -129,10 +129,10 @@ impl Shape {
     }
 }
 
-/// Answers a request; calls back between the head and the first frame.
+/// Responds to a request. Calls back between the head and the first frame.
 type Serve = Box<dyn FnMut(&mut dyn FnMut())>;
 
-/// One way to answer: the layers are built, a request goes in, the body comes out.
+/// One candidate: sends a request through its layers and reads the body.
 pub(crate) struct Candidate {
     pub(crate) name: &'static str,
     serve: Serve,
@@ -168,14 +168,14 @@ impl Candidate {
         (self.serve)(&mut || ());
     }
 
-    /// A whole response; `head` runs once the body is there and before it is read.
+    /// A whole response; `head` runs before the body is read.
     #[allow(dead_code)] // one of the benches does
     pub(crate) fn run_with(&mut self, mut head: impl FnMut()) {
         (self.serve)(&mut head);
     }
 }
 
-/// What a browser's `EventSource` would send, about.
+/// Approximately the request of a browser's `EventSource`.
 fn request() -> Request<Empty<Bytes>> {
     Request::get("/events")
         .header(header::HOST, "localhost")

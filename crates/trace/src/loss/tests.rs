@@ -22,7 +22,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{BatchOptions, CountingProcessor, Loss, SpanCounts, batch};
 
-/// An exporter that waits until it is let go.
+/// An exporter that waits until it is released.
 #[derive(Clone, Debug, Default)]
 struct Slow(Arc<Gate>);
 
@@ -45,7 +45,7 @@ impl Slow {
         self.0.received.load(Ordering::SeqCst)
     }
 
-    /// Until a batch is in its hands.
+    /// Waits until the exporter has received a batch.
     fn wait_for_a_batch(&self) {
         while self.0.holding.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
@@ -214,7 +214,7 @@ fn a_shutdown_that_times_out_leaves_its_spans_in_the_queue_until_they_go() {
     assert_eq!((loss.counts().exported, slow.received()), (1_000, 1_000));
 }
 
-/// A processor that keeps what it is given, and never exports. Its shutdown succeeds, or not.
+/// A processor that keeps its spans and never exports them. Its shutdown succeeds or fails, as configured.
 #[derive(Debug)]
 struct Keeps {
     stops: bool,
@@ -394,7 +394,7 @@ fn a_full_queue_is_told_with_the_next_export() {
 
 #[test]
 fn after_a_panic_of_the_exporter_the_next_batches_leave() {
-    /// Panics in its first export: before its future is made, or in it.
+    /// Panics in its first export, before the future is created or in the future.
     #[derive(Debug)]
     struct Once {
         early: bool,
@@ -461,16 +461,16 @@ fn large_spans_are_bounded_in_bytes() {
             .start(&tracer);
     }
     let counts = loss.counts();
-    // each span takes a little over its text
+    // Each span takes slightly more memory than its text.
     assert_eq!((counts.emitted, counts.in_queue), (100, 7));
     assert_eq!(counts.dropped_queue_full, 93);
-    // small ones still find room
+    // Small spans still fit.
     end_spans(&provider, 100);
     assert_eq!(loss.counts().in_queue, 107);
     slow.open();
     provider.force_flush().unwrap();
     assert_eq!(loss.counts().exported, 107);
-    // what has left leaves its room
+    // Exported spans free their memory.
     let text = KeyValue::new("text", "x".repeat(7 * MIB));
     tracer
         .span_builder("large")

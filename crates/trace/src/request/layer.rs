@@ -13,30 +13,30 @@ use crate::access::{AccessLog, Line};
 
 /// Opens a tracing span for the request that lives **to the end of its body**.
 ///
-/// The span is entered for every poll of the handler and of the body, and when either is dropped, so that the log
-/// lines of a stream, its last words included, keep their request.
+/// The span is entered for every poll of the handler and of the body, and when either is dropped, so that every log
+/// line of a stream belongs to its request.
 ///
 /// Its fields follow OpenTelemetry's conventions for HTTP servers (stable; semantic conventions 1.41):
 ///
 /// | when | fields |
 /// |---|---|
-/// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` when asked for, `network.protocol.version`, `network.peer.address`, `network.peer.port`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
+/// | at the call | `otel.name` (`{method} {route}`), `otel.kind` = `server`, `http.request.method`, `http.route`, `url.path`, `url.scheme`, `url.query` if enabled, `network.protocol.version`, `network.peer.address`, `network.peer.port`, `server.address`, `server.port`, `client.address`, `user_agent.original`, `request_id` |
 /// | at the head | `http.response.status_code` |
-/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code`; of gRPC `rpc.grpc.status_code` (the number) and `rpc.response.status_code` (its name) |
+/// | at the end | `http.response.body.size`, `stream.outcome`, `stream.chunks`, `stream.ttfc_ms`, `error.type`, `otel.status_code`; for gRPC also `rpc.grpc.status_code` (the number) and `rpc.response.status_code` (its name) |
 ///
-/// The end is decided by [`tower_stream_core`]: `stream.outcome` is one of `complete`, `aborted`, `error` and `panic`.
-/// The status is `Error` for a 5xx, a failure of the body and a panic. A client that left is `aborted`, with an
-/// `error.type`, and no error of the server. A gRPC status other than 0 has the outcome `error` and is the `error.type`;
-/// the status of the span is `Error` for UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS, as
-/// the conventions for gRPC say of server spans.
+/// [`tower_stream_core`] decides the end: `stream.outcome` is `complete`, `aborted`, `error` or `panic`. The span
+/// status is `Error` for a 5xx, a failure of the body and a panic. If the client disconnects, the outcome is `aborted`
+/// with an `error.type`, which is not an error of the server. A gRPC status other than 0 has the outcome `error`, and
+/// its name is the `error.type`. The span status is then `Error` only for UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
+/// INTERNAL, UNAVAILABLE and DATA_LOSS, as in the gRPC conventions for server spans.
 ///
-/// `http.route` and `client.address` need the feature `axum`, a layer inside of axum's routing (`Router::layer`), and
-/// a server that tells the peer's address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`.
-/// What a client sends is cut at 1024 characters, see [`RequestSpanLayer::attribute_value_limit`].
+/// `http.route` and `client.address` require the feature `axum`, a layer inside of axum's routing (`Router::layer`),
+/// and a server that provides the peer address. Methods outside of RFC 9110 and RFC 5789 are `_OTHER`. Values from the
+/// client are truncated to 1024 characters, see [`RequestSpanLayer::attribute_value_limit`].
 ///
-/// The span has target `tower_stream_trace` and level INFO. At the end of each response one event is logged as well, see
-/// [`AccessLog`]. When no subscriber wants either, a request costs two checks and a frame nothing. When the layer is applied
-/// twice, the outer one works.
+/// The span has the target `tower_stream_trace` and the level INFO. One event is also logged at the end of each
+/// response, see [`AccessLog`]. If no subscriber wants either, a request costs two checks and a frame nothing. If the
+/// layer is applied twice, only the outer one is active.
 ///
 /// ```
 /// use tower_stream_trace::{RemoteParent, RequestSpanLayer};
@@ -62,17 +62,17 @@ pub(super) struct Config {
     pub(super) value_limit: usize,
 }
 
-/// What to do with the trace context that a request brings (W3C `traceparent`, or whatever the global propagator reads).
+/// How the trace context of a request is used (W3C `traceparent`, or what the global propagator reads).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RemoteParent {
-    /// It becomes the parent of the request span: the client's trace goes on. With a parent-based sampler the client
-    /// decides whether the request is sampled. Baggage of the request (W3C `baggage`) is taken too, with or without a
-    /// trace context: `tracing::Span::current().context()` has it.
+    /// The trace context becomes the parent of the request span, which continues the client's trace. With a
+    /// parent-based sampler, the client decides whether the request is sampled. The baggage of the request (W3C
+    /// `baggage`) is used too, with or without a trace context: `tracing::Span::current().context()` contains it.
     #[default]
     Trust,
-    /// The request span begins a trace of its own and links to the client's: for a server at the edge.
+    /// The request span starts a new trace and links to the client's: for a server at the edge.
     Link,
-    /// It is not read.
+    /// The trace context is ignored.
     Ignore,
 }
 
@@ -83,7 +83,8 @@ impl Default for RequestSpanLayer {
 }
 
 impl RequestSpanLayer {
-    /// Trusts the remote parent, records no query string, takes the scheme for `http` where the request says none.
+    /// Creates the layer with its defaults: it trusts the remote parent, records no query, and uses the scheme `http`
+    /// if the request has none.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -98,55 +99,55 @@ impl RequestSpanLayer {
         }
     }
 
-    /// A layer that does nothing, of the same type.
+    /// A disabled layer of the same type.
     #[must_use]
     pub fn off() -> Self {
         Self { config: None }
     }
 
-    /// What to do with the trace context that a request brings. Default: [`RemoteParent::Trust`].
+    /// Sets how the trace context of a request is used. Default: [`RemoteParent::Trust`].
     ///
-    /// It is read with the global propagator (`opentelemetry::global::set_text_map_propagator`), which reads nothing
-    /// until one is set. When the current span is of the same trace already, it stays the parent.
+    /// The context is read with the global propagator (`opentelemetry::global::set_text_map_propagator`), which reads
+    /// nothing until one is set. If the current span already belongs to the same trace, it stays the parent.
     #[must_use]
     pub fn remote_parent(self, remote: RemoteParent) -> Self {
         self.with(|config| config.remote = remote)
     }
 
-    /// `url.scheme` of a request that does not say it, as HTTP/1 requests do not. Default: `http`.
+    /// Sets `url.scheme` for requests whose URI has no scheme, as in HTTP/1. Default: `http`.
     #[must_use]
     pub fn scheme(self, scheme: &'static str) -> Self {
         self.with(|config| config.scheme = scheme)
     }
 
-    /// Whether `url.query` is recorded. Default: false, for queries hold secrets.
+    /// Sets whether `url.query` is recorded. Default: false, because queries may contain secrets.
     ///
-    /// The values of parameters that are known for it are recorded as `REDACTED`: signatures and keys of signed URLs (AWS,
+    /// The values of known secret parameters are recorded as `REDACTED`: signatures and keys of signed URLs (AWS,
     /// Google, Azure), tokens, keys, passwords, and OAuth's `code`.
     #[must_use]
     pub fn record_query(self, record: bool) -> Self {
         self.with(|config| config.query = record)
     }
 
-    /// Where `client.address` is taken from. Default: [`ClientAddress::Peer`], the other end of the connection, which is also
+    /// Sets the source of `client.address`. Default: [`ClientAddress::Peer`], the peer of the connection, which is also
     /// `network.peer.address`.
     #[must_use]
     pub fn client_address(self, from: ClientAddress) -> Self {
         self.with(|config| config.client = from)
     }
 
-    /// What is logged of each response when it has ended. Default: one event at INFO, see [`AccessLog`].
+    /// Sets what is logged at the end of each response. Default: one event at INFO, see [`AccessLog`].
     #[must_use]
     pub fn access_log(self, log: AccessLog) -> Self {
         self.with(|config| config.access = log)
     }
 
-    /// How many characters of an attribute value are recorded at most; longer ones are cut. It holds for what a client
-    /// sends: path, query, method, host and user agent.
+    /// Sets the maximum number of characters of an attribute value from the client (path, query, method, host and user
+    /// agent). Longer values are truncated.
     ///
-    /// Default: `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`, else `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT` (OpenTelemetry's
-    /// environment variables), read when the layer is made; else 1024. Without a limit, spans that wait for an exporter
-    /// would hold as many bytes as clients like to send.
+    /// Default: `OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT`, otherwise `OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT`
+    /// (OpenTelemetry's environment variables), read when the layer is created; otherwise 1024. Without a limit,
+    /// clients could decide how much memory the spans that wait for an exporter take.
     #[must_use]
     pub fn attribute_value_limit(self, characters: usize) -> Self {
         self.with(|config| config.value_limit = characters)
@@ -160,7 +161,7 @@ impl RequestSpanLayer {
     }
 }
 
-/// The limit that the environment sets, or the default. A value that is no number counts as not set.
+/// The limit from the environment, or the default. A value that is not a number is ignored.
 fn value_limit(variable: impl Fn(&str) -> Option<String>) -> usize {
     const DEFAULT: usize = 1024;
     [

@@ -1,9 +1,9 @@
-//! Queries without the secrets in them.
+//! Removes secrets from queries.
 
 use std::borrow::Cow;
 
-/// Parameters that hold credentials, in any case of letters: those of OpenTelemetry's convention for `url.query`, the rest of
-/// what signed URLs of AWS, Google and Azure carry, and what OAuth and API keys are commonly called.
+/// Parameters with credentials, in any letter case: those of OpenTelemetry's convention for `url.query`, the other
+/// secrets in signed URLs of AWS, Google and Azure, and the usual names for OAuth tokens and API keys.
 const SECRETS: [&str; 22] = [
     "AWSAccessKeyId",
     "Signature",
@@ -29,7 +29,7 @@ const SECRETS: [&str; 22] = [
     "code",
 ];
 
-/// The query with `REDACTED` in the place of each secret.
+/// The query with `REDACTED` in place of each secret.
 pub(super) fn redacted(query: &str) -> Cow<'_, str> {
     let is_secret = |parameter: &str| {
         parameter.split_once('=').is_some_and(|(name, _)| {

@@ -1,4 +1,4 @@
-//! What a request brings of the trace that it belongs to.
+//! Reads the trace context of a request.
 
 use std::cell::OnceCell;
 
@@ -16,7 +16,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use super::layer::RemoteParent;
 use crate::parent;
 
-/// Gives a span that has not begun the parent or the link, and the baggage, that these headers bring.
+/// Sets the parent or the link, and the baggage, from these headers on a span that has not started.
 pub(super) fn adopt(span: &Span, remote: RemoteParent, headers: &HeaderMap) {
     if remote == RemoteParent::Ignore {
         return;
@@ -44,20 +44,20 @@ pub(super) fn adopt(span: &Span, remote: RemoteParent, headers: &HeaderMap) {
         let current = parent::current().unwrap_or_else(Context::current);
         current.with_baggage(baggage)
     };
-    // a subscriber without OpenTelemetry has no parent to set
+    // A subscriber without OpenTelemetry has no parent to set.
     let _ = span.set_parent(context);
 }
 
-/// A current span of the same trace is nearer than the client's.
+/// A current span of the same trace is a closer parent than the client's.
 fn is_news(remote: &Context) -> bool {
     let trace = |context: &Context| context.span().span_context().trace_id();
     parent::current().is_none_or(|current| trace(&current) != trace(remote))
 }
 
-/// Headers as a propagator reads them.
+/// Headers, as a propagator reads them.
 ///
-/// A propagator asks for one value of a name. `tracestate` and `baggage` are lists that may come in several lines (W3C
-/// Trace Context 3.3.1, W3C Baggage 3.3.1), so these are joined.
+/// A propagator reads one value per name. `tracestate` and `baggage` are lists that may span several lines (W3C Trace
+/// Context 3.3.1, W3C Baggage 3.3.1), so these lines are joined.
 struct Headers<'a> {
     map: &'a HeaderMap,
     tracestate: OnceCell<String>,

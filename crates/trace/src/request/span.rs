@@ -1,4 +1,4 @@
-//! The request span and what is known of it at the call.
+//! Creates the request span with the fields that are known at the call.
 
 use std::{borrow::Cow, cell::LazyCell};
 
@@ -10,7 +10,7 @@ use tracing::{Span, field, info_span};
 
 use super::{layer::Config, redact::redacted, remote};
 
-/// Opens the span; `None` when no subscriber wants it.
+/// Creates the span; `None` if no subscriber wants it.
 pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
     let span = new(config, request);
     if span.is_disabled() {
@@ -21,8 +21,8 @@ pub(super) fn open<B>(config: &Config, request: &Request<B>) -> Option<Span> {
 }
 
 fn new<B>(config: &Config, request: &Request<B>) -> Span {
-    // The values are only computed when the span is wanted. What is recorded later stands first, for it is looked up
-    // by its name.
+    // The values are computed only if the span is wanted. Fields that are recorded later come first, because they are
+    // looked up by name.
     let authority = LazyCell::new(|| authority(request));
     let cut = |value| cut(value, config.value_limit);
     let route = LazyCell::new(|| matched_route(request.extensions()));
@@ -49,7 +49,7 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
         otel.name = cut(&name(request.method(), *route)),
         otel.kind = "server",
         http.request.method = method.unwrap_or(OTHER_METHOD),
-        // a method outside of the convention is told here only: whoever sends it must not choose how many values there are
+        // The original method is recorded only here, because a client could create any number of values with it.
         http.request.method_original = method.is_none().then(|| cut(request.method().as_str())),
         http.route = route.map(cut),
         url.path = cut(request.uri().path()),
@@ -66,8 +66,8 @@ fn new<B>(config: &Config, request: &Request<B>) -> Span {
     )
 }
 
-/// The first `limit` characters. A client chooses how long its header fields and its target are, and a span holds copies
-/// of them until it is exported.
+/// The first `limit` characters. A client chooses the length of its header fields and its target, and a span holds
+/// copies of them until it is exported.
 pub(crate) fn cut(value: &str, limit: usize) -> &str {
     if value.len() <= limit {
         return value;
@@ -76,7 +76,7 @@ pub(crate) fn cut(value: &str, limit: usize) -> &str {
     end.map_or(value, |(end, _)| &value[..end])
 }
 
-/// `{method} {route}`, and the method alone where no route is known.
+/// `{method} {route}`, or only the method if no route is known.
 fn name(method: &Method, route: Option<&str>) -> Cow<'static, str> {
     let method = method_name(method).unwrap_or("HTTP");
     match route {
@@ -89,14 +89,15 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Host and port that the request was sent to: of the URI (HTTP/2, proxies), of `Host` otherwise (RFC 9110, 7.2).
+/// The host and port to which the request was sent: those of the URI (HTTP/2, proxies), otherwise those of `Host` (RFC
+/// 9110 section 7.2).
 fn authority<B>(request: &Request<B>) -> Option<(&str, Option<u16>)> {
     let (host, port) = match request.uri().authority() {
         Some(authority) => (authority.host(), authority.port_u16()),
         None => {
             let value = text(request.headers(), header::HOST)?;
             match value.rsplit_once(':') {
-                // a colon in brackets is of an IPv6 address
+                // A colon in brackets belongs to an IPv6 address.
                 Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
                 _ => (value, None),
             }

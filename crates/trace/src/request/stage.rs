@@ -12,7 +12,8 @@ use tracing::{Span, span::Entered};
 
 use crate::{access::Line, parent};
 
-/// Enters the span of one request around everything inside, and records and logs what becomes of the response.
+/// The state of the layer for one request: enters the span around everything inside, and records and logs how the
+/// response ends.
 #[derive(Debug)]
 pub struct RequestSpan {
     span: Span,
@@ -21,19 +22,20 @@ pub struct RequestSpan {
     access: Option<Box<Line>>,
 }
 
-/// What was seen of a response.
+/// What the layer has observed of a response.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) called: Instant,
     pub(crate) status: Option<StatusCode>,
     pub(crate) chunks: i64,
-    /// A layer further in writes heartbeats and counts the chunks, also where a compression in between joins some.
+    /// Whether a layer further inside writes heartbeats and counts the chunks (correctly even if compression in between
+    /// joins some).
     counted_inside: bool,
     heartbeats: i64,
     pub(crate) bytes: u64,
     pub(crate) to_first: Option<Duration>,
     grpc_status: Option<u8>,
-    /// How many characters of a value are logged that a client sends.
+    /// Maximum number of characters of a logged value from the client.
     pub(crate) value_limit: usize,
 }
 
@@ -64,7 +66,7 @@ impl RequestSpan {
 }
 
 impl RequestSpan {
-    /// Enters the span, and learns whether that makes it the current one of OpenTelemetry.
+    /// Enters the span, and checks whether this makes it OpenTelemetry's current span.
     fn enter_first(&self) -> Entered<'_> {
         let outside = parent::activated();
         let entered = self.span.enter();
@@ -94,10 +96,10 @@ impl Stage for RequestSpan {
         self.seen.status = Some(head.status);
         self.seen.counted_inside = cx.exchange.is_claimed(Claim::Heartbeats);
         if self.seen.counted_inside || self.access.is_some() {
-            // of the attempt whose response this is
+            // The exchange of the attempt with this response.
             self.exchange = cx.exchange.clone();
         }
-        // Recorded now, for the log lines of a stream that goes on for minutes.
+        // Recorded now, for the log lines of a stream that continues for minutes.
         let code = i64::from(head.status.as_u16());
         self.span.record("http.response.status_code", code);
         Poll::Ready(AfterHead::Stay)
@@ -140,7 +142,7 @@ impl Stage for RequestSpan {
         }
         let seen = &self.seen;
         if let Some(line) = &self.access {
-            // entered, for a format of lines that names the trace
+            // Entered, for a log format that prints the trace id.
             self.span.in_scope(|| line.write(end, seen, &self.exchange));
         }
         let outcome = end.outcome();
@@ -149,12 +151,12 @@ impl Stage for RequestSpan {
             .error_type()
             .or_else(|| bad_status.as_ref().map(StatusCode::as_str));
         let failed = end.is_server_error() || bad_status.is_some();
-        // without a head there is no body to speak of
+        // Without a head there is no body.
         let size = seen
             .status
             .map(|_| i64::try_from(seen.bytes).unwrap_or(i64::MAX));
         let chunks = seen.status.map(|_| seen.chunks);
-        // at once, for each record goes through the whole subscriber
+        // Recorded together, because each call passes through the whole subscriber.
         tracing::record_all!(
             self.span,
             stream.outcome = outcome.as_str(),

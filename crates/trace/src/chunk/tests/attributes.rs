@@ -1,4 +1,4 @@
-//! What a chunk span says.
+//! The attributes of a chunk span.
 
 use std::{
     convert::Infallible,

@@ -12,7 +12,7 @@ use crate::{
     testing::{Traces, get, respond},
 };
 
-/// Our two layers around one answer.
+/// Both layers around one response.
 async fn traced(
     traces: &Traces,
     layer: impl FnOnce(ChunkSpanLayer) -> ChunkSpanLayer,

@@ -1,4 +1,4 @@
-//! The span that chunk spans belong to, or that there is none.
+//! The parent of chunk spans.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! Which chunks have a span.
+//! Which chunks get a span.
 
 use std::{num::NonZeroU64, time::Duration};
 

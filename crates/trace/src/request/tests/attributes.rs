@@ -1,4 +1,4 @@
-//! The conventions that the attributes keep.
+//! Attributes follow the conventions.
 
 use http::{Request, Response, Version};
 use opentelemetry::trace::{SpanKind, Status};

@@ -1,4 +1,4 @@
-//! When the span ends, and as what.
+//! When the span ends, and with which outcome.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -70,7 +70,7 @@ async fn a_grpc_status_is_an_attribute() {
     }
 }
 
-/// One way to end: the script, outcome, error.type, whether the status is Error.
+/// One way to end: script, outcome, error.type, and whether the span status is Error.
 type End = (
     &'static str,
     MockBody,

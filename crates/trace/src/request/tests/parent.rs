@@ -1,4 +1,4 @@
-//! The span that the request span belongs to.
+//! The parent of the request span.
 
 use std::sync::Once;
 
@@ -20,13 +20,13 @@ use crate::{
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// A request with a `traceparent`, answered in full.
+/// A request with a `traceparent` and its complete response.
 async fn from_remote(layer: RequestSpanLayer) {
     let traceparent = Request::builder().header("traceparent", TRACEPARENT);
     answered(layer, traceparent).await;
 }
 
-/// A request, answered in full.
+/// A request and its complete response.
 async fn answered(layer: RequestSpanLayer, request: http::request::Builder) {
     static PROPAGATOR: Once = Once::new();
     PROPAGATOR.call_once(|| {
@@ -111,7 +111,7 @@ async fn all_lines_of_tracestate_are_one_list() {
     assert_eq!(state, "first=1,second=2,third=3");
 }
 
-/// The baggage that the handler of this request sees, in order of the names.
+/// The baggage that the handler of this request sees, sorted by name.
 async fn baggage_seen(layer: RequestSpanLayer, request: http::request::Builder) -> Vec<String> {
     use tracing_opentelemetry::OpenTelemetrySpanExt;
     let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
@@ -135,7 +135,7 @@ async fn baggage_seen(layer: RequestSpanLayer, request: http::request::Builder) 
 
 #[tokio::test]
 async fn baggage_comes_with_and_without_a_trace_context_of_a_client_that_is_trusted() {
-    // the propagator
+    // The propagator.
     answered(RequestSpanLayer::new(), Request::builder()).await;
     for traces in [Traces::lean as fn() -> Traces, Traces::default] {
         for traceparent in [None, Some(TRACEPARENT)] {

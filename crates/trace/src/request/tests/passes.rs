@@ -1,4 +1,4 @@
-//! The response is what it was inside.
+//! The layer does not change the response.
 
 use std::{
     convert::Infallible,
@@ -55,7 +55,7 @@ async fn the_body_passes_unchanged() {
     }
 }
 
-/// A body fed by a task of its own, as handlers of long computations write them.
+/// A body fed by another task, as in handlers with long computations.
 #[tokio::test]
 async fn a_body_fed_by_a_task_of_its_own_is_followed() {
     struct Channel(tokio::sync::mpsc::Receiver<Bytes>);

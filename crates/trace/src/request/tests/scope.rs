@@ -1,4 +1,4 @@
-//! What runs in the span.
+//! Which code runs in the span.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use crate::{
     testing::{Traces, get, poll_once, respond},
 };
 
-/// Logs in its poll and in its drop.
+/// Logs when it is polled and when it is dropped.
 struct Logs;
 
 impl Body for Logs {
@@ -50,7 +50,7 @@ async fn a_log_line_in_the_poll_and_in_the_drop_has_its_request() {
         .into_body();
     body.frame().await.unwrap().unwrap();
     drop(body);
-    // tracing-opentelemetry makes an event inside a span an event of that span
+    // tracing-opentelemetry adds an event in a span to that span.
     let events = traces.request().events.len();
     assert_eq!(events, 2, "one of the poll, one of the drop");
 }

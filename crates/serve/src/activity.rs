@@ -1,4 +1,4 @@
-//! What a connection is doing, and the deadline that follows from it.
+//! Tracks what a connection is doing, and its deadline.
 
 use std::{
     future::Future,
@@ -19,18 +19,19 @@ use crate::settings::FOR_EVER;
 
 /// Whether a connection serves a request, waits for one, or is in the middle of a request head.
 ///
-/// One of an HTTP/1 connection is written by its own task only. The requests of an HTTP/2 connection end in tasks of their
-/// own.
+/// Only the connection's own task writes the state of an HTTP/1 connection. The requests of an HTTP/2 connection end in
+/// separate tasks.
 #[derive(Debug)]
 pub(crate) struct Activity {
     began: Instant,
-    /// Requests that are being served.
+    /// Number of requests being served.
     open: AtomicUsize,
-    /// When it began to wait for a request, or when the head that it reads began, in milliseconds after `began`.
+    /// When the connection started to wait for a request, or when the current head started, in milliseconds after
+    /// `began`.
     since: AtomicU64,
-    /// It waits for its first head, or for the rest of a head.
+    /// Whether the connection waits for its first head, or for the rest of a head.
     in_head: AtomicBool,
-    /// Bytes have been received since this was cleared.
+    /// Whether bytes have been received since this was cleared.
     received: AtomicBool,
     header_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
@@ -49,7 +50,7 @@ impl Activity {
         }
     }
 
-    /// Bytes came from the client.
+    /// Bytes arrived from the client.
     #[inline]
     pub(crate) fn received(&self) {
         self.received.store(true, Ordering::Relaxed);
@@ -65,13 +66,13 @@ impl Activity {
         self.began + since.min(FOR_EVER)
     }
 
-    /// How long no request has been served, `None` while one is.
+    /// How long no request has been served; `None` while one is.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let idle = self.open.load(Ordering::Acquire) == 0;
         idle.then(|| self.since().elapsed())
     }
 
-    /// When the client must have sent more; `None` while a request is served, and without a limit.
+    /// When the client must have sent more; `None` while a request is served, or without a limit.
     fn deadline(&self) -> Option<Instant> {
         if self.open.load(Ordering::Acquire) > 0 {
             return None;
@@ -83,7 +84,7 @@ impl Activity {
         Some(self.since() + timeout?.min(FOR_EVER))
     }
 
-    /// No later than any deadline that begins from now on with the end of a request.
+    /// Not later than any deadline that starts with the end of a request from now on.
     fn look_again(&self) -> Instant {
         Instant::now() + self.idle_timeout.unwrap_or(FOR_EVER).min(FOR_EVER)
     }
@@ -96,7 +97,7 @@ impl Activity {
 
     /// An HTTP/1 connection waits for its next head.
     fn waits(&self) {
-        // the first head counts from the beginning of the connection
+        // The first head is timed from the start of the connection.
         if !self.in_head.load(Ordering::Relaxed) {
             self.received.store(false, Ordering::Relaxed);
             self.touch();
@@ -113,12 +114,12 @@ impl Activity {
     }
 }
 
-/// hyper's timer of an HTTP/1 connection. hyper starts it when it waits for a request head and polls it for as long as the
-/// head is not complete. It never fires: [`Silence`] does, and it knows whether the head has begun.
+/// hyper's timer of an HTTP/1 connection. hyper starts it when it waits for a request head, and polls it until the head
+/// is complete. It never fires: [`Silence`] does instead, because it knows whether the head has started.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadTimer(pub(crate) Arc<Activity>);
 
-// the trait names std's type
+// The trait uses std's `Instant`.
 #[allow(clippy::disallowed_types)]
 impl Timer for HeadTimer {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
@@ -131,7 +132,7 @@ impl Timer for HeadTimer {
     }
 
     fn now(&self) -> std::time::Instant {
-        // the one time whose value nobody reads: `sleep_until` ignores it
+        // The only use of this value is `sleep_until`, which ignores it.
         self.0.began.into_std()
     }
 }
@@ -188,14 +189,15 @@ struct Open(Arc<Activity>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // before the count falls, so that nobody sees an idle connection with an old time
+        // Updated before the count falls, so that no task sees an idle connection with an old time.
         self.0.touch();
         self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 pin_project! {
-    /// Ends when the client of a connection has been silent for too long. To be polled after the connection, by the same task.
+    /// Completes when the client of a connection has been silent for too long. Poll it after the connection, in the
+    /// same task.
     pub(crate) struct Silence {
         activity: Arc<Activity>,
         #[pin]
@@ -214,8 +216,8 @@ impl Silence {
 impl Future for Silence {
     type Output = ();
 
-    /// The timer is moved only when it fires, or fires too late: a request costs no timer. While requests are served, it
-    /// fires once in an idle timeout, which is never later than the next deadline.
+    /// The timer is reset only when it fires or would fire too late, so a request does not touch it. While requests are
+    /// served, it fires once per idle timeout, which is never later than the next deadline.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         let deadline = this.activity.deadline();

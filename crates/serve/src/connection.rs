@@ -43,21 +43,21 @@ use crate::{
     settings::{FOR_EVER, Settings},
 };
 
-/// How long a connection without a request is left open after the close. The first request of a client that connected
-/// before it is mostly in the kernel already.
+/// How long a connection without a request stays open after the close. If its client connected before that, its first
+/// request has usually reached the kernel already.
 const FIRST_REQUEST: Duration = Duration::from_millis(50);
 
-/// How long a connection that was told to close, and serves nothing, is waited for: an HTTP/2 client has to acknowledge
-/// the GOAWAY, which one that has vanished never does.
+/// How long to wait for a connection that was told to close and serves nothing. An HTTP/2 client must acknowledge the
+/// GOAWAY, which a vanished client never does.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 
-/// What a connection and its requests tell each other.
+/// State shared by a connection and its requests.
 #[derive(Debug)]
 struct ConnectionHandle {
     version: Version,
     activity: Arc<Activity>,
     linger: Linger,
-    /// The connection is to close: HTTP/1 is told with its next response.
+    /// Whether the connection should close. An HTTP/1 client is told by the next response.
     retired: AtomicBool,
     retire: Notify,
     requests: AtomicU64,
@@ -101,7 +101,7 @@ where
         version,
         activity: Arc::clone(&activity),
         linger: Linger::default(),
-        // the first request may come when the connection is old already
+        // The first request may arrive when the connection is already old.
         retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
         retire: Notify::new(),
         requests: AtomicU64::new(0),
@@ -144,7 +144,7 @@ where
     }
 }
 
-/// A connection of either version.
+/// A connection of either HTTP version.
 trait Shutdown: Future<Output = hyper::Result<()>> {
     fn graceful_shutdown(self: Pin<&mut Self>);
 }
@@ -190,7 +190,7 @@ async fn run(
         end = connection.as_mut() => return trace_end(end),
         () = told_to_close(handle, old_at, drain) => {}
         () = silence => {
-            // GOAWAY loses no request that is on its way. HTTP/1 has nothing like it.
+            // GOAWAY loses no request that is on its way. HTTP/1 has no equivalent.
             if handle.version == Version::Http1 || handle.has_no_request() {
                 return trace_silence();
             }
@@ -215,7 +215,7 @@ fn trace_silence() {
     tracing::trace!("connection closed: its client sent no request in time");
 }
 
-/// Waits until a connection that has sent no request need not be waited for any longer.
+/// Waits until the server need not wait any longer for a connection that has sent no request.
 async fn first_request_is_late(drain: &Drain) {
     drain.close().await;
     sleep(FIRST_REQUEST).await;
@@ -235,8 +235,9 @@ async fn has_gone(activity: &Activity) {
 
 /// Waits until the connection has to be shut down.
 ///
-/// HTTP/2 has GOAWAY, after which nothing is lost, so it is told at the handover and when it gets too old. HTTP/1 can
-/// only be told by a response; shut down while idle it may lose a request, so that waits for the close.
+/// HTTP/2 has GOAWAY, which loses no request, so this is at the handover, or when the connection reaches its maximum
+/// age. HTTP/1 can only be told by a response. Shutting down an idle HTTP/1 connection may lose a request, so this
+/// waits for the close.
 async fn told_to_close(connection: &ConnectionHandle, old_at: Option<Instant>, drain: &Drain) {
     tokio::select! {
         () = drain.handover() => {}
@@ -248,12 +249,13 @@ async fn told_to_close(connection: &ConnectionHandle, old_at: Option<Instant>, d
         return;
     }
     drain.close().await;
-    // A connection that was accepted just now may have a request on its way that nobody has read.
+    // The client of a connection that was just accepted may have sent a request that has not been read.
     if connection.has_no_request() {
         sleep(FIRST_REQUEST).await;
     }
-    // hyper closes an idle connection without a look at its socket. A request may be there that tokio has not seen:
-    // this task goes on after tokio has asked the system, and then polls the connection first, which reads it.
+    // hyper closes an idle connection without reading its socket again. A request that tokio has not noticed may be
+    // waiting there. After this yield, tokio has asked the kernel, and the connection is polled first, which reads the
+    // request.
     yield_now().await;
 }
 
@@ -264,7 +266,7 @@ async fn reached(moment: Option<Instant>) {
     }
 }
 
-/// 10 % more or less.
+/// Varies the value by up to 10 % in both directions.
 fn jittered(value: f64) -> f64 {
     value * (0.9 + 0.2 * fastrand::f64())
 }
@@ -285,7 +287,7 @@ impl ConnectionHandle {
     }
 }
 
-/// The app as one connection sees it.
+/// The app, as one connection uses it.
 #[derive(Clone)]
 struct Connected<S, A> {
     app: S,
@@ -345,7 +347,7 @@ where
         let this = self.project();
         let mut response = ready!(this.future.poll(cx)).map_err(Into::into)?;
         if response.extensions().get::<RefusedStream>().is_some() {
-            // hyper resets the stream of a service that fails, with the reason in its error and without a head
+            // If a service fails, hyper resets its stream without a head, with the reason in the error.
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Poll::Ready(Err(refused.into()));
         }

@@ -1,4 +1,4 @@
-//! How many connections each client has.
+//! The number of connections of each client.
 
 use std::{
     any::Any,
@@ -16,11 +16,11 @@ pub(crate) struct Clients {
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// The client has as many connections as it may have.
+/// The client has reached its limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TooMany;
 
-/// One connection of a client, counted until it is dropped. `None`: the address does not tell clients apart.
+/// One connection of a client, counted until it is dropped. `None` if addresses do not distinguish clients.
 #[derive(Debug)]
 pub(crate) struct Place(Option<(Clients, IpAddr)>);
 
@@ -62,7 +62,7 @@ impl Drop for Place {
     }
 }
 
-/// One host commonly has a whole /64 (RFC 6177), so it is one client.
+/// A host usually has a whole /64 (RFC 6177), so this counts as one client.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

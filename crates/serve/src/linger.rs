@@ -1,4 +1,4 @@
-//! Reading on after the last answer.
+//! Keeps reading after the last response.
 
 use std::{
     future::Future,
@@ -17,10 +17,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Long enough for a client to read the answer it got in the middle of its upload.
+/// Long enough for a client to read a response that it got in the middle of its upload.
 const AT_MOST: Duration = Duration::from_secs(2);
 
-/// Whether a connection reads on after its last response.
+/// Whether a connection keeps reading after its last response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linger(Arc<AtomicBool>);
 
@@ -34,8 +34,9 @@ impl Linger {
     }
 }
 
-/// A connection that, when its [`Linger`] is set, reads and drops what the client still sends after the last answer
-/// (RFC 9112 section 9.6). A socket that is closed with unread bytes is reset, and the reset can destroy the answer.
+/// A connection that, if its [`Linger`] is set, reads and discards what the client still sends after the last response
+/// (RFC 9112 section 9.6). If a socket is closed with unread bytes, TCP resets the connection, and the client may lose
+/// the response.
 #[derive(Debug)]
 pub(crate) struct Lingering<I> {
     io: I,
@@ -93,7 +94,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
             let mut buf = ReadBuf::new(&mut bytes);
             match ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {}
-                // the client has read the end, or is gone
+                // The client has read the end, or has disconnected.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -132,7 +133,7 @@ mod tests {
         linger
     }
 
-    /// A client that has sent a part of its upload, and a server that has read the beginning of it, answers and closes.
+    /// A client that has sent a part of its upload, and a server that has read the start of it, responds and closes.
     async fn answered(linger: Linger) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut client = TcpStream::connect(listener.local_addr()?).await?;
@@ -162,7 +163,7 @@ mod tests {
         server.await?
     }
 
-    /// What lingering is for: a client that sends to the end before it reads never comes to its answer.
+    /// The reason for lingering: a client that sends everything before it reads would never get its response.
     #[tokio::test]
     async fn a_close_with_unread_bytes_breaks_the_upload() -> io::Result<()> {
         let (mut client, server) = answered(Linger::default()).await?;
@@ -172,7 +173,7 @@ mod tests {
         Ok(())
     }
 
-    /// How long the shutdown of a server's end takes.
+    /// How long the server's shutdown takes.
     async fn closing(server: DuplexStream, linger: Linger) -> io::Result<Duration> {
         let start = Instant::now();
         Lingering::new(server, linger).shutdown().await?;
@@ -203,7 +204,7 @@ mod tests {
         let (mut client, server) = duplex(16);
         let sending = tokio::spawn(async move {
             let mut sent = 0;
-            // each fills the pipe, so that somebody has to read
+            // Each write fills the pipe, so the server must keep reading.
             while client.write_all(&[b'x'; 16]).await.is_ok() {
                 sent += 1;
                 sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! The source of connections.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -7,26 +7,26 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What [`serve`](crate::serve) accepts connections from.
+/// A source of connections for [`serve`](crate::serve).
 ///
-/// Implemented for tokio's TCP and Unix listeners; implement it to serve over TLS, say.
+/// Implemented for tokio's TCP and Unix listeners. Implement it for other transports.
 pub trait Listener: Send + 'static {
     /// A connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// The address of a peer.
+    /// The peer address.
     type Addr: Clone + Send + Sync + 'static;
 
-    /// Waits for the next connection. Errors are for the listener to log and to wait out.
+    /// Waits for the next connection. The listener itself must log errors and wait until they are over.
     ///
-    /// The server polls the future to its end. It drops one only when it stops to accept, so a future that is not safe
-    /// to cancel can lose one connection then, and none before.
+    /// The server polls the future to its end. It drops a future only when it stops accepting, so a future that is not
+    /// cancel safe can lose at most one connection.
     fn accept(&mut self) -> impl Future<Output = (Self::Io, Self::Addr)> + Send;
 
-    /// Gives the connections that the system has completed and nobody has accepted yet, then stops listening. Their
-    /// clients may have sent a request already, which a listener that is merely dropped loses.
+    /// Returns the connections that the system has completed but that have not been accepted yet, then stops listening.
+    /// Their clients may already have sent a request, which would be lost if the listener were only dropped.
     ///
-    /// It does not wait. An error says that a connection cannot be accepted now, for want of descriptors most likely: it
-    /// is asked again when a connection has ended, until the drain is dead.
+    /// It does not wait. An error means that a connection cannot be accepted now, most likely because the process has
+    /// no file descriptors left: the server tries again when a connection has ended, until the drain is dead.
     fn close(self) -> impl Iterator<Item = io::Result<(Self::Io, Self::Addr)>> + Send
     where
         Self: Sized,
@@ -84,8 +84,8 @@ impl Listener for tokio::net::UnixListener {
     }
 }
 
-/// Accepts until there is nobody left. The plain listener is asked, and not tokio's: that one asks the system only after
-/// a readiness which may not have been reported yet.
+/// Accepts until the backlog is empty. Uses std's listener, because tokio's asks the system only after a readiness
+/// event, which may not have been reported yet.
 fn backlog<L, C>(
     listener: io::Result<L>,
     accept: impl Fn(&L) -> io::Result<C>,
@@ -97,7 +97,7 @@ fn backlog<L, C>(
     })
 }
 
-/// Otherwise the kernel holds a small frame back until the one before is acknowledged.
+/// Otherwise the kernel delays a small frame until the previous one is acknowledged.
 fn without_delay(stream: TcpStream) -> TcpStream {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY not set");
@@ -113,7 +113,7 @@ async fn wait_out(error: &io::Error) {
     ) {
         return;
     }
-    // out of descriptors, most likely: some will be closed
+    // Most likely out of file descriptors; some will be closed.
     tracing::error!(%error, "cannot accept");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

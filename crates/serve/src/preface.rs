@@ -1,4 +1,4 @@
-//! Which version of HTTP a client speaks.
+//! Detects the HTTP version of a client.
 
 use std::{
     io,
@@ -11,33 +11,33 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::activity::Activity;
 
-/// What each HTTP/2 connection begins with (RFC 9113 section 3.4).
+/// The start of each HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The version of HTTP that the first bytes of a connection say.
+/// The HTTP version that the first bytes of a connection indicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     Http1,
     Http2,
 }
 
-/// A connection whose first bytes have been looked at.
+/// A connection whose first bytes have been read.
 #[derive(Debug)]
 pub(crate) struct Peeked<I> {
     io: I,
     activity: Arc<Activity>,
     bytes: [u8; PREFACE.len()],
-    /// What of `bytes` has not been read yet.
+    /// The part of `bytes` that has not been read yet.
     from: u8,
     to: u8,
 }
 
 impl<I: AsyncRead + Unpin> Peeked<I> {
-    /// Reads until the version is known. hyper-util's `auto` does the same, with no way to bound it in time.
+    /// Reads until the version is known. hyper-util's `auto` does the same, but its time cannot be limited.
     ///
     /// # Errors
     ///
-    /// When the connection fails, or ends before the first byte.
+    /// Fails if the connection fails, or ends before the first byte.
     pub(crate) async fn read(mut io: I, activity: Arc<Activity>) -> io::Result<(Self, Version)> {
         let mut bytes = [0; PREFACE.len()];
         let mut to = 0;
@@ -52,7 +52,7 @@ impl<I: AsyncRead + Unpin> Peeked<I> {
             }
             match (read, to) {
                 (0, 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // hyper says what is wrong with it
+                // hyper reports what is wrong with it.
                 (0, _) => break Version::Http1,
                 _ => {}
             }

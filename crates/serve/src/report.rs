@@ -1,25 +1,25 @@
-//! How a server ended.
+//! The result of a server.
 
 use std::{fmt, time::Duration};
 
 use tower_stream_drain::Stats;
 
-/// How a [`serve`](crate::serve) ended.
+/// The result of a [`serve`](crate::serve).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// The drain's figures at its end.
     pub stats: Stats,
-    /// Connections that were accepted.
+    /// Number of accepted connections.
     pub connections: u64,
-    /// Connections that were aborted, with and without a request on them.
+    /// Number of aborted connections, with and without a request.
     pub connections_aborted: u64,
-    /// From the start of the drain to its end.
+    /// Time from the start of the drain to its end.
     pub took: Duration,
 }
 
 impl Report {
-    /// Whether everything ended by itself or with a farewell: nothing was aborted.
+    /// Returns whether every connection ended by itself or with a last event, so that none was aborted.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.stats.aborted == 0

@@ -26,31 +26,31 @@ use crate::{Listener, Report, connection, limits::Clients, settings::Settings};
 
 /// Serves `app` over HTTP/1 and cleartext HTTP/2 until its drain is dead.
 ///
-/// It owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, end a
-/// connection that got too old, and cut a reader that stalls. Upgrades and extended CONNECT (RFC 8441) work. Each
-/// request carries its peer's address as [`PeerAddr`](crate::PeerAddr) in its extensions.
+/// The server owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, retire old
+/// connections, and abort a stalled client. Upgrades and extended CONNECT (RFC 8441) work. Each request has its peer
+/// address as [`PeerAddr`](crate::PeerAddr) in its extensions.
 ///
-/// SIGTERM and SIGINT start the drain and a second of them ends it at once, unless
-/// [`without_signals`](Serve::without_signals).
+/// The first SIGTERM or SIGINT starts the drain, and a second one ends it at once, unless
+/// [`without_signals`](Serve::without_signals) is set.
 ///
-/// A little before the close (250 ms, at most a quarter of advertise) it stops to accept, after it has taken in the
-/// clients that had already connected, and sends GOAWAY; at the close it closes idle HTTP/1 connections. A request that
-/// crosses this on its way comes from a client that could not know, so it is still served for 2 s after the close (or a
-/// quarter of what is left until the deadline), then refused. Several servers may share one drain, which is dead when all
-/// of them are done.
+/// Shortly before the close (250 ms, or a quarter of advertise if that is less), the server accepts the clients that
+/// have already connected, stops accepting, and sends GOAWAY. At the close it closes idle HTTP/1 connections. A request
+/// that arrives just after that was sent before its client could know, so it is still served for 2 s after the close
+/// (or a quarter of the time to the deadline, if that is less), and then refused. Several servers may share one drain,
+/// which is dead when all of them have ended.
 ///
-/// When the process is out of descriptors, the server goes on to accept the backlog as connections end, until the drain
-/// is dead.
+/// If the process is out of file descriptors, the server keeps accepting the backlog as connections end, until the
+/// drain is dead.
 ///
-/// It resolves 250 ms after the drain is dead at the latest, also while a handler blocks its thread: such a handler
-/// cannot be stopped and is left behind, and dropping the runtime waits for it. The bound needs a worker of the runtime
-/// that is free: where handlers block every worker, or the one that happens to drive the timers of a runtime that is
-/// idle otherwise, no timer fires.
+/// The future resolves at the latest 250 ms after the drain is dead, even if a handler blocks its thread: such a
+/// handler cannot be stopped and is left behind, and dropping the runtime waits for it. This limit requires a free
+/// worker thread of the runtime. If handlers block every worker, or the one that drives the timers of an otherwise idle
+/// runtime, no timer fires.
 ///
 /// # Errors
 ///
-/// When the signals cannot be listened to. A connection that fails, or one that cannot be accepted, is no error: it
-/// is logged.
+/// Fails if the signal handlers cannot be installed. A connection that fails, or that cannot be accepted, is logged and
+/// is not an error.
 ///
 /// ```no_run
 /// # async fn run(app: axum::Router) -> std::io::Result<()> {
@@ -77,7 +77,7 @@ pub fn serve<L, S>(listener: L, app: S) -> Serve<L, S> {
     }
 }
 
-/// A server, to be awaited; from [`serve`].
+/// A server, from [`serve`]. Await it to run it.
 #[must_use = "a server does nothing until it is awaited"]
 pub struct Serve<L, S> {
     drain: Option<Drain>,
@@ -90,107 +90,108 @@ pub struct Serve<L, S> {
 }
 
 impl<L, S> Serve<L, S> {
-    /// The drain that ends the server. Without it, the server has one of its own with the defaults of
-    /// [`Drain::builder`], which the signals start. Nothing but its connections holds it then, and no response says
+    /// Sets the drain that ends the server. Without it, the server creates its own with the defaults of
+    /// [`Drain::builder`], which the signals start. Only connections are then in flight, and no response has
     /// `Connection: close` before the close.
     pub fn drain(mut self, drain: &Drain) -> Self {
         self.drain = Some(drain.clone());
         self
     }
 
-    /// Leaves SIGTERM and SIGINT alone.
+    /// Does not handle SIGTERM and SIGINT.
     pub fn without_signals(mut self) -> Self {
         self.signals = false;
         self
     }
 
-    /// How long a client may take to send a request head: its first one, counted from the connection (TLS handshake
-    /// included), and each later one, counted from its first byte. The connection is closed then, without an answer.
-    /// 10 s; `None` is no limit.
+    /// Sets how long a client may take to send a request head: the first one, counted from the connection (TLS
+    /// handshake included), and each later one, counted from its first byte. The connection is then closed without a
+    /// response. Default: 10 s; `None` is no limit.
     ///
-    /// It ends connections that send nothing, and clients that send a head a byte at a time (Slowloris), each of which would
-    /// hold a descriptor for ever.
+    /// This ends connections that send nothing, and clients that send a head one byte at a time (Slowloris), each of
+    /// which would keep a file descriptor forever.
     pub fn header_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.header_timeout = timeout.into();
         self
     }
 
-    /// How long a connection may wait for its next request. 75 s; `None` is no limit. HTTP/2 is told by GOAWAY.
+    /// Sets how long a connection may wait for its next request. Default: 75 s; `None` is no limit. HTTP/2 clients are
+    /// told by GOAWAY.
     ///
-    /// A proxy that keeps idle connections should close them first, because a request that it sends while the server
-    /// closes is lost on HTTP/1: keep this above the proxy's own limit, which commonly is 60 s.
+    /// A proxy that keeps idle connections should close them first, because over HTTP/1 a request that it sends while
+    /// the server closes is lost. Set this above the proxy's own limit, which is usually 60 s.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.idle_timeout = timeout.into();
         self
     }
 
-    /// How often an HTTP/2 client is sent a PING when nothing was received. 20 s; `None` sends none.
+    /// Sets how often an HTTP/2 client is sent a PING if nothing was received. Default: 20 s; `None` sends none.
     ///
-    /// The connection of a client that does not answer in [`ping_timeout`](Self::ping_timeout) is closed: without it, a
-    /// client that has vanished holds its streams until the kernel gives up, which may take hours.
+    /// The connection of a client that does not respond within [`ping_timeout`](Self::ping_timeout) is closed.
+    /// Otherwise, a client that has vanished keeps its streams open until the kernel gives up, which may take hours.
     pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.settings.ping_interval = interval.into();
         self
     }
 
-    /// How long an HTTP/2 client may take to answer a PING. 20 s.
+    /// Sets how long an HTTP/2 client may take to respond to a PING. Default: 20 s.
     pub fn ping_timeout(mut self, timeout: Duration) -> Self {
         self.settings.ping_timeout = timeout;
         self
     }
 
-    /// How many bytes the head of a request may have. 64 KiB. A larger one is answered 431 over HTTP/1 and HTTP/2
-    /// alike; an HTTP/2 client that ignores the limit altogether loses its connection.
+    /// Sets the maximum size of a request head in bytes. Default: 64 KiB. A larger one gets a 431, over HTTP/1 and
+    /// HTTP/2; an HTTP/2 client that ignores the limit altogether loses its connection.
     ///
-    /// It bounds the memory that a client can make the server hold before any handler runs.
+    /// This limits the memory that a client can make the server use before any handler runs.
     pub fn max_header_size(mut self, bytes: usize) -> Self {
         self.settings.max_header_size = bytes;
         self
     }
 
-    /// How many bytes of a response the server takes from its body before the client has taken them: per connection over
-    /// HTTP/1, per stream over HTTP/2. 64 KiB. An HTTP/1 connection buffers [`max_header_size`](Self::max_header_size) at
-    /// least.
+    /// Sets how many bytes of a response the server buffers before the client has received them: per connection over
+    /// HTTP/1, per stream over HTTP/2. Default: 64 KiB. An HTTP/1 connection buffers at least
+    /// [`max_header_size`](Self::max_header_size).
     ///
-    /// A client that reads slowly holds this much memory, beside what the kernel buffers.
+    /// A slow client takes this much memory, in addition to the buffers of the kernel.
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.settings.send_buffer = bytes;
         self
     }
 
-    /// How many requests one HTTP/2 connection may have open at once; the client is told
-    /// (SETTINGS_MAX_CONCURRENT_STREAMS), and a stream above it is refused. 200.
+    /// Sets how many requests one HTTP/2 connection may have open at the same time. Default: 200. The client is told
+    /// (SETTINGS_MAX_CONCURRENT_STREAMS), and streams above the limit are refused.
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
         self.settings.max_concurrent_streams = streams;
         self
     }
 
-    /// How many streams an HTTP/2 client may have opened and reset before the server has looked at them. 20. The connection
-    /// of a client that resets more is closed with ENHANCE_YOUR_CALM.
+    /// Sets how many streams an HTTP/2 client may open and reset before the server has processed them. Default: 20. The
+    /// connection of a client that resets more is closed with ENHANCE_YOUR_CALM.
     ///
-    /// It stops the rapid reset attack (CVE-2023-44487), which makes a server begin work without end that is
+    /// This stops the rapid reset attack (CVE-2023-44487), which makes a server start an endless amount of work that is
     /// cancelled at once.
     pub fn max_pending_resets(mut self, resets: usize) -> Self {
         self.settings.max_pending_resets = resets;
         self
     }
 
-    /// How many connections may be open at once. No limit by default. The server does not accept more, so that they wait
-    /// in the backlog of the listener until one has ended.
+    /// Sets how many connections may be open at the same time. Default: no limit. The server accepts no more, so
+    /// further connections wait in the backlog of the listener until one has ended.
     ///
-    /// It keeps the server within its descriptors and its memory. Give the clients a share each as well
-    /// ([`max_connections_per_client`](Self::max_connections_per_client)), or one client can use all of them up.
+    /// This limits the file descriptors and the memory of the server. Also limit the connections of each client
+    /// ([`max_connections_per_client`](Self::max_connections_per_client)), or one client can use all of them.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections.max(1));
         self
     }
 
-    /// How many connections one client may have open at once; one above that is closed as soon as it is accepted. No limit
-    /// by default.
+    /// Sets how many connections one client may have open at the same time. A connection above the limit is closed as
+    /// soon as it is accepted. Default: no limit.
     ///
-    /// A client is an IPv4 address, or the /64 of an IPv6 address, because one host usually has all of that. Behind a proxy
-    /// every connection comes from the address of the proxy, so do not limit there. It applies to listeners whose address is a
-    /// [`SocketAddr`](std::net::SocketAddr): a Unix socket has no clients to tell apart.
+    /// A client is an IPv4 address, or the /64 of an IPv6 address, because one host usually has all of that. Behind a
+    /// proxy, every connection comes from the address of the proxy, so do not set a limit there. The limit applies to
+    /// listeners whose address is a [`SocketAddr`](std::net::SocketAddr): a Unix socket does not distinguish clients.
     pub fn max_connections_per_client(mut self, connections: usize) -> Self {
         self.max_per_client = Some(connections.max(1));
         self
@@ -199,8 +200,8 @@ impl<L, S> Serve<L, S> {
     /// Encrypts each connection by TLS with this configuration. Its key and certificates are read once; to change them
     /// while the server runs, set [`cert_resolver`](tokio_rustls::rustls::ServerConfig::cert_resolver).
     ///
-    /// A configuration without ALPN protocols gets `h2` and `http/1.1`. A handshake holds up no other connection, and the
-    /// [`header_timeout`](Self::header_timeout) includes it.
+    /// A configuration without ALPN protocols gets `h2` and `http/1.1`. A handshake does not block other connections,
+    /// and is included in the [`header_timeout`](Self::header_timeout).
     ///
     /// ```no_run
     /// # async fn run(app: axum::Router, config: tower_stream_serve::rustls::ServerConfig) -> std::io::Result<()> {
@@ -229,15 +230,15 @@ impl<L, S> Serve<L, S> {
         }
     }
 
-    /// Closes each connection at about this age, each at another one within 10 %, so that clients spread over new
-    /// servers. HTTP/2 is told by GOAWAY, HTTP/1 by `Connection: close` on its next response: no request is lost. Off by
-    /// default.
+    /// Sets the age at which connections are closed, varied by up to 10 % per connection, so that clients spread over
+    /// new servers. HTTP/2 clients are told by GOAWAY, HTTP/1 clients by `Connection: close` on the next response, so
+    /// no request is lost. Off by default.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = Some(age);
         self
     }
 
-    /// Closes each connection after about this many requests, 10 % more or less. Off by default.
+    /// Closes each connection after about this many requests (up to 10 % more or less). Off by default.
     pub fn max_requests(mut self, requests: u64) -> Self {
         self.settings.max_requests = Some(requests);
         self
@@ -271,14 +272,14 @@ where
     }
 }
 
-/// How long after an error a connection is accepted again, if none has ended before.
+/// How long after an error the server accepts again, if no connection has ended before.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// How many connections are taken from the backlog of a listener that closes: more than a backlog holds, and not without end
-/// while clients go on to connect.
+/// How many connections are taken from the backlog of a closing listener: more than a backlog contains, but not
+/// endlessly many while clients keep connecting.
 const MAX_BACKLOG: u32 = 65_536;
 
-/// After how many of them other tasks of the thread have their turn.
+/// After this many of them, other tasks of the thread run.
 const BACKLOG_STEP: u32 = 64;
 
 /// How long the tasks of aborted connections may take to end.
@@ -308,8 +309,8 @@ where
         {
             let mut handover = pin!(drain.handover());
             'accepting: loop {
-                // It is polled to its end and not dropped when a connection ends: a listener may be in the middle of a
-                // connection.
+                // Polled to its end and not dropped when a connection ends, because the listener may be in the middle
+                // of accepting a connection.
                 let mut accept = pin!(listener.accept());
                 let incoming = loop {
                     tokio::select! {
@@ -320,7 +321,7 @@ where
                     }
                 };
                 server.begin(incoming);
-                // those that have ended, which the loop above does not come to under a flood
+                // The ended connections, which the loop above does not reach under a flood of new ones.
                 while server.connections.try_join_next().is_some() {}
             }
         }
@@ -344,7 +345,7 @@ where
                     tokio::select! {
                         biased;
                         () = dead.as_mut() => break,
-                        // a connection that ends gives its descriptor back; so may something else
+                        // A connection that ends frees its file descriptor, but so may something else.
                         Some(_) = server.connections.join_next() => {}
                         () = sleep(ACCEPT_AGAIN) => {}
                     }
@@ -360,12 +361,12 @@ where
         let connections_aborted = server.connections.len() as u64;
         server.connections.abort_all();
         let aborted = async { while server.connections.join_next().await.is_some() {} };
-        // a handler that blocks its thread cannot be aborted: it is left behind
+        // A handler that blocks its thread cannot be aborted, and is left behind.
         let _ = timeout(ABORT, aborted).await;
         server.connections.detach_all();
         drop(serving);
         if in_time {
-            // requests of another server, or tokens, may still hold the drain
+            // Requests of another server, or tokens, may still hold the drain.
             drain.dead().await;
         }
         let report = Report {
@@ -381,7 +382,7 @@ where
     }
 }
 
-/// The connections of a server, and what each of them gets.
+/// The connections of a server, and their shared state.
 struct Accepted<S> {
     app: S,
     settings: Arc<Settings>,

@@ -1,9 +1,9 @@
-//! What a server is built with.
+//! The settings of a server.
 
 use std::time::Duration;
 
-/// Longer than any process runs, and short enough to be added to a time of day: hyper adds its timeouts to one, which
-/// panics where that overflows.
+/// Longer than any process runs, but short enough to be added to an instant: hyper adds its timeouts to one, and an
+/// overflow would panic.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The limits of each connection.
@@ -42,7 +42,7 @@ impl Default for Settings {
 const MIN_HTTP1_BUFFER: usize = 8 * 1024;
 
 impl Settings {
-    /// What hyper may keep of an HTTP/1 connection: a head has to fit, and so has what waits to be sent.
+    /// The buffer limit of an HTTP/1 connection: it must fit a head, and the output that waits to be sent.
     pub(crate) fn http1_buffer(&self) -> usize {
         self.max_header_size
             .max(self.send_buffer)
@@ -54,7 +54,7 @@ impl Settings {
     }
 
     pub(crate) fn http2_send_buffer(&self) -> usize {
-        // h2 refuses more
+        // h2 rejects larger values.
         self.send_buffer.min(u32::MAX as usize)
     }
 }

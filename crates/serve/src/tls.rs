@@ -16,7 +16,7 @@ use crate::Listener;
 
 /// A listener whose connections are encrypted; from [`Serve::tls`](crate::Serve::tls).
 ///
-/// It accepts as fast as the listener inside: a handshake is part of its connection, so it holds up no other.
+/// It accepts as fast as the inner listener: the handshake is part of the connection, so it does not block others.
 pub struct TlsListener<L> {
     inner: L,
     acceptor: TlsAcceptor,
@@ -63,13 +63,13 @@ impl<L: fmt::Debug> fmt::Debug for TlsListener<L> {
     }
 }
 
-/// A connection that is encrypted. Its handshake runs when it is first read or written.
+/// An encrypted connection. Its handshake runs when it is first read or written.
 pub struct TlsIo<I>(State<I>);
 
 enum State<I> {
     Handshake(Box<Accept<I>>),
     Open(Box<TlsStream<I>>),
-    /// The handshake has failed, and its error has been given out.
+    /// The handshake failed, and its error has been returned.
     Failed,
 }
 
@@ -131,7 +131,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsIo<I> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        // as rustls does, which gathers the slices into records
+        // Like rustls, which gathers the slices into records.
         true
     }
 }

@@ -187,7 +187,7 @@ fn log(cause: &Cause) {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");
         }
         _ => {
-            tracing::error!(target: "tower_stream_errors", outcome, kind, error, "response failed")
+            tracing::error!(target: "tower_stream_errors", outcome, kind, error, "response failed");
         }
     }
 }

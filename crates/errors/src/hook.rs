@@ -138,12 +138,13 @@ impl PanicHook {
 
 #[cold]
 fn log_panic(info: &panic::PanicHookInfo<'_>, seen: &Seen) {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
     let backtrace = seen.backtrace.as_ref().map(ToString::to_string);
     tracing::error!(
         target: "tower_stream_errors",
-        error = info
-            .payload_as_str()
-            .unwrap_or("a panic whose payload is not a string"),
+        error = text.unwrap_or("a panic whose payload is not a string"),
         location = seen.location,
         thread = std::thread::current().name(),
         backtrace,

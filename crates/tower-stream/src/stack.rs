@@ -50,6 +50,7 @@ slots! {
     "heartbeat" HeartbeatLayer of tower_stream_heartbeat;
     "errors" ErrorWriterLayer of tower_stream_errors;
     "drain" FarewellLayer of tower_stream_drain;
+    "errors" IdleTimeoutLayer of tower_stream_errors;
     "trace" ChunkSpanLayer of tower_stream_trace;
     "ids" SequenceLayer of tower_stream_ids;
     "digest" VerifyDigestLayer of tower_stream_digest;
@@ -116,6 +117,7 @@ struct Inside {
     heartbeat: HeartbeatLayer,
     errors: ErrorWriterLayer,
     farewell: FarewellLayer,
+    idle_timeout: IdleTimeoutLayer,
     chunk_span: ChunkSpanLayer,
     sequence: SequenceLayer,
     verify: VerifyDigestLayer,
@@ -138,7 +140,10 @@ type InsideLayers = (
         ErrorWriterLayer,
         (
             FarewellLayer,
-            (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+            (
+                IdleTimeoutLayer,
+                (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+            ),
         ),
     ),
 );
@@ -164,11 +169,13 @@ impl Inside {
             heartbeat,
             errors,
             farewell,
+            idle_timeout,
             chunk_span,
             sequence,
             verify,
         } = self.clone();
-        let inner = (farewell, (chunk_span, (sequence, verify)));
+        let inner = (chunk_span, (sequence, verify));
+        let inner = (farewell, (idle_timeout, inner));
         (heartbeat, (errors, inner))
     }
 }
@@ -228,6 +235,7 @@ impl StreamStack {
                 heartbeat: Off::off(),
                 errors: Off::off(),
                 farewell: Off::off(),
+                idle_timeout: Off::off(),
                 chunk_span: Off::off(),
                 sequence: Off::off(),
                 verify: Off::off(),
@@ -312,6 +320,14 @@ impl<C> StreamStack<C> {
             compression: CompressionSlot::new(layer),
             inside: self.inside,
         }
+    }
+
+    /// Sets the layer that fails a body which gives no next frame in time. Default: disabled, because only the application
+    /// knows how long its streams may be silent.
+    #[cfg(feature = "errors")]
+    pub fn idle_timeout(mut self, layer: IdleTimeoutLayer) -> Self {
+        self.inside.idle_timeout = layer;
+        self
     }
 
     /// Sets the layer that writes heartbeats into idle streams. Default: disabled, because it changes what is sent.

@@ -72,6 +72,16 @@ async fn the_defaults_give_an_id_and_end_a_panic_well() {
     assert!(!text.contains("secret"), "{text}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_falls_silent_times_out_in_its_slot() {
+    let steps = || vec![mock::data("data: 1\n\n"), mock::hang()];
+    let stack = StreamStack::new().idle_timeout(IdleTimeoutLayer::new(Duration::from_secs(30)));
+    let response = ask(app("text/event-stream", steps).layer(stack), plain()).await;
+    let text = text(response).await;
+    assert!(text.starts_with("data: 1\n\nevent: error\n"), "{text}");
+    assert!(text.contains("timeout"), "{text}");
+}
+
 #[tokio::test]
 async fn off_means_off() {
     let steps =

@@ -143,8 +143,27 @@ where
                 false => write!(writer, " sequence_id={number}")?,
             }
         }
+        #[cfg(feature = "trace-context")]
+        if let Some((trace, span)) = current_span() {
+            match self.json {
+                true => write!(writer, ",\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"")?,
+                false => write!(writer, " trace_id={trace} span_id={span}")?,
+            }
+        }
         writer.write_str(end)
     }
+}
+
+/// The span of OpenTelemetry's current context, when there is one.
+#[cfg(feature = "trace-context")]
+fn current_span() -> Option<(opentelemetry::TraceId, opentelemetry::SpanId)> {
+    use opentelemetry::trace::TraceContextExt;
+
+    opentelemetry::Context::map_current(|context| {
+        let span = context.has_active_span().then(|| context.span())?;
+        let span = span.span_context();
+        span.is_valid().then(|| (span.trace_id(), span.span_id()))
+    })
 }
 
 /// Looks for a field `request_id` with this value.

@@ -23,6 +23,8 @@ mod hostile;
 mod numbers;
 #[cfg(feature = "opentelemetry")]
 mod otel;
+#[cfg(feature = "trace-context")]
+mod trace_context;
 mod whose;
 
 /// What was logged.

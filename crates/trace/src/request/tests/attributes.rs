@@ -140,6 +140,7 @@ async fn behind_a_proxy_the_peer_is_the_proxy_and_the_client_is_whom_it_names() 
 #[tokio::test]
 async fn axum_tells_the_route_and_the_client() {
     use axum::{Router, body::Body as AxumBody, extract::ConnectInfo, routing::get};
+    use http_body_util::BodyExt;
     let traces = Traces::lean();
     let nested = Router::new().route("/{id}", get(|| async { "hi" }));
     let router = Router::new()

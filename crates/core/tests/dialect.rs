@@ -1,4 +1,4 @@
-//! A response that is to end with a last record, and what its layers are told of the end.
+//! A response with a last record, and the end that its layers report.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -38,7 +38,7 @@ impl<S> Layer<S> for Ends {
 const TOKEN: &str = "data: {\"choices\":[]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 
-/// The error type of the end, `None` when it is complete; and what the client got.
+/// The error type of the end (`None` if it is complete), and the bytes that the client received.
 struct Seen {
     error_type: Option<&'static str>,
     bytes: Bytes,
@@ -56,7 +56,7 @@ fn events(steps: impl IntoIterator<Item = Step>) -> Response<MockBody> {
     response
 }
 
-/// Two wrappers, of which the inner one looks.
+/// Two wrappers, of which the inner one looks for the last record.
 async fn play(method: &str, response: Response<MockBody>) -> Seen {
     let (outer, inner) = (Ends::default(), Ends::default());
     let mut response = Some(response);

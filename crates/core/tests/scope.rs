@@ -31,7 +31,7 @@ impl Drop for Left {
     }
 }
 
-/// Remembers the depth at which it was dropped.
+/// Records the depth at which it was dropped.
 struct Dropped<'a>(&'a Cell<u32>);
 
 impl Drop for Dropped<'_> {

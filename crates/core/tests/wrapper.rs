@@ -1,4 +1,5 @@
-//! Whatever a body does and however it is consumed: a stage of a wrapper is told one end, the right one.
+//! Whatever a body does and however it is consumed, each stage of a wrapper reports exactly one end, and the correct
+//! one.
 
 use std::{
     convert::Infallible,
@@ -26,7 +27,7 @@ use tower_stream_core::{
     },
 };
 
-/// Collects what it is told, for a look from outside.
+/// Collects the calls of its methods, for assertions outside.
 #[derive(Clone, Debug, Default)]
 struct Seen(Arc<Log>);
 
@@ -78,7 +79,7 @@ impl Seen {
     }
 }
 
-/// A handler that answers at once, under these layers.
+/// A handler that responds at once, with these layers.
 fn answer<B, L>(
     layers: L,
     method: &Method,
@@ -92,7 +93,7 @@ where
     ask(Wrapped::new(handler(response), layers), method, exchange)
 }
 
-/// A handler that answers at once, without an await.
+/// A handler that responds at once, without an await.
 fn handler<B>(
     response: Response<B>,
 ) -> impl Service<
@@ -135,7 +136,7 @@ fn poll<B: Body + Unpin>(body: &mut B) -> PolledFrame<B> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A step that can be made twice.
+/// A step that can be created twice.
 #[derive(Clone, Copy, Debug)]
 enum Play {
     Data(usize),
@@ -160,13 +161,13 @@ impl Play {
 /// How servers consume a body.
 #[derive(Clone, Copy, Debug)]
 enum Consumer {
-    /// h2: until `None` or an error.
+    /// h2: polls to `None` or an error.
     ToNone,
-    /// h1, chunked: not once `is_end_stream` is true.
+    /// h1, chunked: polls until `is_end_stream` is true.
     StopsAtEndStream,
-    /// h1, with a length: not once it is reached, nor when `is_end_stream` is true.
+    /// h1, with a length: polls until the length is reached or `is_end_stream` is true.
     StopsAtLength,
-    /// A client that leaves after this many polls.
+    /// A client that disconnects after this many polls.
     Leaves(usize),
 }
 
@@ -175,7 +176,7 @@ fn play(script: &[Play], tells_end: bool) -> MockBody {
     if tells_end { body.tells_end() } else { body }
 }
 
-/// What happened, in the order it happened, as far as it says something about the end.
+/// What happened, in order, as far as it affects the end.
 #[derive(Debug, PartialEq)]
 enum Event {
     Whole,
@@ -184,7 +185,7 @@ enum Event {
     Panic,
 }
 
-/// The end by what the body did: the first failure, else complete, else dropped.
+/// The expected end: the first failure, otherwise complete, otherwise dropped.
 fn expected(events: &[Event]) -> (Outcome, Option<&'static str>) {
     match events.iter().find(|e| **e != Event::Whole) {
         Some(Event::Short) => (Outcome::Error, Some("short_body")),
@@ -219,7 +220,7 @@ fn run(script: &[Play], tells_end: bool, declared: Option<u64>, consumer: Consum
     }
     let mut polls = 0;
     loop {
-        // a body that owes bytes has not ended, whatever it says: the next poll fails
+        // A body that is too short has not ended, even if `is_end_stream` is true: the next poll fails.
         assert!(!body.is_end_stream() || (bare.is_end_stream() && !owes(given)));
         if !body.is_end_stream() {
             assert_eq!(body.size_hint().lower(), bare.size_hint().lower());
@@ -313,7 +314,7 @@ fn any_consumer() -> impl Strategy<Value = Consumer> {
     ]
 }
 
-/// They would fill the terminal.
+/// The panic messages would fill the terminal.
 fn quiet_scripted_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -369,7 +370,7 @@ fn h2_may_poll_on_and_find_an_error_after_an_end_that_looked_complete() {
     assert_eq!(seen.end().outcome(), Outcome::Error);
 }
 
-/// A service under one wrapper and then another, with a layer between them that declares a length of 3 bytes.
+/// A service with one wrapper inside of another, and a layer between them that declares a length of 3 bytes.
 fn declared_between(
     body: MockBody,
     [inner, outer]: [&Seen; 2],
@@ -400,7 +401,7 @@ fn an_outer_wrapper_that_is_complete_settles_the_inner_one() {
 fn a_drain_after_all_that_was_declared_takes_nothing_away() {
     let drained = |exchange: &Exchange| exchange.record(Cause::new(FaultKind::Drain, "going away"));
     let (inner, outer, exchange) = (Seen::default(), Seen::default(), Exchange::new());
-    // the server keeps the body while the client reads slowly
+    // The server keeps the body while a slow client reads.
     let body = MockBody::new([mock::data("abc"), mock::hang()]);
     let mut body = declared_between(body, [&inner, &outer], &exchange);
     assert!(matches!(poll(&mut body), Poll::Ready(Some(Ok(_)))));
@@ -413,7 +414,7 @@ fn a_drain_after_all_that_was_declared_takes_nothing_away() {
         "it did not know the length"
     );
 
-    // before that, it takes the rest
+    // Before that, it reads the rest.
     let (seen, exchange) = (Seen::default(), Exchange::new());
     let body = MockBody::new([mock::data("abc")]).with_size_hint(SizeHint::with_exact(3));
     let mut body = observe(body, &seen, &exchange);
@@ -469,7 +470,7 @@ fn a_grpc_status_is_told_and_fails_the_stream() {
     }
 }
 
-/// A layer that is off passes frames, the end and the size as they are, in the one body type.
+/// A layer that is off passes frames, the end and the size hint unchanged, with the same body type.
 #[test]
 fn on_or_off_the_body_inside_is_what_is_seen() {
     for layer in [None, Some(Seen::default())] {
@@ -534,7 +535,7 @@ fn a_recorded_fault_is_what_every_stage_reports_fused_or_not() {
     check(&inner, &outer);
 }
 
-/// Gives one piece of its own behind the body, or never ends.
+/// Adds one piece of its own after the body, or never ends.
 #[derive(Clone, Copy)]
 struct Tail(Option<&'static str>);
 
@@ -579,7 +580,7 @@ impl Stage for Tail {
 #[test]
 fn a_client_that_leaves_is_the_end_of_an_inner_stage_that_had_ended() {
     let (inner, outer) = (Seen::default(), Seen::default());
-    // a layer between that still has bytes of its own to send
+    // A layer in between that still has bytes of its own to send.
     let layers = Fused::new()
         .layer(outer.clone())
         .layer(Tail(None))
@@ -620,7 +621,7 @@ fn what_a_stage_adds_comes_before_the_end() {
     }
 }
 
-/// Runs `call` on a service that answers so, and drops what it gave.
+/// Runs `call` on a service that responds in this way, and drops the result.
 fn call<F>(layers: impl Layers, make: impl FnMut(Request<()>) -> F, poll: bool)
 where
     F: Future<Output = Result<Response<MockBody>, std::io::Error>>,
@@ -681,7 +682,7 @@ fn a_panic_of_a_stage_at_its_end_stays_inside() {
         }
     }
     call(Bad, |_| std::future::pending(), true);
-    // while another panic unwinds, too: a second one that left the drop would abort the process
+    // Also while another panic unwinds: a second panic that leaves the drop would abort the process.
     let unwound = catch_unwind(|| {
         call(
             Bad,
@@ -692,7 +693,7 @@ fn a_panic_of_a_stage_at_its_end_stays_inside() {
     assert!(unwound.is_err());
 }
 
-/// Answers in place of a handler that has not answered at the first poll.
+/// Responds in place of a handler that has not responded at the first poll.
 #[derive(Clone, Debug)]
 struct Impatient;
 
@@ -703,7 +704,7 @@ impl Hook for Impatient {
     }
 }
 
-/// The content that is still to be given out.
+/// The content that is still to be returned.
 struct Answer(Option<Bytes>);
 
 impl Stage for Answer {

@@ -29,7 +29,7 @@ const STREAMS: usize = 10_000;
 const INTERVALS: u32 = 20;
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// One event, then nothing for ever.
+/// One event, and then nothing forever.
 fn events() -> Sse<impl futures_util::Stream<Item = Result<Event, Infallible>>> {
     let first = stream::iter([Ok(Event::default().data("some words"))]);
     Sse::new(first.chain(stream::pending()))

@@ -204,7 +204,7 @@ impl Checker {
                     self.verdict = Some(Verdict::Mismatch);
                     // The query may contain credentials, so only the path is logged.
                     let path = self.request.uri.path();
-                    // no more than that: whoever logs failures logs this one, with both digests
+                    // At `debug` only: the error, with both digests, is logged by the layer that logs failures.
                     tracing::debug!(target: "tower_stream_digest", path, %expected, %actual, "a body is not what was promised");
                     return Err(DigestError::mismatch(&expected, &actual));
                 }

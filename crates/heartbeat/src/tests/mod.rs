@@ -1,4 +1,4 @@
-//! Streams under a [`HeartbeatLayer`], with a clock that is paused.
+//! Streams with a [`HeartbeatLayer`] and a paused clock.
 
 mod records;
 mod stream;
@@ -32,7 +32,7 @@ fn layer() -> HeartbeatLayer {
     HeartbeatLayer::new().interval(seconds(8))
 }
 
-/// A response of `content_type` whose body does these steps.
+/// A response with `content_type` whose body plays these steps.
 fn events(steps: impl IntoIterator<Item = Step>) -> Response<MockBody> {
     let response = Response::builder().header("content-type", "text/event-stream");
     response.body(MockBody::new(steps)).unwrap()
@@ -71,7 +71,7 @@ async fn read(body: &mut Body, time: Duration) -> Vec<(u64, String)> {
     frames
 }
 
-/// What is sent in the first minute of a stream of events.
+/// The frames in the first minute of an event stream.
 async fn sent(layer: &HeartbeatLayer, steps: impl IntoIterator<Item = Step>) -> String {
     let mut body = under(layer, events(steps)).await.into_body();
     let frames = read(&mut body, seconds(60)).await;

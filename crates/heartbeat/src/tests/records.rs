@@ -1,4 +1,4 @@
-//! Where heartbeats come: between records.
+//! Heartbeats are written between records.
 
 use proptest::prelude::*;
 use tower_stream_core::{RecordFormat, boundary::Scanner};
@@ -15,13 +15,13 @@ async fn none_comes_within_a_record_however_it_is_cut() {
         ),
         (&["data: 1\n", "\n"], "data: 1\n\n|"),
         (&["data: 1\r\n\r\n"], "data: 1\r\n\r\n|"),
-        // a LF may still come, and if it does not, the stream goes on
+        // A LF may still follow; if it does not, the stream continues.
         (&["data: 1\r\n\r", "\n"], "data: 1\r\n\r\n|"),
         (
             &["data: 1\r\n\r", "\ndata: 2\n\n"],
             "data: 1\r\n\r\ndata: 2\n\n|",
         ),
-        // one that ends its lines with CR alone
+        // A stream whose line end is CR.
         (&["data: 1\r\r", "data: 2\r\r"], "data: 1\r\r|data: 2\r\r|"),
         (&["\u{feff}", "data: 1\n\n"], "\u{feff}|data: 1\n\n|"),
         (&["\u{feff}data: 1\n\n"], "\u{feff}data: 1\n\n|"),
@@ -40,7 +40,7 @@ async fn none_comes_within_a_record_however_it_is_cut() {
     }
 }
 
-/// Behind a heartbeat a byte order mark is no mark: clients would take it for a part of the first field's name.
+/// After a heartbeat, a byte order mark is not one any more: clients would take it for a part of the first field name.
 #[tokio::test(start_paused = true)]
 async fn a_byte_order_mark_is_the_first_thing_or_goes() {
     let steps = [mock::sleep(seconds(9)), mock::data("\u{feff}data: 1\n\n")];
@@ -85,21 +85,21 @@ async fn a_comment_loses_its_blank_line_once_there_was_an_id() {
         all,
         format!("data: 1\n\n{COMMENT}data: 2\nid: 2\n\n{ALONE}")
     );
-    // with a blank line whatever comes
+    // With a blank line in any case.
     let comments = layer.clone().events(Heartbeat::comment());
     let all = sent(&comments, steps()).await;
     assert_eq!(
         all,
         format!("data: 1\n\n{COMMENT}data: 2\nid: 2\n\n{COMMENT}")
     );
-    // our own `retry:` is one more field that stays
+    // The `retry:` of the layer is one more field that affects the rest of the stream.
     let all = sent(&layer.retry(seconds(3)), steps()).await;
     let (retry, rest) = all.split_once('\n').unwrap();
     assert!(retry.starts_with("retry: "), "{all:?}");
     assert_eq!(rest, format!("data: 1\n\n{ALONE}data: 2\nid: 2\n\n{ALONE}"));
 }
 
-/// The search for ids ends when the first chunks had none, and begins anew after a heartbeat.
+/// The search for ids ends if the first chunks had none, and starts again after a heartbeat.
 #[tokio::test(start_paused = true)]
 async fn ids_are_searched_for_at_the_beginning_and_after_each_heartbeat() {
     let number = |n: usize| mock::data(format!("data: {n}\nid: {n}\n\n"));
@@ -157,8 +157,8 @@ async fn lines_have_none_unless_asked() {
 }
 
 proptest! {
-    /// Whatever bytes come, cut anywhere: without the heartbeats they are those of the handler, and no heartbeat stands within
-    /// a record.
+    /// For any bytes, split anywhere: without the heartbeats, the output is that of the handler, and no heartbeat is
+    /// inside of a record.
     #[test]
     fn nothing_else_changes(frames in proptest::collection::vec("[:di\r\n\u{feff}]{1,8}", 1..12)) {
         let runtime = tokio::runtime::Builder::new_current_thread();

@@ -1,4 +1,4 @@
-//! When heartbeats come.
+//! When heartbeats are written.
 
 use futures_util::FutureExt;
 
@@ -18,7 +18,7 @@ async fn an_idle_stream_has_one_in_each_interval() {
 
 #[tokio::test(start_paused = true)]
 async fn the_silence_is_never_longer_than_the_interval_and_hardly_shorter() {
-    // frames at every phase of the timer
+    // Frames at every phase of the timer.
     for millis in (0..8_000).step_by(250) {
         let mut steps = vec![mock::data("data: 1\n\n"), mock::pending()];
         for _ in 0..5 {
@@ -38,7 +38,7 @@ async fn the_silence_is_never_longer_than_the_interval_and_hardly_shorter() {
                 beats += 1;
                 assert!(silence >= seconds(6), "{silence:?} at {millis}");
             }
-            // tokio's timer counts milliseconds
+            // tokio's timer counts milliseconds.
             assert!(
                 silence <= Duration::from_millis(8_002),
                 "{silence:?} at {millis}"
@@ -79,7 +79,7 @@ async fn nobody_is_sent_more_than_one_for_the_time_that_nobody_polled() {
     let mut body = under(&layer(), events(steps)).await.into_body();
     assert!(body.frame().await.is_some());
     assert!(body.frame().now_or_never().is_none());
-    // the reader is behind, so the server does not ask
+    // The client is slow, so the server does not poll.
     tokio::time::advance(seconds(1_000)).await;
     let times: Vec<_> = read(&mut body, seconds(17)).await;
     assert_eq!(
@@ -194,7 +194,7 @@ fn heartbeats_of_every_size() {
             let short = form.bytes(after_ids);
             for size in 0..80 {
                 let bytes = form.clone().padded(size).bytes(after_ids);
-                // a comment line of one byte does not exist
+                // A comment line has at least two bytes.
                 let lacks_one = short.len() + 1 == size && !short.starts_with(b": ");
                 let expected = short.len().max(size - usize::from(lacks_one));
                 assert_eq!(bytes.len(), expected, "{form:?} {size}");
@@ -220,7 +220,7 @@ fn a_heartbeat_is_whole_lines() {
     let _ = Heartbeat::custom("data: 1");
 }
 
-/// A stream whose request a layer further out has given this dialect.
+/// A stream with this dialect, which a layer further outside has set for its request.
 async fn speaking(dialect: Dialect, steps: impl IntoIterator<Item = Step>) -> Vec<String> {
     let mut request = Request::new(());
     Exchange::of(request.extensions_mut()).set_dialect(dialect);
@@ -238,7 +238,7 @@ async fn the_dialect_chooses() {
         (Dialect::ANTHROPIC, std::str::from_utf8(&ping).unwrap()),
         (Dialect::GEMINI, COMMENT),
         (Dialect::plain(StreamKind::Sse), ALONE),
-        // of another kind: the handler has answered otherwise
+        // Of another kind, because the handler has sent another content type.
         (Dialect::OLLAMA, ALONE),
     ] {
         let sent = speaking(dialect, [mock::data(EVENT), mock::hang()]).await;

@@ -1,4 +1,4 @@
-//! Responses that have none, and what a head says of those that may.
+//! Responses without heartbeats, and the heads of those that may have some.
 
 use http_body::Body as _;
 
@@ -81,7 +81,7 @@ async fn the_head_and_the_size_say_nothing_that_a_heartbeat_makes_untrue() {
     );
 }
 
-/// A digest in the trailers is of the bytes without heartbeats. If there was none, it is true.
+/// A digest in the trailers is of the bytes without heartbeats. If no heartbeat was written, it is correct.
 #[tokio::test(start_paused = true)]
 async fn a_digest_in_the_trailers_goes_with_the_first_heartbeat() {
     for (wait, there) in [(1, true), (9, false)] {
@@ -105,7 +105,7 @@ async fn a_digest_in_the_trailers_goes_with_the_first_heartbeat() {
 
 #[tokio::test]
 async fn a_body_that_ends_needs_no_timer() {
-    // without a runtime that has a timer this would panic
+    // Outside of a runtime with a timer this would panic.
     let runtime = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -13,12 +13,13 @@ use tower_stream_ids::{ForwardRequestIdLayer, RequestId};
 
 use crate::{State, problem::Problem, reply};
 
-/// The id of the request and, with `--upstream`, the upstream's response with its own.
+/// The id of the request, `null` without the layer that gives one, and, with `--upstream`, the upstream's response with its own.
 pub(crate) async fn whoami(
     extract::State(state): extract::State<State>,
-    request_id: RequestId,
+    request: extract::Request,
 ) -> Result<Response, Problem> {
-    let mut answer = json!({ "request_id": request_id.as_str() });
+    let request_id = RequestId::of(request.extensions());
+    let mut answer = json!({ "request_id": request_id.map(RequestId::as_str) });
     if let Some(upstream) = &state.args.upstream {
         answer["upstream"] = ask(upstream).await.map_err(|error| {
             tracing::warn!(%error, %upstream, "no answer from upstream");
@@ -73,6 +74,16 @@ mod tests {
         let id = answer.json()["request_id"].as_str().unwrap().to_owned();
         assert_eq!(id.len(), 36);
         assert_eq!(answer.header("x-request-id"), id);
+    }
+
+    #[tokio::test]
+    async fn without_layers_there_is_none() {
+        let args = Args {
+            bare: true,
+            ..Args::default()
+        };
+        let answer = get_with(args, "/whoami").await;
+        assert_eq!(answer.text(), r#"{"request_id":null}"#);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 
 use http::Extensions;
 
-use crate::{Cause, Dialect, FaultKind, RequestId, Sequence, StreamEnd};
+use crate::{Cause, Dialect, FaultKind, RequestId, Sequence, StreamEnd, StreamKind};
 
 /// State shared by all layers of one request and its response: the request id, the sequence, and the cause of a
 /// failure. One allocation per request, stored in the request extensions.
@@ -431,6 +431,13 @@ impl Exchange {
     #[must_use]
     pub fn dialect(&self) -> Option<Dialect> {
         self.cell().dialects().last().map(|named| named.dialect)
+    }
+
+    /// The dialect of a stream of this kind: the one that was named, or [`Dialect::plain`].
+    #[must_use]
+    pub fn dialect_of(&self, kind: StreamKind) -> Dialect {
+        let named = self.dialect().filter(|dialect| dialect.kind() == kind);
+        named.unwrap_or(Dialect::plain(kind))
     }
 
     #[inline]

@@ -71,12 +71,16 @@ impl Context {
         if let Some(cause) = logged {
             log(cause);
         }
+        let what = match self.exchange.cause() {
+            Some(_) => "a response that has failed before panicked",
+            None => "a response panicked after its last record",
+        };
         tracing::error!(
             target: "tower_stream_errors",
             error = message,
             location,
             backtrace,
-            "a response that has failed before panicked"
+            "{what}"
         );
     }
 
@@ -100,6 +104,7 @@ impl Context {
             request: &self.request,
             request_id: self.exchange.request_id(),
             expose: self.config.expose_messages,
+            dialect: self.exchange.dialect(),
         }
     }
 

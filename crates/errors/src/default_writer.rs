@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::json;
-use tower_stream_core::{Problem, StreamKind, grpc};
+use serde_json::Value;
+use tower_stream_core::{Dialect, Problem, StreamKind, grpc};
 
 use crate::{Failure, Tail, WriteError};
 
-/// The writer used unless another is given: each [`StreamKind`] in its own format.
+/// The writer used unless another is given: the form of the response's [`Dialect`], where one was named, and otherwise each
+/// [`StreamKind`] in its own format.
 ///
 /// Before the head: `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `detail` and, as `instance`,
 /// the request id; a small page if the client [wants HTML](Failure::wants_html); a Trailers-Only answer for gRPC.
@@ -31,6 +32,11 @@ impl WriteError for DefaultWriter {
             let (status, message) = (failure.grpc_status(), failure.message());
             return grpc::trailers_only(content_type.clone(), status, &message);
         }
+        let named = failure.dialect();
+        let message = failure.message();
+        if let Some(document) = named.and_then(|named| named.document(&failure.report(&message))) {
+            return json(failure.status(), &document);
+        }
         if failure.wants_html() {
             return page(failure);
         }
@@ -42,20 +48,33 @@ impl WriteError for DefaultWriter {
     }
 
     fn tail(&self, failure: &Failure<'_>) -> Tail {
-        let object = || json!({ "error": failure.to_json() });
-        Tail::Data(Bytes::from(match failure.stream() {
-            StreamKind::Sse => format!("event: error\ndata: {}\n\n", object()),
-            StreamKind::JsonLines => format!("{}\n", object()),
-            StreamKind::JsonSeq => format!("\x1e{}\n", object()),
+        let kind = failure.stream();
+        match kind {
             StreamKind::GrpcWeb => return Tail::Data(grpc::web_trailers(&trailers(failure))),
             StreamKind::Grpc => return Tail::Trailers(trailers(failure)),
-            StreamKind::Other => return Tail::Abort,
-        }))
+            _ => {}
+        }
+        let named = failure.dialect().filter(|dialect| dialect.kind() == kind);
+        let dialect = named.unwrap_or(Dialect::plain(kind));
+        match dialect.error(&failure.report(&failure.message())) {
+            text if text.is_empty() => Tail::Abort,
+            text => Tail::Data(text.into()),
+        }
     }
 }
 
 fn trailers(failure: &Failure<'_>) -> HeaderMap {
     grpc::trailers(failure.grpc_status(), &failure.message())
+}
+
+fn json(status: StatusCode, document: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(document.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
 }
 
 fn page(failure: &Failure<'_>) -> Response<Bytes> {

@@ -4,10 +4,10 @@
 mod channel;
 mod context;
 mod default_writer;
+mod dialect;
 mod hook;
 mod idle;
 mod layer;
-mod openai;
 mod panic;
 mod request;
 mod stage;
@@ -16,10 +16,10 @@ mod write;
 pub use self::{
     channel::{ChannelBody, Closed, Sender, channel},
     default_writer::DefaultWriter,
+    dialect::{DialectLayer, DialectStage},
     hook::PanicHook,
     idle::{IdleTimeoutLayer, IdleTimeoutStage},
     layer::{AfterTail, ErrorWriterLayer},
-    openai::OpenAiWriter,
     stage::ErrorWriterStage,
     write::{Failure, Tail, WriteError},
 };

@@ -255,7 +255,9 @@ impl ErrorWriterStage {
         Self::around(Some(self), At::Drop, || up.discard(cx));
         // what is still held of a record is never given
         self.records.discard();
-        if self.bodiless {
+        // behind the last record of its dialect a response is complete, whatever happens to its body
+        let complete = cx.exchange.is_terminal() && cx.exchange.cause().is_none();
+        if self.bodiless || complete {
             self.state = State::Ended;
             return;
         }
@@ -267,7 +269,8 @@ impl ErrorWriterStage {
             };
             return;
         }
-        let tail = if self.writable && self.records.is_clean() {
+        let appends = self.writable && self.records.is_clean() && !cx.exchange.is_terminal();
+        let tail = if appends {
             self.context.tail(self.stream)
         } else {
             Tail::Abort
@@ -335,6 +338,14 @@ impl ErrorWriterStage {
 /// [`chosen_reset`].
 #[cold]
 fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Option<BoxError> {
+    if cx.exchange.is_terminal() {
+        let error = Cause::of(&*error);
+        tracing::info!(
+            kind = error.kind().as_str(),
+            error = error.message(),
+            "the body failed after the last record of the response"
+        );
+    }
     cx.exchange.record_with(|| Cause::of(&*error));
     (resets && chosen_reset(&*error).is_some()).then_some(error)
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
 use serde_json::{Map, Value};
-use tower_stream_core::{Cause, FaultKind, RequestId, StreamKind};
+use tower_stream_core::{Cause, Dialect, ErrorReport, FaultKind, RequestId, StreamKind};
 
 use crate::{DefaultWriter, request::RequestInfo};
 
@@ -78,6 +78,7 @@ pub struct Failure<'a> {
     pub(crate) request: &'a RequestInfo,
     pub(crate) request_id: Option<&'a RequestId>,
     pub(crate) expose: bool,
+    pub(crate) dialect: Option<Dialect>,
 }
 
 impl Failure<'_> {
@@ -125,6 +126,7 @@ impl Failure<'_> {
             FaultKind::Drain => "the server is going away",
             FaultKind::ClientLeft => "the request body ended too early",
             FaultKind::DigestMismatch => "the content did not match its digest",
+            FaultKind::Incomplete => "the response ended before it was complete",
             _ => "the response failed on the server",
         })
     }
@@ -139,6 +141,20 @@ impl Failure<'_> {
     #[must_use]
     pub fn stream(&self) -> StreamKind {
         self.stream
+    }
+
+    /// The dialect that was named for the response: see [`Dialect`]. It may be that of streams of another kind than this
+    /// response's.
+    #[must_use]
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.dialect
+    }
+
+    /// The failure as a [`Dialect`] tells it.
+    pub(crate) fn report<'a>(&'a self, message: &'a str) -> ErrorReport<'a> {
+        ErrorReport::new(self.kind(), self.status(), message)
+            .with_request_id(self.request_id)
+            .with_retry_after(self.cause.retry_after())
     }
 
     /// The id of the request, if it has one.

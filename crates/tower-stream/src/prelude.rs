@@ -1,13 +1,13 @@
 //! The items that most apps use: `use tower_stream::prelude::*`.
 
 pub use crate::StreamStack;
-pub use crate::core::{Outcome, RequestId, Sequence, StreamEnd};
+pub use crate::core::{Dialect, Outcome, RequestId, Sequence, StreamEnd};
 #[cfg(feature = "digest")]
 pub use crate::digest::{DigestLayer, VerifyDigestLayer, VerifyRequestDigestLayer};
 #[cfg(feature = "drain")]
 pub use crate::drain::{Drain, DrainToken, Draining};
 #[cfg(feature = "errors")]
-pub use crate::errors::{ErrorWriterLayer, IdleTimeoutLayer};
+pub use crate::errors::{DialectLayer, ErrorWriterLayer, IdleTimeoutLayer};
 #[cfg(feature = "headers")]
 pub use crate::headers::StreamHeadersLayer;
 #[cfg(feature = "heartbeat")]

@@ -44,6 +44,7 @@ slots! {
     "ids" RequestIdLayer of tower_stream_ids;
     "trace" RequestSpanLayer of tower_stream_trace;
     "metrics" StreamMetricsLayer of tower_stream_metrics;
+    "errors" DialectLayer of tower_stream_errors;
     "drain" DrainLayer of tower_stream_drain;
     "headers" StreamHeadersLayer of tower_stream_headers;
     "digest" DigestLayer of tower_stream_digest;
@@ -106,6 +107,7 @@ struct Outside {
     request_id: RequestIdLayer,
     request_span: RequestSpanLayer,
     metrics: StreamMetricsLayer,
+    dialect: DialectLayer,
     drain: DrainLayer,
     headers: StreamHeadersLayer,
     digest: DigestLayer,
@@ -129,7 +131,10 @@ type OutsideLayers = (
         RequestSpanLayer,
         (
             StreamMetricsLayer,
-            (DrainLayer, (StreamHeadersLayer, DigestLayer)),
+            (
+                DialectLayer,
+                (DrainLayer, (StreamHeadersLayer, DigestLayer)),
+            ),
         ),
     ),
 );
@@ -154,11 +159,12 @@ impl Outside {
             request_id,
             request_span,
             metrics,
+            dialect,
             drain,
             headers,
             digest,
         } = self.clone();
-        let inner = (drain, (headers, digest));
+        let inner = (dialect, (drain, (headers, digest)));
         (request_id, (request_span, (metrics, inner)))
     }
 }
@@ -226,6 +232,7 @@ impl StreamStack {
                 request_id: Off::off(),
                 request_span: Off::off(),
                 metrics: Off::off(),
+                dialect: Off::off(),
                 drain: Off::off(),
                 headers: Off::off(),
                 digest: Off::off(),
@@ -269,6 +276,22 @@ impl<C> StreamStack<C> {
     #[cfg(feature = "metrics")]
     pub fn metrics(mut self, layer: StreamMetricsLayer) -> Self {
         self.outside.metrics = layer;
+        self
+    }
+
+    /// Names the dialect of the responses: their end, their errors and farewells, and every error response, the drain's 503
+    /// included, have its form. A handler overrules it for one response by a [`Dialect`](tower_stream_core::Dialect) in the
+    /// response extensions. Default: off, each stream speaks the plain dialect of its kind.
+    ///
+    /// ```
+    /// use tower_stream::{StreamStack, core::Dialect, errors::DialectLayer};
+    ///
+    /// let stack = StreamStack::new().dialect(DialectLayer::new(Dialect::OPENAI_CHAT).under("/v1/"));
+    /// # drop(stack);
+    /// ```
+    #[cfg(feature = "errors")]
+    pub fn dialect(mut self, layer: DialectLayer) -> Self {
+        self.outside.dialect = layer;
         self
     }
 

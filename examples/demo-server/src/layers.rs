@@ -2,19 +2,19 @@
 
 use axum::Router;
 use tower::ServiceBuilder;
-use tower_stream_core::StreamKind;
+use tower_stream_core::{Dialect, StreamKind};
 use tower_stream_digest::DigestLayer;
-use tower_stream_errors::{ErrorWriterLayer, IdleTimeoutLayer};
+use tower_stream_errors::{DialectLayer, ErrorWriterLayer, IdleTimeoutLayer};
 use tower_stream_headers::StreamHeadersLayer;
 use tower_stream_heartbeat::HeartbeatLayer;
 use tower_stream_ids::SequenceLayer;
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
-use crate::{State, failures::Failures};
+use crate::State;
 
 /// Adds every layer to `routes`, or none with `--bare`.
 ///
-/// Outermost first: `RequestId -> RequestSpan -> StreamMetrics -> Drain -> StreamHeaders -> Digest(emit) ->
+/// Outermost first: `RequestId -> RequestSpan -> StreamMetrics -> Dialect -> Drain -> StreamHeaders -> Digest(emit) ->
 /// [compression] -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) ->
 /// handler`. `tower_stream::StreamStack` is one layer with this order; here the layers are separate, as examples.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
@@ -27,6 +27,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             .layer(state.request_ids.clone())
             .layer(RequestSpanLayer::new())
             .layer(state.metrics.clone())
+            // Names OpenAI's dialect for these routes: their errors and rejections have its form too.
+            .layer(DialectLayer::new(Dialect::OPENAI_CHAT).under("/v1/"))
             // Tracks each request to the end of its body. Once the drain has ended, requests are rejected and
             // connections closed.
             .layer(state.drain.layer())
@@ -36,7 +38,7 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // Writes a heartbeat into an idle event stream, so that its client knows that the server is alive.
             .layer(HeartbeatLayer::new().interval(state.args.heartbeat))
             // Ends a failed response in its own format.
-            .layer(ErrorWriterLayer::new().writer(Failures))
+            .layer(ErrorWriterLayer::new())
             // Ends a stream that is in flight at the deadline with a last event.
             .layer(state.drain.farewell())
             // Fails a stream that has no frame for this long.

@@ -23,7 +23,6 @@
 mod admin;
 mod args;
 mod chat;
-mod failures;
 mod layers;
 pub mod log;
 mod model;

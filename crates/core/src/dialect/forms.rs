@@ -19,14 +19,14 @@ impl Dialect {
 
     pub(super) const JSON_LINES: Self = Self {
         error: |report| format!("{}\n", error(report)),
-        farewell: Some(|report| format!("{}\n", json!({ "drain": drain(report) }))),
+        farewell: Some(|report| format!("{{\"drain\":{}}}\n", drain(report))),
         ..Self::without_forms("json-lines", StreamKind::JsonLines)
     };
 
     /// RFC 7464 begins each text with a record separator.
     pub(super) const JSON_SEQ: Self = Self {
         error: |report| format!("\x1e{}\n", error(report)),
-        farewell: Some(|report| format!("\x1e{}\n", json!({ "drain": drain(report) }))),
+        farewell: Some(|report| format!("\x1e{{\"drain\":{}}}\n", drain(report))),
         ..Self::without_forms("json-seq", StreamKind::JsonSeq)
     };
 }
@@ -47,10 +47,8 @@ fn milliseconds(report: &ErrorReport<'_>) -> u64 {
     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn drain(report: &ErrorReport<'_>) -> Value {
-    json!({
-        "reason": "drain",
-        "detail": report.message(),
-        "retry_ms": milliseconds(report),
-    })
+fn drain(report: &ErrorReport<'_>) -> String {
+    let detail = Value::from(report.message());
+    let ms = milliseconds(report);
+    format!("{{\"reason\":\"drain\",\"detail\":{detail},\"retry_ms\":{ms}}}")
 }

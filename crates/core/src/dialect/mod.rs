@@ -265,6 +265,12 @@ impl Dialect {
         self.last.is_some()
     }
 
+    /// Whether an error response has a form of its own: [`document`](Self::document).
+    #[must_use]
+    pub const fn has_document(&self) -> bool {
+        self.document.is_some()
+    }
+
     /// The form of a heartbeat.
     #[must_use]
     pub const fn keep_alive(&self) -> KeepAlive {

@@ -143,7 +143,7 @@ fn forms_are_whole_records() {
     }
     assert_eq!(
         Dialect::plain(StreamKind::Sse).farewell(&report),
-        "event: drain\ndata: {\"detail\":\"going \\\"away\\\"\\nnow\",\"reason\":\"drain\",\"retry_ms\":1500}\nretry: 1500\n\n"
+        "event: drain\ndata: {\"reason\":\"drain\",\"detail\":\"going \\\"away\\\"\\nnow\",\"retry_ms\":1500}\nretry: 1500\n\n"
     );
 }
 

@@ -16,6 +16,9 @@ use crate::{Drain, shared::Shared};
 /// no farewell. Put it inside of the error writer, if there is one, and inside of a compression; one a route
 /// with another [`policy`](Self::policy) overrules one further out.
 ///
+/// The farewell of a stream whose [`Dialect`](tower_stream_core::Dialect) is named has the form of that dialect, in most the
+/// one of an error; behind its last record a stream gets none and ends as complete. Of the others:
+///
 /// | stream | its farewell |
 /// |---|---|
 /// | `text/event-stream` | `event: drain` with `data:` and `retry:`, no `id:` |

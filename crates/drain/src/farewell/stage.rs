@@ -248,13 +248,20 @@ impl FarewellStage {
             // the client has all it was promised
             return Poll::Ready(None);
         }
+        if cx.exchange.is_terminal() {
+            // it has given the last record of its dialect, and is complete
+            self.records.discard();
+            up.discard(cx);
+            return Poll::Ready(None);
+        }
         let clean = self.records.is_clean();
         let shared = self.timer.shared();
         let retry = shared.settings.retry_after();
         let cause = shared.farewell(cx.exchange, retry);
         self.records.discard();
         up.discard(cx);
-        let farewell = message::farewell(self.kind, self.version, retry).filter(|_| clean);
+        let farewell = message::farewell(self.kind, self.version, cx.exchange, retry);
+        let farewell = farewell.filter(|_| clean);
         let farewell = farewell.ok_or_else(|| StreamError::from(cause).into());
         Poll::Ready(Some(farewell.map(last_piece)))
     }

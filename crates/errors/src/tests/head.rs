@@ -4,13 +4,13 @@ use std::{io, time::Duration};
 
 use futures_util::FutureExt;
 use tower_stream_core::{
-    Cause, Exchange, FaultKind, RequestId, StreamError,
+    Cause, Dialect, Exchange, FaultKind, RequestId, StreamError,
     mock::{self, PanicIn},
     wrapper::ResponseBody,
 };
 
 use super::*;
-use crate::{Failure, OpenAiWriter, WriteError};
+use crate::{Failure, WriteError};
 
 fn layer() -> ErrorWriterLayer {
     ErrorWriterLayer::new()
@@ -273,9 +273,10 @@ async fn grpc_gets_trailers_only() {
 }
 
 #[tokio::test]
-async fn the_openai_preset_answers_in_its_own_form() {
-    let layer = layer().writer(OpenAiWriter);
-    let seen = send(&layer, get(), answer(SSE, [mock::panic("secret")])).await;
+async fn a_dialect_answers_in_its_own_form() {
+    let mut response = answer(SSE, [mock::panic("secret")]);
+    response.extensions_mut().insert(Dialect::OPENAI_CHAT);
+    let seen = send(&layer(), get(), response).await;
     assert_eq!(
         (seen.status.as_u16(), seen.header("content-type")),
         (500, "application/json")

@@ -1,6 +1,7 @@
 //! The layer around scripted bodies. What clients receive is tested over sockets in the package `e2e`.
 
 mod channel;
+mod dialect;
 mod head;
 mod idle;
 mod offsets;

@@ -7,10 +7,10 @@ use std::{
 
 use http_body::{Frame, SizeHint};
 use tokio::time::{Duration, Instant};
-use tower_stream_core::{FaultKind, StreamError, mock};
+use tower_stream_core::{Dialect, FaultKind, StreamError, mock};
 
 use super::*;
-use crate::{AfterTail, Failure, OpenAiWriter, Tail, WriteError};
+use crate::{AfterTail, Failure, Tail, WriteError};
 
 fn layer() -> ErrorWriterLayer {
     ErrorWriterLayer::new()
@@ -246,10 +246,9 @@ async fn a_size_learnt_in_the_first_poll_is_declared_too() {
 }
 
 #[tokio::test]
-async fn the_openai_preset_writes_data_and_never_done() {
-    let layer = layer().writer(OpenAiWriter);
+async fn a_failure_of_a_chat_is_data_and_never_done() {
     let steps = [mock::data("data: {}\n\n"), mock::panic("secret")];
-    let seen = send(&layer, get(), answer(SSE, steps)).await;
+    let seen = send(&layer(), get(), chat(steps)).await;
     assert_eq!(
         seen.frames[1],
         "data: {\"error\":{\"code\":\"panic\",\"message\":\"the response failed on the server\",\"param\":null,\"request_id\":\"id-1\",\"type\":\"server_error\"}}\n\n"
@@ -334,4 +333,57 @@ async fn a_reset_that_a_layer_inside_chose_is_passed_on() {
             500
         );
     }
+}
+
+/// A chat in OpenAI's dialect.
+fn chat(steps: impl IntoIterator<Item = mock::Step>) -> Response<mock::MockBody> {
+    let mut response = answer(SSE, steps);
+    response.extensions_mut().insert(Dialect::OPENAI_CHAT);
+    response
+}
+
+#[tokio::test]
+async fn an_end_without_the_last_record_is_told() {
+    let token = "data: {}\n\n";
+    for first_poll in [true, false] {
+        let layer = layer().first_poll(first_poll);
+        let seen = send(&layer, get(), chat([mock::data(token)])).await;
+        assert_eq!(
+            seen.frames[1],
+            "data: {\"error\":{\"code\":\"incomplete\",\"message\":\"the response ended before it was complete\",\"param\":null,\"request_id\":\"id-1\",\"type\":\"server_error\"}}\n\n"
+        );
+        assert!(seen.error.is_none());
+    }
+    // before the head
+    let seen = send(&layer(), get(), chat([])).await;
+    assert_eq!(seen.status, 500);
+    assert_eq!(seen.json()["error"]["code"], "incomplete");
+}
+
+#[tokio::test]
+async fn nothing_is_written_behind_the_last_record() {
+    let whole = "data: {}\n\ndata: [DONE]\n\n";
+    for late in [
+        mock::error("late"),
+        mock::panic("late"),
+        mock::data("data: half"),
+    ] {
+        let seen = send(&layer(), get(), chat([mock::data(whole), late])).await;
+        assert!(seen.error.is_none());
+        assert!(!seen.text().contains("error"), "{seen:?}");
+        assert!(seen.text().starts_with(whole));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_bytes_abort_behind_the_last_record() {
+    let mismatch = StreamError::new(FaultKind::DigestMismatch, "md5");
+    let done = "data: [DONE]\n\n";
+    let seen = send(
+        &layer(),
+        get(),
+        chat([mock::data(done), mock::error(mismatch)]),
+    )
+    .await;
+    assert_eq!((seen.text().as_str(), seen.error.is_some()), (done, true));
 }

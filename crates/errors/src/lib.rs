@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![doc = include_str!("matrix.md")]
+#![doc = include_str!("endings.md")]
 
 mod channel;
 mod context;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
+use tower_stream_core::Dialect;
 
 /// Opens streams over HTTP, reads each one to its end, and reports how they ended.
 #[derive(Clone, Debug, Parser)]
@@ -91,6 +92,10 @@ pub struct Args {
     /// Format of the records in a body; `auto` decides by Content-Type
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub format: Format,
+
+    /// The dialect of the streams: one that ends without its last record is `incomplete`
+    #[arg(long, value_name = "NAME", value_parser = dialect)]
+    pub dialect: Option<Dialect>,
 
     /// Longest time to connect, and longest time from there to the response head
     #[arg(long, value_parser = duration(MILLISECOND..=YEAR), default_value = "10s", value_name = "DURATION")]
@@ -279,6 +284,16 @@ fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration
             format!("takes a time such as 500ms, 30s or 2m, from {from} to {to}")
         })
     }
+}
+
+fn dialect(name: &str) -> Result<Dialect, String> {
+    let found = Dialect::VENDORS
+        .into_iter()
+        .find(|dialect| dialect.name() == name);
+    found.ok_or_else(|| {
+        let names = Dialect::VENDORS.map(|dialect| dialect.name());
+        format!("one of {}", names.join(", "))
+    })
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

@@ -17,6 +17,8 @@ pub enum Ending {
     /// The body ended cleanly in the middle of a record, so a client drops that record or takes it for a complete one.
     /// Also used when a final error or drain record was written into the middle of another record.
     HalfRecord,
+    /// It was ended cleanly without the last record of its dialect (`--dialect`).
+    Incomplete,
     /// The connection or the HTTP/2 stream ended before the response did.
     Cut,
     /// The body is complete and does not match its digest.
@@ -48,12 +50,13 @@ pub enum Ending {
 
 impl Ending {
     /// Every ending, in the order of the report.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Whole,
         Self::Running,
         Self::Drained,
         Self::InBandError,
         Self::HalfRecord,
+        Self::Incomplete,
         Self::Cut,
         Self::DigestMismatch,
         Self::Unexpected,
@@ -75,6 +78,7 @@ impl Ending {
             Self::Drained => "drained",
             Self::InBandError => "in_band_error",
             Self::HalfRecord => "half_record",
+            Self::Incomplete => "incomplete",
             Self::Cut => "cut",
             Self::DigestMismatch => "digest_mismatch",
             Self::Unexpected => "unexpected",

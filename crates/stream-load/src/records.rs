@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
-use tower_stream_core::{RecordFormat, StreamKind, boundary::Scanner};
+use tower_stream_core::{Dialect, Record, RecordFormat, StreamKind, boundary::Scanner};
 
 use crate::Format;
 
@@ -30,6 +30,8 @@ pub(crate) struct Records {
     count: u64,
     farewells: u64,
     word: Word,
+    /// Its last record has not come yet.
+    awaited: Option<Dialect>,
 }
 
 /// A longer record is counted but not parsed.
@@ -54,6 +56,25 @@ impl Records {
             count: 0,
             farewells: 0,
             word: Word::Nothing,
+            awaited: None,
+        }
+    }
+
+    /// The stream is to end with the last record of this dialect, if it is one of its streams.
+    pub(crate) fn expect_last_record_of(&mut self, dialect: Option<Dialect>) {
+        let speaks = |dialect: &Dialect| dialect.kind().records() == self.format;
+        self.awaited = dialect.filter(speaks).filter(Dialect::has_last_record);
+    }
+
+    /// Whether a stream that ends now ends without its last record.
+    pub(crate) fn are_incomplete(&self) -> bool {
+        let open = |dialect: &Dialect, format| {
+            let record = Record::new(format, &self.open);
+            dialect.is_last_record(&record)
+        };
+        match (self.awaited, self.format) {
+            (Some(dialect), Some(format)) => !open(&dialect, format),
+            _ => false,
         }
     }
 
@@ -96,6 +117,8 @@ impl Records {
             RecordFormat::Sse => sse_word(text.trim_start_matches('\u{feff}')),
             RecordFormat::Lines => line_word(text.trim_start_matches('\u{1e}')),
         };
+        let last = |dialect: &mut Dialect| dialect.is_last_record(&Record::new(format, &self.open));
+        self.awaited.take_if(last);
         if let Some(word) = word {
             self.count += 1;
             self.farewells += u64::from(word == Word::Drain);
@@ -191,6 +214,10 @@ fn member_word(text: &str) -> Option<Word> {
     }
     Some(match serde_json::from_str::<Value>(text).ok()? {
         Value::Object(members) => match (members.get("error"), members.get("drain")) {
+            // as a drain says it in a dialect that has no other word for it
+            (Some(Value::Object(error)), _) if error.get("code") == Some(&"drain".into()) => {
+                Word::Drain
+            }
             (Some(Value::Object(_) | Value::String(_)), _) => Word::Error,
             (_, Some(Value::Object(_) | Value::String(_))) => Word::Drain,
             _ => Word::Nothing,
@@ -202,6 +229,36 @@ fn member_word(text: &str) -> Option<Word> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_without_its_last_record_is_incomplete() {
+        let incomplete = |format, dialect, text: &str| {
+            let mut records = Records::new(format, &http::HeaderMap::new());
+            records.expect_last_record_of(Some(dialect));
+            records.push(&Bytes::copy_from_slice(text.as_bytes()));
+            records.are_incomplete()
+        };
+        let chat = Dialect::OPENAI_CHAT;
+        assert!(incomplete(Format::Sse, chat, "data: {}\n\n"));
+        assert!(!incomplete(Format::Sse, chat, "data: [DONE]\n\n: bye\n\n"));
+        assert!(!incomplete(Format::Raw, chat, "{}"));
+        assert!(incomplete(
+            Format::Jsonl,
+            Dialect::OLLAMA,
+            "{\"done\":false}\n"
+        ));
+        assert!(!incomplete(
+            Format::Jsonl,
+            Dialect::OLLAMA,
+            "{\"done\":true}"
+        ));
+    }
+
+    #[test]
+    fn a_drain_is_told_in_the_form_of_an_error() {
+        let text = "{\"error\":{\"code\":\"drain\"}}";
+        assert_eq!(member_word(text), Some(Word::Drain));
+    }
 
     fn read(format: Format, chunks: &[&str]) -> (u64, Word, bool) {
         let mut records = Records::new(format, &http::HeaderMap::new());

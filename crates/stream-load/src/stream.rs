@@ -101,6 +101,7 @@ impl Following<'_> {
             _ => {}
         }
         self.records = Records::new(shared.args.format, &head.headers);
+        self.records.expect_last_record_of(shared.args.dialect);
         let mut body = Body {
             digests: Digests::new(&head.headers, head.version),
             head: head.headers,
@@ -192,6 +193,7 @@ impl Following<'_> {
             Word::Broken => Ending::HalfRecord,
             Word::Error => Ending::InBandError,
             Word::Drain => Ending::Drained,
+            Word::Nothing if self.records.are_incomplete() => Ending::Incomplete,
             Word::Nothing => match body.digests.check(&body.head, body.trailers.as_ref()) {
                 Check::Wrong => Ending::DigestMismatch,
                 Check::Right => {

@@ -30,6 +30,9 @@ impl Log {
                 &mut log.access
             } else if line.get("outcome").is_some() {
                 &mut log.failures
+            } else if line["message"] == "a response panicked after its last record" {
+                // a note: the response is complete
+                continue;
             } else if line["level"] == "ERROR" {
                 &mut log.errors
             } else {

@@ -2,6 +2,7 @@
 //! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same: span,
 //! metric, digest, log, and what a layer further out or in can read.
 
+mod dialects;
 mod endings;
 #[path = "../grpc/mod.rs"]
 mod grpc;

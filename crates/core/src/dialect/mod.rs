@@ -271,6 +271,12 @@ impl Dialect {
         self.document.is_some()
     }
 
+    /// Whether a stream of this dialect is over with this record.
+    #[must_use]
+    pub fn is_last_record(&self, record: &Record<'_>) -> bool {
+        self.last.is_some_and(|last| (last.is_last)(record))
+    }
+
     /// The form of a heartbeat.
     #[must_use]
     pub const fn keep_alive(&self) -> KeepAlive {

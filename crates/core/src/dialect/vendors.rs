@@ -6,6 +6,17 @@ use super::{Dialect, ErrorReport, KeepAlive, LastRecord, Record};
 use crate::{FaultKind, StreamKind};
 
 impl Dialect {
+    /// The dialects of vendors, all of which have a last record.
+    pub const VENDORS: [Self; 7] = [
+        Self::OPENAI_CHAT,
+        Self::OPENAI_RESPONSES,
+        Self::ANTHROPIC,
+        Self::VERCEL_UI,
+        Self::GEMINI,
+        Self::MCP,
+        Self::OLLAMA,
+    ];
+
     /// Chat completions of OpenAI's API: `data: [DONE]` is the last record, and an error is `data: {"error":{..}}`.
     pub const OPENAI_CHAT: Self = Self::new("openai-chat", StreamKind::Sse)
         .with_last(LastRecord {
@@ -87,7 +98,7 @@ impl Dialect {
         .with_keep_alive(KeepAlive::Comment);
 
     /// Gemini's API (`streamGenerateContent?alt=sse`): the last record has a candidate with a `finishReason`, and an error is
-    /// a chunk that is JSON without `data:`.
+    /// `data: {"error":{..}}` with a numeric `code` of 400 to 599.
     pub const GEMINI: Self = Self::new("gemini", StreamKind::Sse)
         .with_last(LastRecord::new(
             ["finishReason", "blockReason", "", ""],
@@ -99,7 +110,8 @@ impl Dialect {
                     || json["promptFeedback"]["blockReason"].is_string()
             },
         ))
-        .with_error(|report| format!("{}\n\n", gemini(report)))
+        // npm `@google/genai` 3.3 drops an error without `data:` unless a read of the socket gives it alone
+        .with_error(|report| format!("data: {}\n\n", gemini(report)))
         .with_document(gemini)
         .with_keep_alive(KeepAlive::Comment);
 

@@ -311,13 +311,19 @@ async fn what_only_shades_the_text_is_accepted() {
 #[tokio::test]
 async fn the_query_is_checked_as_everywhere() {
     let body = request(&json!({}));
-    post(&format!("{PATH}?interval_ms=soon"), body.clone())
-        .await
-        .assert_names("interval_ms");
-    post(&format!("{PATH}?interval=5"), body)
-        .await
-        .assert_names("interval");
-    get("/v1/models?all=1").await.assert_names("all");
+    for (response, named) in [
+        (
+            post(&format!("{PATH}?interval_ms=soon"), body.clone()).await,
+            "interval_ms",
+        ),
+        (post(&format!("{PATH}?interval=5"), body).await, "interval"),
+        (get("/v1/models?all=1").await, "all"),
+    ] {
+        assert_eq!(response.status, 400);
+        // in OpenAI's form
+        let message = response.json()["error"]["message"].to_string();
+        assert!(message.contains(named), "{message}");
+    }
 }
 
 #[tokio::test]

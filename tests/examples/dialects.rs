@@ -1,0 +1,158 @@
+//! A server that speaks each dialect and ends as it is told: `/{dialect}/{ending}/...`. For `tests/clients`.
+//!
+//! Endings: `whole`; `failed` (the body fails in the middle); `incomplete` (it ends cleanly without its last record);
+//! `drained` (the server shuts down in the middle); `late` (the body fails behind the last record).
+
+use std::{convert::Infallible, io, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt, stream};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_stream::{
+    core::Dialect,
+    drain::Drain,
+    errors::{DialectLayer, ErrorWriterLayer},
+};
+
+/// What a stream of the dialect says, record by record. The last one is the last record.
+struct Script {
+    dialect: Dialect,
+    content_type: &'static str,
+    records: &'static [&'static str],
+}
+
+const SSE: &str = "text/event-stream";
+
+fn script(name: &str) -> Option<Script> {
+    let (dialect, content_type, records): (_, _, &'static [&'static str]) = match name {
+        "openai-chat" => (
+            Dialect::OPENAI_CHAT,
+            SSE,
+            &[
+                "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"Hi\"},\"finish_reason\":null}]}\n\n",
+                "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+                "data: [DONE]\n\n",
+            ],
+        ),
+        "openai-responses" => (
+            Dialect::OPENAI_RESPONSES,
+            SSE,
+            &[
+                "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"r\",\"object\":\"response\",\"status\":\"in_progress\",\"output\":[]}}\n\n",
+                "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"item_id\":\"i\",\"output_index\":0,\"content_index\":0,\"delta\":\"Hi\",\"logprobs\":[]}\n\n",
+                "event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":2,\"response\":{\"id\":\"r\",\"object\":\"response\",\"status\":\"completed\",\"output\":[]}}\n\n",
+            ],
+        ),
+        "anthropic" => (
+            Dialect::ANTHROPIC,
+            SSE,
+            &[
+                "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n",
+                "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n",
+                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n",
+                "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\",\"stop_sequence\":null},\"usage\":{\"output_tokens\":2}}\n\n",
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            ],
+        ),
+        "vercel-ui" => (
+            Dialect::VERCEL_UI,
+            SSE,
+            &[
+                "data: {\"type\":\"start\"}\n\n",
+                "data: {\"type\":\"text-start\",\"id\":\"t\"}\n\n",
+                "data: {\"type\":\"text-delta\",\"id\":\"t\",\"delta\":\"Hi\"}\n\n",
+                "data: {\"type\":\"text-end\",\"id\":\"t\"}\n\n",
+                "data: {\"type\":\"finish\"}\n\n",
+                "data: [DONE]\n\n",
+            ],
+        ),
+        "gemini" => (
+            Dialect::GEMINI,
+            SSE,
+            &[
+                "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hi\"}],\"role\":\"model\"},\"index\":0}]}\n\n",
+                "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"!\"}],\"role\":\"model\"},\"finishReason\":\"STOP\",\"index\":0}]}\n\n",
+            ],
+        ),
+        "ollama" => (
+            Dialect::OLLAMA,
+            "application/x-ndjson",
+            &[
+                "{\"model\":\"m\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"Hi\"},\"done\":false}\n",
+                "{\"model\":\"m\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\"}\n",
+            ],
+        ),
+        _ => return None,
+    };
+    Some(Script {
+        dialect,
+        content_type,
+        records,
+    })
+}
+
+/// What the handler gives. The pause is for the client, which is to have read each record before the next one.
+fn stream_of(script: &Script, ending: &str) -> Body {
+    let records = script.records;
+    let given = match ending {
+        "failed" | "drained" => 1,
+        "incomplete" => records.len() - 1,
+        _ => records.len(),
+    };
+    let given = stream::iter(&records[..given]).then(|record| async move {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok::<_, io::Error>(*record)
+    });
+    let failure = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Err(io::Error::other("the backend is gone"))
+    });
+    match ending {
+        "failed" | "late" => Body::from_stream(given.chain(failure)),
+        "drained" => Body::from_stream(given.chain(stream::pending())),
+        _ => Body::from_stream(given),
+    }
+}
+
+async fn answer(request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut segments = path.split('/').skip(1);
+    let script = segments.next().and_then(script);
+    let (Some(script), Some(ending)) = (script, segments.next()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    // of this request alone
+    let drain = Drain::builder()
+        .advertise(Duration::ZERO)
+        .deadline(Duration::from_millis(200))
+        .build();
+    let service = ServiceBuilder::new()
+        .layer(DialectLayer::new(script.dialect))
+        .layer(drain.layer())
+        .layer(ErrorWriterLayer::new())
+        .layer(drain.farewell())
+        .service(service_fn(async |_: Request| {
+            let content_type = [("content-type", script.content_type)];
+            let body = stream_of(&script, ending);
+            Ok::<_, Infallible>((content_type, body).into_response())
+        }));
+    let Ok(response) = service.oneshot(request).await;
+    if ending == "drained" {
+        drain.start();
+    }
+    response.map(Body::new)
+}
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening {}", listener.local_addr()?);
+    axum::serve(listener, Router::new().fallback(answer)).await
+}

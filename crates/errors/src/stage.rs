@@ -341,6 +341,7 @@ fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Optio
     if cx.exchange.is_terminal() {
         let error = Cause::of(&*error);
         tracing::info!(
+            target: "tower_stream_errors",
             kind = error.kind().as_str(),
             error = error.message(),
             "the body failed after the last record of the response"

@@ -150,6 +150,7 @@ async fn answer(request: Request) -> Response {
     response.map(Body::new)
 }
 
+#[allow(clippy::print_stdout)] // the address, for the script
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body::SizeHint;
 use tower_stream_core::{
-    Claim, Dialect, Exchange, RecordFormat, StreamKind,
+    Claim, Exchange, RecordFormat,
     boundary::Scanner,
     bytes_changed,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+        at_least,
     },
 };
 
@@ -122,13 +123,11 @@ impl Stage for HeartbeatStage {
 
     #[inline]
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
-        let mut size = up.size_hint();
-        if matches!(self.0, State::Following(_)) {
-            let lower = size.lower();
-            size = SizeHint::new();
-            size.set_lower(lower);
+        let size = up.size_hint();
+        match self.0 {
+            State::Following(_) => at_least(size.lower()),
+            State::Called { .. } | State::Over => size,
         }
-        size
     }
 }
 
@@ -147,26 +146,17 @@ impl HeartbeatStage {
                     return;
                 }
             }
-            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
+            Poll::Ready(Some(Ok(piece))) => {
                 // The digest is of the bytes without heartbeats.
-                if let (true, Some(trailers)) = (following.changed, frame.trailers_mut()) {
-                    bytes_changed(trailers);
-                    if trailers.is_empty() {
-                        *polled = Poll::Ready(None);
-                    }
+                let keeps = !following.changed || piece.bytes_changed();
+                if !keeps {
+                    *polled = Poll::Ready(None);
                 }
             }
             _ => {}
         }
         self.0 = State::Over;
     }
-}
-
-/// The form that clients of the response's dialect ignore.
-fn of_dialect(kind: StreamKind, exchange: &Exchange) -> Heartbeat {
-    let named = exchange.dialect().filter(|dialect| dialect.kind() == kind);
-    let dialect = named.unwrap_or_else(|| Dialect::plain(kind));
-    dialect.keep_alive().into()
 }
 
 impl Following {
@@ -182,7 +172,8 @@ impl Following {
         let format = kind.records()?;
         let chosen = head.extensions.get::<Heartbeat>();
         let heartbeat = chosen.or_else(|| config.heartbeat(kind)).cloned();
-        let heartbeat = heartbeat.unwrap_or_else(|| of_dialect(kind, exchange));
+        // By default, the form that clients of the response's dialect ignore.
+        let heartbeat = heartbeat.unwrap_or_else(|| exchange.dialect_of(kind).keep_alive().into());
         let delivery = head.delivery(method, &up.size_hint());
         // No byte may be added to a declared length, or to a partial response.
         let open = delivery.declared_length().is_none() && !delivery.is_bodiless();

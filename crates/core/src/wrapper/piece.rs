@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use crate::BoxError;
+use crate::{BoxError, bytes_changed};
 
 /// One frame of a body, as stages pass it on. It has 40 bytes; a [`Frame`] has over 100.
 ///
@@ -57,6 +57,20 @@ impl Piece {
             Self::Data { last, .. } => *last,
             Self::Other(frame) => frame.is_trailers(),
         }
+    }
+
+    /// Removes from trailers what they say about the bytes of the body, because a layer has changed them (see
+    /// [`bytes_changed`]). Returns false if these trailers are empty now, so that the body ends without any.
+    #[must_use]
+    pub fn bytes_changed(&mut self) -> bool {
+        let trailers = match self {
+            Self::Data { .. } => None,
+            Self::Other(frame) => frame.trailers_mut(),
+        };
+        trailers.is_none_or(|trailers| {
+            bytes_changed(trailers);
+            !trailers.is_empty()
+        })
     }
 
     /// Converts the piece into a frame for the server.

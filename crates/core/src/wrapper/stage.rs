@@ -316,6 +316,14 @@ pub trait Hints {
     fn is_end_stream(&self) -> bool;
 }
 
+/// The size of a body that a layer may add bytes to: `bytes` or more. A hint that is exact would become a `Content-Length`.
+#[must_use]
+pub fn at_least(bytes: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(bytes);
+    hint
+}
+
 /// The inside of a stage: the stages further inside, and the body of the service.
 ///
 /// The body of the service fails if it ends before its declared length. Every `Err` that it returns is recorded in the

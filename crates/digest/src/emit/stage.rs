@@ -6,7 +6,9 @@ use http::{HeaderMap, Method, Request, Uri, Version, header, response::Parts};
 use http_body::SizeHint;
 use tower_stream_core::{
     BoxError, Cause, ExpectedDigest, FaultKind, StreamEnd, StreamError, digests_changed,
-    wrapper::{AfterHead, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext},
+    wrapper::{
+        AfterHead, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext, at_least,
+    },
 };
 
 use super::{Sent, layer::Config};
@@ -140,10 +142,8 @@ impl Stage for DigestStage {
         let inner = self.0.replay.size_hint(up);
         match self.0.announced {
             Announced::Trailers { chunked: true, .. } => {
-                // hyper turns an exact hint into a Content-Length, and an h1 server then drops the trailers.
-                let mut hint = SizeHint::new();
-                hint.set_lower(inner.lower());
-                hint
+                // With a Content-Length, an h1 server drops the trailers.
+                at_least(inner.lower())
             }
             _ => inner,
         }

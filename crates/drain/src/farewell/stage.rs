@@ -9,6 +9,7 @@ use tower_stream_core::{
     Claim, Exchange, RecordHold, Records, StreamError, StreamKind, grpc,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+        at_least,
     },
 };
 
@@ -151,14 +152,12 @@ impl Stage for FarewellStage {
         if let Some(rest) = &self.rest {
             return SizeHint::with_exact(rest.data().map_or(0, |data| data.len() as u64));
         }
-        let mut hint = up.size_hint();
-        if !self.over && self.kind != StreamKind::Other {
-            // a farewell may come on top, or instead of the rest
-            let lower = hint.lower() + self.records.held() as u64;
-            hint = SizeHint::default();
-            hint.set_lower(lower);
+        let hint = up.size_hint();
+        if self.over || self.kind == StreamKind::Other {
+            return hint;
         }
-        hint
+        // a farewell may come on top, or instead of the rest
+        at_least(hint.lower() + self.records.held() as u64)
     }
 }
 

@@ -4,11 +4,12 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
-use http_body::{Frame, SizeHint};
+use http_body::SizeHint;
 use tower_stream_core::{
     Claim, Exchange, RequestId, Sequence, StreamKind, bytes_changed,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+        at_least,
     },
 };
 
@@ -109,8 +110,9 @@ impl Stage for SequenceStage {
             Poll::Ready(Some(Ok(Piece::Data { data, .. }))) => {
                 *data = self.stamped(std::mem::take(data));
             }
-            Poll::Ready(Some(Ok(Piece::Other(frame)))) => {
-                let keeps = self.keeps(frame);
+            Poll::Ready(Some(Ok(piece))) => {
+                // A digest in the trailers is of the bytes without stamps, as one in the head was.
+                let keeps = matches!(self.stamp, Stamp::Nothing) || piece.bytes_changed();
                 if !keeps {
                     *polled = Poll::Ready(None);
                 }
@@ -120,13 +122,11 @@ impl Stage for SequenceStage {
     }
 
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
-        let mut size = up.size_hint();
-        if !matches!(self.stamp, Stamp::Nothing) {
-            let lower = size.lower();
-            size = SizeHint::new();
-            size.set_lower(lower);
+        let size = up.size_hint();
+        match self.stamp {
+            Stamp::Nothing => size,
+            Stamp::Sse(_) | Stamp::Json(_) => at_least(size.lower()),
         }
-        size
     }
 }
 
@@ -190,19 +190,6 @@ impl SequenceStage {
                 }
                 stamped
             }
-        }
-    }
-
-    /// Removes digests from the trailers, because they are of the bytes without insertions. Returns false if no field
-    /// is left.
-    #[cold]
-    fn keeps(&self, frame: &mut Frame<Bytes>) -> bool {
-        match frame.trailers_mut() {
-            Some(trailers) if !matches!(self.stamp, Stamp::Nothing) => {
-                bytes_changed(trailers);
-                !trailers.is_empty()
-            }
-            _ => true,
         }
     }
 }

@@ -20,14 +20,9 @@ pub(crate) struct Guarded {
 /// not replace `no-cache`.
 pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
     let mut lines = headers.get_all(CACHE_CONTROL).iter();
-    let Some(first) = lines.next() else {
-        return Guarded {
-            value: Some(STREAM),
-            adds_no_transform: true,
-        };
-    };
-    // The value that axum's `Sse` sets.
-    if first == "no-cache" && lines.next().is_none() {
+    // `no-cache` is the value that axum's `Sse` sets.
+    let usual = lines.next().is_none_or(|line| line == "no-cache") && lines.next().is_none();
+    if usual {
         return Guarded {
             value: Some(STREAM),
             adds_no_transform: true,

@@ -129,8 +129,10 @@ macro_rules! event_at {
 /// The data for the event of one response.
 #[derive(Debug)]
 pub(crate) struct Line {
-    log: AccessLog,
     level: Level,
+    fields: AccessFields,
+    /// How many characters of a value are logged that a client sends.
+    value_limit: usize,
     method: Method,
     uri: Uri,
     route: Option<Box<str>>,
@@ -147,23 +149,25 @@ impl Line {
     /// filters of their own, their answers are stored on the thread for the event that is expected to follow, and
     /// another event would be lost.
     #[inline]
-    pub(crate) fn begin<B>(log: AccessLog, request: &Request<B>) -> Option<Box<Self>> {
+    pub(crate) fn begin<B>(
+        log: AccessLog,
+        value_limit: usize,
+        request: &Request<B>,
+    ) -> Option<Box<Self>> {
         let level = log.level?;
-        let wanted = level <= LevelFilter::current();
-        wanted.then(|| Box::new(Self::new(log, level, request)))
-    }
-
-    fn new<B>(log: AccessLog, level: Level, request: &Request<B>) -> Self {
-        Self {
-            log,
-            level,
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            route: matched_route(request.extensions()).map(Box::from),
-            version: request.version(),
-            chunks: Level::TRACE <= LevelFilter::current(),
-            ended: None,
-        }
+        (level <= LevelFilter::current()).then(|| {
+            Box::new(Self {
+                level,
+                fields: log.fields,
+                value_limit,
+                method: request.method().clone(),
+                uri: request.uri().clone(),
+                route: matched_route(request.extensions()).map(Box::from),
+                version: request.version(),
+                chunks: Level::TRACE <= LevelFilter::current(),
+                ended: None,
+            })
+        })
     }
 
     #[inline]
@@ -179,13 +183,13 @@ impl Line {
     }
 
     pub(crate) fn write(&self, end: &StreamEnd, seen: &Seen, exchange: &Exchange) {
-        let has = |field| self.log.fields.contains(field);
+        let has = |field| self.fields.contains(field);
         let ended = self.ended.unwrap_or_else(Instant::now);
         let error = match end {
             StreamEnd::Failed(cause) if has(AccessFields::ERROR) => Some(cause.message()),
             _ => None,
         };
-        let cut = |text| crate::request::cut(text, seen.value_limit);
+        let cut = |text| crate::request::cut(text, self.value_limit);
         event_at!(
             self.level,
             method = has(AccessFields::METHOD).then(|| cut(self.method.as_str())),

@@ -197,18 +197,13 @@ impl Hook for RequestSpanLayer {
     ) -> Begin<Box<RequestSpan>> {
         match &self.config {
             Some(config) if exchange.claim(Claim::RequestSpan) => {
-                let access = Line::begin(config.access, request);
+                let access = Line::begin(config.access, config.value_limit, request);
                 let span = match (span::open(config, request), &access) {
                     (Some(span), _) => span,
                     (None, Some(_)) => Span::none(),
                     (None, None) => return Begin::Pass,
                 };
-                Begin::Follow(Box::new(RequestSpan::new(
-                    span,
-                    exchange.clone(),
-                    access,
-                    config.value_limit,
-                )))
+                Begin::Follow(Box::new(RequestSpan::new(span, exchange.clone(), access)))
             }
             _ => Begin::Pass,
         }

@@ -35,17 +35,10 @@ pub(crate) struct Seen {
     pub(crate) bytes: u64,
     pub(crate) to_first: Option<Duration>,
     grpc_status: Option<u8>,
-    /// Maximum number of characters of a logged value from the client.
-    pub(crate) value_limit: usize,
 }
 
 impl RequestSpan {
-    pub(super) fn new(
-        span: Span,
-        exchange: Exchange,
-        access: Option<Box<Line>>,
-        value_limit: usize,
-    ) -> Self {
+    pub(super) fn new(span: Span, exchange: Exchange, access: Option<Box<Line>>) -> Self {
         Self {
             span,
             exchange,
@@ -58,14 +51,11 @@ impl RequestSpan {
                 bytes: 0,
                 to_first: None,
                 grpc_status: None,
-                value_limit,
             },
             access,
         }
     }
-}
 
-impl RequestSpan {
     /// Enters the span, and checks whether this makes it OpenTelemetry's current span.
     fn enter_first(&self) -> Entered<'_> {
         let outside = parent::activated();

@@ -49,14 +49,15 @@ impl Context {
         let backtrace = backtrace.map(|backtrace| backtrace.to_string());
         let cause = Cause::new(FaultKind::Panic, message.as_str());
         self.exchange.record(cause);
-        let logged = self.exchange.cause_to_log();
+        let to_log = self.exchange.cause_to_log();
+        let own = to_log.filter(|cause| cause.kind() == FaultKind::Panic);
+        if let (Some(earlier), None) = (to_log, own) {
+            log(earlier);
+        }
         if by_hook {
-            if let Some(cause) = logged.filter(|cause| cause.kind() != FaultKind::Panic) {
-                log(cause);
-            }
             return;
         }
-        if let Some(cause) = logged.filter(|cause| cause.kind() == FaultKind::Panic) {
+        if let Some(cause) = own {
             tracing::error!(
                 target: "tower_stream_errors",
                 outcome = cause.kind().outcome().as_str(),
@@ -67,9 +68,6 @@ impl Context {
                 "response failed"
             );
             return;
-        }
-        if let Some(cause) = logged {
-            log(cause);
         }
         let what = match self.exchange.cause() {
             Some(_) => "a response that has failed before panicked",

@@ -80,25 +80,45 @@ pub fn matched_route(request: &Extensions) -> Option<&str> {
 
 /// The peer address of the connection of a request, in the request extensions.
 ///
-/// `serve` of `tower-stream-serve` inserts it, and [`peer_address`] reads it.
+/// `serve` of `tower-stream-serve` inserts it, or axum's `ConnectInfo` if its feature `axum` is on.
+/// [`PeerAddr::of`] reads either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerAddr<A>(pub A);
 
-/// The peer address from the request extensions: a [`PeerAddr`], or axum's `ConnectInfo` with the feature
-/// `connect-info`.
+impl<A: Send + Sync + 'static> PeerAddr<A> {
+    /// The peer address from the request extensions: a `PeerAddr`, or axum's `ConnectInfo` with the feature
+    /// `connect-info`.
+    ///
+    /// `None` if the server has inserted none, or its listener has addresses of another type.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use tower_stream_core::PeerAddr;
+    ///
+    /// let peer = SocketAddr::from(([10, 0, 0, 1], 3000));
+    /// let mut extensions = http::Extensions::new();
+    /// extensions.insert(PeerAddr(peer));
+    /// assert_eq!(PeerAddr::<SocketAddr>::of(&extensions), Some(&peer));
+    /// ```
+    #[must_use]
+    pub fn of(request: &Extensions) -> Option<&A> {
+        let known = request.get::<Self>().map(|Self(peer)| peer);
+        #[cfg(feature = "connect-info")]
+        let known = known.or_else(|| {
+            let info = request.get::<axum::extract::ConnectInfo<A>>();
+            info.map(|axum::extract::ConnectInfo(peer)| peer)
+        });
+        known
+    }
+}
+
+/// The peer address from the request extensions, by [`PeerAddr::of`].
 ///
 /// `None` if the server has inserted none, or the connection is a Unix socket. The peer may be a proxy in front of the
 /// client.
 #[must_use]
 pub fn peer_address(request: &Extensions) -> Option<SocketAddr> {
-    let known = request.get::<PeerAddr<SocketAddr>>();
-    let known = known.map(|PeerAddr(peer)| *peer);
-    #[cfg(feature = "connect-info")]
-    let known = known.or_else(|| {
-        let info = request.get::<axum::extract::ConnectInfo<SocketAddr>>();
-        info.map(|axum::extract::ConnectInfo(peer)| *peer)
-    });
-    known
+    PeerAddr::of(request).copied()
 }
 
 #[cfg(test)]

@@ -33,8 +33,15 @@ pub(crate) struct Activity {
     in_head: AtomicBool,
     /// Whether bytes have been received since this was cleared.
     received: AtomicBool,
-    header_timeout: Option<Duration>,
-    idle_timeout: Option<Duration>,
+    /// In milliseconds, as `idle_timeout`.
+    header_timeout: Option<u64>,
+    idle_timeout: Option<u64>,
+}
+
+/// A limit in milliseconds, rounded up.
+fn millis(limit: Duration) -> u64 {
+    let limit = limit.min(FOR_EVER);
+    u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 impl Activity {
@@ -45,8 +52,8 @@ impl Activity {
             since: AtomicU64::new(0),
             in_head: AtomicBool::new(true),
             received: AtomicBool::new(false),
-            header_timeout,
-            idle_timeout,
+            header_timeout: header_timeout.map(millis),
+            idle_timeout: idle_timeout.map(millis),
         }
     }
 
@@ -56,37 +63,44 @@ impl Activity {
         self.received.store(true, Ordering::Relaxed);
     }
 
-    fn touch(&self) {
-        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.store(since, Ordering::Relaxed);
+    /// Milliseconds since `began`.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn since(&self) -> Instant {
-        let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
-        self.began + since.min(FOR_EVER)
+    fn touch(&self) {
+        self.since.store(self.now(), Ordering::Relaxed);
     }
 
     /// How long no request has been served; `None` while one is.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let idle = self.open.load(Ordering::Acquire) == 0;
-        idle.then(|| self.since().elapsed())
+        let since = self.since.load(Ordering::Relaxed);
+        idle.then(|| Duration::from_millis(self.now().saturating_sub(since)))
     }
 
-    /// When the client must have sent more; `None` while a request is served, or without a limit.
-    fn deadline(&self) -> Option<Instant> {
+    /// When the client must have sent more, in milliseconds after `began`; `None` while a request is served, or without
+    /// a limit.
+    #[inline]
+    fn deadline(&self) -> Option<u64> {
         if self.open.load(Ordering::Acquire) > 0 {
             return None;
         }
-        let timeout = match self.in_head.load(Ordering::Relaxed) {
+        let limit = match self.in_head.load(Ordering::Relaxed) {
             true => self.header_timeout,
             false => self.idle_timeout,
         };
-        Some(self.since() + timeout?.min(FOR_EVER))
+        Some(self.since.load(Ordering::Relaxed).saturating_add(limit?))
     }
 
     /// Not later than any deadline that starts with the end of a request from now on.
-    fn look_again(&self) -> Instant {
-        Instant::now() + self.idle_timeout.unwrap_or(FOR_EVER).min(FOR_EVER)
+    fn look_again(&self) -> u64 {
+        self.now() + self.idle_timeout.unwrap_or_else(|| millis(FOR_EVER))
+    }
+
+    /// The instant that is so many milliseconds after `began`.
+    fn instant(&self, millis_after: u64) -> Instant {
+        self.began + Duration::from_millis(millis_after.min(2 * millis(FOR_EVER)))
     }
 
     /// A request of an HTTP/1 connection has been read.
@@ -200,6 +214,8 @@ pin_project! {
     /// same task.
     pub(crate) struct Silence {
         activity: Arc<Activity>,
+        // When the timer fires, in milliseconds after the connection began.
+        fires: u64,
         #[pin]
         sleep: tokio::time::Sleep,
     }
@@ -207,9 +223,20 @@ pin_project! {
 
 impl Silence {
     pub(crate) fn new(activity: Arc<Activity>) -> Self {
-        let first = activity.deadline().unwrap_or_else(|| activity.look_again());
-        let sleep = tokio::time::sleep_until(first);
-        Self { activity, sleep }
+        let fires = activity.deadline().unwrap_or_else(|| activity.look_again());
+        let sleep = tokio::time::sleep_until(activity.instant(fires));
+        Self {
+            activity,
+            fires,
+            sleep,
+        }
+    }
+
+    /// Whether it has to be polled although its timer has not fired, because the deadline is earlier.
+    #[inline]
+    pub(crate) fn fires_too_late(&self) -> bool {
+        let deadline = self.activity.deadline();
+        deadline.is_some_and(|deadline| deadline < self.fires)
     }
 }
 
@@ -220,20 +247,20 @@ impl Future for Silence {
     /// served, it fires once per idle timeout, which is never later than the next deadline.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let deadline = this.activity.deadline();
-        if let Some(deadline) = deadline
-            && deadline < this.sleep.deadline()
+        if let Some(deadline) = this.activity.deadline()
+            && deadline < *this.fires
         {
-            this.sleep.as_mut().reset(deadline);
+            *this.fires = deadline;
+            this.sleep.as_mut().reset(this.activity.instant(deadline));
         }
         while this.sleep.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
             let next = match this.activity.deadline() {
-                Some(deadline) if deadline <= now => return Poll::Ready(()),
+                Some(deadline) if deadline <= this.activity.now() => return Poll::Ready(()),
                 Some(deadline) => deadline,
                 None => this.activity.look_again(),
             };
-            this.sleep.as_mut().reset(next);
+            *this.fires = next;
+            this.sleep.as_mut().reset(this.activity.instant(next));
         }
         Poll::Pending
     }

@@ -1,7 +1,7 @@
 //! One connection.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tower_service::Service;
-use tower_stream_core::{BoxError, PeerAddr};
+use tower_stream_core::BoxError;
 use tower_stream_drain::{
     Drain,
     server::{Closing, RefusedStream, UnreadUpload},
@@ -38,6 +38,7 @@ use tower_stream_drain::{
 
 use crate::{
     activity::{Activity, HeadTimer, Silence, Streams},
+    aside::Aside,
     linger::{Linger, Lingering},
     preface::{Peeked, Version},
     settings::{FOR_EVER, Settings},
@@ -176,6 +177,13 @@ where
     }
 }
 
+/// What ends the normal operation of a connection.
+enum Event {
+    End(hyper::Result<()>),
+    Told,
+    Silent,
+}
+
 /// Drives a connection to its end.
 async fn run(
     connection: impl Shutdown,
@@ -185,16 +193,28 @@ async fn run(
     drain: &Drain,
 ) {
     let mut connection = pin!(connection);
-    tokio::select! {
-        biased;
-        end = connection.as_mut() => return trace_end(end),
-        () = told_to_close(handle, old_at, drain) => {}
-        () = silence => {
-            // GOAWAY loses no request that is on its way. HTTP/1 has no equivalent.
-            if handle.version == Version::Http1 || handle.has_no_request() {
-                return trace_silence();
-            }
+    let mut told = pin!(told_to_close(handle, old_at, drain));
+    let mut silence = silence;
+    let mut aside = Aside::new();
+    let event = poll_fn(|task| {
+        if let Poll::Ready(end) = connection.as_mut().poll(task) {
+            return Poll::Ready(Event::End(end));
         }
+        let late = silence.as_mut().fires_too_late();
+        aside.poll(task, late, |cx| {
+            if told.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Told);
+            }
+            silence.as_mut().poll(cx).map(|()| Event::Silent)
+        })
+    });
+    match event.await {
+        Event::End(end) => return trace_end(end),
+        // GOAWAY loses no request that is on its way. HTTP/1 has no equivalent.
+        Event::Silent if handle.version == Version::Http1 || handle.has_no_request() => {
+            return trace_silence();
+        }
+        Event::Told | Event::Silent => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
@@ -313,10 +333,12 @@ where
         self.handle.request_begins();
         let closing = Closing::of(request.version());
         let connect = *request.method() == Method::CONNECT;
-        let extensions = request.extensions_mut();
-        extensions.insert(PeerAddr(self.peer.clone()));
+        // One of the two, because each insertion costs about 400 instructions. `PeerAddr::of` reads both.
         #[cfg(feature = "axum")]
-        extensions.insert(axum::extract::ConnectInfo(self.peer.clone()));
+        let peer = axum::extract::ConnectInfo(self.peer.clone());
+        #[cfg(not(feature = "axum"))]
+        let peer = tower_stream_core::PeerAddr(self.peer.clone());
+        request.extensions_mut().insert(peer);
         Answer {
             future: self.app.call(request),
             handle: Arc::clone(&self.handle),

@@ -28,7 +28,7 @@ use crate::{Listener, Report, connection, limits::Clients, settings::Settings};
 ///
 /// The server owns its accept loop and its connections, so it can do what `axum::serve` cannot: send GOAWAY, retire old
 /// connections, and abort a stalled client. Upgrades and extended CONNECT (RFC 8441) work. Each request has its peer
-/// address as [`PeerAddr`](crate::PeerAddr) in its extensions.
+/// address in its extensions, which [`PeerAddr::of`](crate::PeerAddr::of) reads.
 ///
 /// The first SIGTERM or SIGINT starts the drain, and a second one ends it at once, unless
 /// [`without_signals`](Serve::without_signals) is set.
@@ -297,7 +297,7 @@ where
     async fn run(self, drain: Drain) -> Report {
         let serving = drain.server();
         let mut server = Accepted {
-            app: self.app,
+            app: prepared(self.app),
             settings: Arc::new(self.settings),
             clients: self.max_per_client.map(Clients::new),
             drain: drain.clone(),
@@ -380,6 +380,20 @@ where
         tracing::info!("{report}");
         report
     }
+}
+
+/// axum's `Router` turns the handler of a route into a service, with all its layers, for each request, unless it was given
+/// its state before: that costs some 1,000 instructions per request.
+fn prepared<S: 'static>(app: S) -> S {
+    #[cfg(feature = "axum")]
+    let app = {
+        let mut app = app;
+        if let Some(router) = (&mut app as &mut dyn std::any::Any).downcast_mut::<axum::Router>() {
+            *router = std::mem::take(router).with_state(());
+        }
+        app
+    };
+    app
 }
 
 /// The connections of a server, and their shared state.

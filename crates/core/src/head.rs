@@ -57,6 +57,10 @@ const DIGESTS: [HeaderName; 5] = [
 /// Removes every digest from a head or from trailers, whatever its algorithm, because other bytes are sent. Also
 /// removes them from `Trailer`.
 pub fn digests_changed(headers: &mut HeaderMap) {
+    // Most heads have neither, and a pass over their few names costs less than the look-ups.
+    if !headers.keys().any(names_digests) {
+        return;
+    }
     for name in DIGESTS {
         headers.remove(name);
     }
@@ -70,6 +74,10 @@ pub fn digests_changed(headers: &mut HeaderMap) {
     }
 }
 
+fn names_digests(name: &HeaderName) -> bool {
+    *name == header::TRAILER || DIGESTS.contains(name)
+}
+
 fn is_digest(name: &str) -> bool {
     DIGESTS
         .iter()
@@ -80,6 +88,15 @@ fn is_digest(name: &str) -> bool {
 /// `Accept-Ranges` and a strong `ETag`. A weak one (`W/".."`, RFC 9110 section 8.8.1) stays, because it does not
 /// identify exact bytes.
 pub fn bytes_changed(headers: &mut HeaderMap) {
+    let of_bytes = |name: &HeaderName| {
+        *name == header::CONTENT_LENGTH
+            || *name == header::ACCEPT_RANGES
+            || *name == header::ETAG
+            || names_digests(name)
+    };
+    if !headers.keys().any(of_bytes) {
+        return;
+    }
     digests_changed(headers);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::ACCEPT_RANGES);

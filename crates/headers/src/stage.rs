@@ -68,15 +68,16 @@ impl Stage for StreamHeadersStage {
 
 impl StreamHeadersStage {
     fn guard(&self, head: &mut ResponseHead, up: &impl Hints) {
-        let mut foreign = false;
-        let mut length = false;
+        let (mut foreign, mut length, mut buffering) = (false, false, false);
         for name in head.headers.keys() {
             foreign |= hop_by_hop::is_of_connection(name);
             length |= name == header::CONTENT_LENGTH;
+            buffering |= *name == ACCEL_BUFFERING;
         }
         if foreign {
             let status = head.status;
             hop_by_hop::remove(&mut head.headers, status, self.version);
+            buffering = head.headers.contains_key(ACCEL_BUFFERING);
         }
         if length && !self.is_head && head.content_kind() == StreamKind::Sse {
             drop_guessed_length(head, up);
@@ -88,7 +89,7 @@ impl StreamHeadersStage {
         if cache_control.adds_no_transform && self.accepts_coding {
             head.extensions.insert(AddedNoTransform);
         }
-        if !head.headers.contains_key(ACCEL_BUFFERING) {
+        if !buffering {
             head.insert_field(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         }
         head.insert_field(

@@ -7,7 +7,7 @@ mod vendors;
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde_json::Value;
 
 pub(crate) use self::detector::Detector;
@@ -305,10 +305,15 @@ impl Dialect {
     /// The dialect that a response head names in a header.
     #[must_use]
     pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
+        headers.keys().find_map(Self::of_header)
+    }
+
+    /// The dialect that a header of this name announces.
+    #[inline]
+    pub(crate) fn of_header(name: &HeaderName) -> Option<Self> {
         // AI SDK UI: ai/src/ui-message-stream/ui-message-stream-headers.ts
-        headers
-            .contains_key("x-vercel-ai-ui-message-stream")
-            .then_some(Self::VERCEL_UI)
+        const UI_MESSAGES: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
+        (*name == UI_MESSAGES).then_some(Self::VERCEL_UI)
     }
 
     /// What follows the records of an answer to such a request. `None`: it has no last record.

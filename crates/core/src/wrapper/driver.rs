@@ -710,7 +710,7 @@ fn awaits(
     };
     let kind = head.stream_kind();
     let events = kind == StreamKind::Sse;
-    let named = extension.or_else(|| events.then(|| Dialect::of_headers(&head.headers)).flatten());
+    let named = extension.or_else(|| events.then(|| head.announced_dialect()).flatten());
     if named.is_none() && !exchange.has_dialect() {
         return None;
     }

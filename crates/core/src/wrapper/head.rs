@@ -2,10 +2,10 @@
 
 use std::ops::{Deref, DerefMut};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response::Parts};
 use http_body::SizeHint;
 
-use crate::{Delivery, StreamKind, declared_length, grpc, is_encoded};
+use crate::{Delivery, Dialect, StreamKind, declared_length, grpc, is_encoded};
 
 /// The head of a response on its way out through the stages.
 ///
@@ -23,6 +23,30 @@ struct Facts {
     is_grpc: bool,
     encoded: bool,
     declared: Option<u64>,
+    /// The dialect that a header announces.
+    dialect: Option<Dialect>,
+}
+
+impl Facts {
+    /// One pass over the few names of a head costs less than a look-up for each field.
+    fn of(headers: &HeaderMap) -> Self {
+        let (mut typed, mut encoded, mut sized) = (false, false, false);
+        let mut dialect = None;
+        for name in headers.keys() {
+            typed |= name == header::CONTENT_TYPE;
+            encoded |= name == header::CONTENT_ENCODING;
+            sized |= name == header::CONTENT_LENGTH;
+            dialect = dialect.or_else(|| Dialect::of_header(name));
+        }
+        let content_type = typed.then(|| headers.get(header::CONTENT_TYPE)).flatten();
+        Self {
+            content: content_type.map_or(StreamKind::Other, StreamKind::of_content_type),
+            is_grpc: content_type.is_some_and(|value| grpc::kind(value.as_bytes()).is_some()),
+            encoded: encoded && is_encoded(headers),
+            declared: sized.then(|| declared_length(headers)).flatten(),
+            dialect,
+        }
+    }
 }
 
 impl ResponseHead {
@@ -39,16 +63,7 @@ impl ResponseHead {
     #[inline]
     fn facts(&mut self) -> Facts {
         let headers = &self.parts.headers;
-        *self.facts.get_or_insert_with(|| {
-            let encoded = is_encoded(headers);
-            let content_type = headers.get(header::CONTENT_TYPE);
-            Facts {
-                content: content_type.map_or(StreamKind::Other, StreamKind::of_content_type),
-                is_grpc: content_type.is_some_and(|value| grpc::kind(value.as_bytes()).is_some()),
-                encoded,
-                declared: declared_length(headers),
-            }
-        })
+        *self.facts.get_or_insert_with(|| Facts::of(headers))
     }
 
     /// The kind of the stream: [`StreamKind::of`] its headers.
@@ -73,6 +88,12 @@ impl ResponseHead {
         self.facts().is_grpc
     }
 
+    /// The dialect that a header announces: [`Dialect::of_headers`].
+    #[inline]
+    pub(super) fn announced_dialect(&mut self) -> Option<Dialect> {
+        self.facts().dialect
+    }
+
     /// Returns whether a layer may write bytes of its own into the body: [`allows_insertion`](crate::allows_insertion).
     #[inline]
     pub fn allows_insertion(&mut self) -> bool {
@@ -89,12 +110,11 @@ impl ResponseHead {
     /// Inserts a field that does not concern the body, without invalidating the cached properties.
     #[inline]
     pub fn insert_field(&mut self, name: HeaderName, value: HeaderValue) {
-        let of_body = [
-            header::CONTENT_TYPE,
-            header::CONTENT_ENCODING,
-            header::CONTENT_LENGTH,
-        ];
-        if of_body.contains(&name) {
+        let of_body = name == header::CONTENT_TYPE
+            || name == header::CONTENT_ENCODING
+            || name == header::CONTENT_LENGTH
+            || Dialect::of_header(&name).is_some();
+        if of_body {
             self.facts = None;
         }
         self.parts.headers.insert(name, value);

@@ -2,20 +2,33 @@
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// The members of a comma-separated list field, over all its lines and in order (RFC 9110 section 5.6.1).
+/// The members of one line of a comma-separated list field (RFC 9110 section 5.6.1), without the space around them.
 ///
-/// Lines that are not visible ASCII are skipped; an empty member is an empty string. For fields whose members contain
-/// no quoted comma, such as `Accept`, `TE`, `Trailer` and `Connection`.
+/// A comma in a quoted string does not separate members. An empty member is an empty slice.
+pub fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    line.split(move |byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' => return !quoted,
+            _ => {}
+        }
+        false
+    })
+    .map(<[u8]>::trim_ascii)
+}
+
+/// The [`members`] of a list field over all its lines, in order. Members that are not UTF-8 are skipped.
 pub fn list_members<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+    let lines = headers.get_all(name).iter();
+    lines
+        .flat_map(|line| members(line.as_bytes()))
+        .filter_map(|member| std::str::from_utf8(member).ok())
 }
 
 /// Returns whether the body has a content coding other than `identity`, which hides its records.
@@ -252,6 +265,8 @@ mod tests {
             ("no-cache", false),
             ("no-cache , No-Transform", true),
             ("x-no-transform", false),
+            ("private=\"a, no-transform, b\"", false),
+            ("private=\"a\\\", b\", no-transform", true),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("cache-control", HeaderValue::from_static(line));

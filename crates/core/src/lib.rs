@@ -31,7 +31,7 @@ pub use self::{
     expected_digest::ExpectedDigest,
     head::{
         AddedNoTransform, allows_insertion, bytes_changed, bytes_encoded, digests_changed,
-        forbids_transform, head_replaced, is_encoded, list_members,
+        forbids_transform, head_replaced, is_encoded, list_members, members,
     },
     hold::RecordHold,
     ids::{InvalidRequestId, RequestId, Sequence},

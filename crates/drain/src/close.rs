@@ -1,6 +1,7 @@
 //! `Connection: close`.
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, response};
+use tower_stream_core::members;
 
 /// How a response can close the connection of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,7 @@ fn merge(headers: &mut HeaderMap) {
     let mut options: Vec<&[u8]> = headers
         .get_all(header::CONNECTION)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .map(<[u8]>::trim_ascii)
+        .flat_map(|line| members(line.as_bytes()))
         .filter(|option| !option.is_empty() && !option.eq_ignore_ascii_case(b"keep-alive"))
         .collect();
     if !options

@@ -1,6 +1,7 @@
 //! The `Cache-Control` of a stream.
 
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
+use tower_stream_core::members;
 
 /// The value if the handler has set none.
 const STREAM: HeaderValue = HeaderValue::from_static("no-cache, no-transform");
@@ -53,22 +54,8 @@ pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
     }
 }
 
-/// The directives of one line. A comma in a quoted string does not separate directives.
 fn directives(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
-    line.as_bytes()
-        .split(move |byte| {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = quoted,
-                b'"' => quoted = !quoted,
-                b',' => return !quoted,
-                _ => {}
-            }
-            false
-        })
-        .map(<[u8]>::trim_ascii)
-        .filter(|directive| !directive.is_empty())
+    members(line.as_bytes()).filter(|directive| !directive.is_empty())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Fields that describe another connection than the one to this client.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use tower_stream_core::members;
 
 /// Returns whether a field is always hop-by-hop (RFC 9110 section 7.6.1), even if `Connection` does not list it.
 pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
@@ -23,7 +24,7 @@ pub(crate) fn remove(headers: &mut HeaderMap, status: StatusCode, version: Versi
         .iter()
         .cloned()
         .collect();
-    for option in lines.iter().flat_map(options) {
+    for option in lines.iter().flat_map(|line| members(line.as_bytes())) {
         closes |= option.eq_ignore_ascii_case(b"close");
         if let Ok(name) = HeaderName::from_bytes(option)
             && name != header::TRAILER
@@ -48,10 +49,4 @@ pub(crate) fn remove(headers: &mut HeaderMap, status: StatusCode, version: Versi
             headers.append(header::CONNECTION, HeaderValue::from_static(option));
         }
     }
-}
-
-fn options(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    line.as_bytes()
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
 }

@@ -27,8 +27,13 @@ pub(crate) struct Ask {
     interval_ms: u64,
 }
 
-pub(crate) async fn events(Query(ask): Query<Ask>) -> Response {
-    let mut response = Response::new(Body::new(Events::new(ask)));
+pub(crate) async fn events(ask: Query<Ask>) -> Response {
+    ending(ask, "").await
+}
+
+/// The events, and then this one.
+pub(crate) async fn ending(Query(ask): Query<Ask>, last: &'static str) -> Response {
+    let mut response = Response::new(Body::new(Events::new(ask, last)));
     let content_type = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
@@ -38,17 +43,19 @@ pub(crate) async fn events(Query(ask): Query<Ask>) -> Response {
 struct Events {
     event: Bytes,
     left: usize,
+    last: Bytes,
     /// Boxed, so that a stream without an interval is small.
     interval: Option<Box<Interval>>,
 }
 
 impl Events {
-    fn new(ask: Ask) -> Self {
-        let data = ask.bytes.saturating_sub("data: \n\n".len());
+    fn new(ask: Ask, last: &'static str) -> Self {
+        let data = ask.bytes.saturating_sub("data: {}\n\n".len());
         let every = Duration::from_millis(ask.interval_ms);
         Self {
-            event: format!("data: {}\n\n", "x".repeat(data)).into(),
+            event: format!("data: {{{}}}\n\n", "x".repeat(data)).into(),
             left: ask.count,
+            last: Bytes::from_static(last.as_bytes()),
             interval: (!every.is_zero()).then(|| Box::new(interval(every))),
         }
     }
@@ -63,7 +70,8 @@ impl http_body::Body for Events {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.left == 0 {
-            return Poll::Ready(None);
+            let last = std::mem::take(&mut self.last);
+            return Poll::Ready((!last.is_empty()).then(|| Ok(Frame::data(last))));
         }
         if let Some(interval) = &mut self.interval {
             ready!(interval.poll_tick(cx));

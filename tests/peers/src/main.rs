@@ -19,9 +19,10 @@ use tower_http::{
 };
 use tower_stream::{
     StreamStack,
+    core::Dialect,
     digest::{DigestLayer, VerifyDigestLayer},
     drain::Drain,
-    errors::{ErrorWriterLayer, IdleTimeoutLayer},
+    errors::{DialectLayer, ErrorWriterLayer, IdleTimeoutLayer},
     headers::StreamHeadersLayer,
     heartbeat::HeartbeatLayer,
     ids::{RequestIdLayer, SequenceLayer},
@@ -77,12 +78,22 @@ enum Layers {
     ChunkSpan,
     Sequence,
     VerifyDigest,
+    /// A dialect whose last record the end of a chunk nearly always rules out
+    Openai,
+    /// A dialect whose chunks are all searched for the last record
+    Gemini,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Subscriber {
     None,
     Unsampled,
+}
+
+/// The same handler, with a last record.
+fn chat(last: &'static str) -> Router {
+    let events = move |ask| events::ending(ask, last);
+    Router::new().route("/events", get(events))
 }
 
 #[tokio::main]
@@ -127,6 +138,11 @@ async fn main() -> std::io::Result<()> {
         Layers::ChunkSpan => app.layer(chunks),
         Layers::Sequence => app.layer(SequenceLayer::new()),
         Layers::VerifyDigest => app.layer(VerifyDigestLayer::md5()),
+        Layers::Openai => chat("data: [DONE]\n\n").layer(DialectLayer::new(Dialect::OPENAI_CHAT)),
+        Layers::Gemini => {
+            let last = "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\n\n";
+            chat(last).layer(DialectLayer::new(Dialect::GEMINI))
+        }
     };
     let listener = TcpListener::bind(args.listen).await?;
     println!("{}", listener.local_addr()?);

@@ -38,18 +38,18 @@ impl Detector {
         }
     }
 
-    /// Goes over the next chunk. True: the last record is in it, and no chunk needs to be looked at any more.
-    #[inline]
-    pub(crate) fn push(&mut self, chunk: &[u8]) -> bool {
-        let whole = self.scanner.at_boundary() && self.scanner.takes_whole(chunk);
-        if whole && (self.last.rules_out)(chunk) {
-            return false;
-        }
-        self.look(whole, chunk)
+    /// Whether the next chunk consists of whole records and the last one is not in it, as its end shows. If so, it counts as
+    /// pushed.
+    #[inline(always)]
+    pub(crate) fn passes(&mut self, chunk: &[u8]) -> bool {
+        self.scanner.at_boundary()
+            && (self.last.rules_out)(chunk)
+            && self.scanner.takes_whole(chunk)
     }
 
-    #[inline(never)]
-    fn look(&mut self, whole: bool, chunk: &[u8]) -> bool {
+    /// Goes over the next chunk. True: the last record is in it, and no chunk needs to be looked at any more.
+    pub(crate) fn push(&mut self, chunk: &[u8]) -> bool {
+        let whole = self.scanner.at_boundary() && self.scanner.takes_whole(chunk);
         if whole && !self.has_needle(chunk) {
             return false;
         }

@@ -546,10 +546,10 @@ where
                         cx.heartbeat = heard.is_heartbeat(cx.exchange);
                     }
                     let last = body.is_end_stream() && !origin.given.is_short();
-                    if origin.awaits.is_some() {
-                        Poll::Ready(Some(origin.look(data, last, cx.exchange)))
-                    } else {
+                    if origin.passes(&data, last) {
                         Poll::Ready(Some(Ok(Piece::Data { data, last })))
+                    } else {
+                        Poll::Ready(Some(origin.look(data, last, cx.exchange)))
                     }
                 }
                 Err(frame) => Poll::Ready(Some(origin.other(frame, cx.exchange))),
@@ -591,6 +591,15 @@ impl Origin {
     fn refused(&mut self) -> Option<Result<Piece, BoxError>> {
         let data = std::mem::take(&mut self.refusal);
         (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
+    }
+
+    /// Returns whether a data frame neither contains the last record nor is the last one without it.
+    #[inline(always)]
+    fn passes(&mut self, data: &[u8], last: bool) -> bool {
+        match &mut self.awaits {
+            Some(detector) => !last && !self.given.is_reached() && detector.passes(data),
+            None => true,
+        }
     }
 
     /// Handles a data frame that may contain the last record.

@@ -36,6 +36,10 @@ pub enum FaultKind {
     /// The client disconnected while it was sending the request body from which the response is made, see
     /// [`UploadBody`](crate::UploadBody). It has the name of a response that was dropped.
     ClientLeft,
+    /// A client cancelled the stream for all its readers.
+    Cancelled,
+    /// The server that produced the stream died, and the stream ends after the records that it had stored.
+    ProducerLost,
     /// The response was sent completely and has this gRPC status, which is not 0: in its trailers, in its head
     /// (Trailers-Only) or in a gRPC-Web trailer frame. The name is that of the status, for example `NOT_FOUND`.
     Grpc(u8),
@@ -58,9 +62,32 @@ impl FaultKind {
             Self::Reset => "reset",
             Self::Io => "io",
             Self::ClientLeft => "dropped",
+            Self::Cancelled => "cancelled",
+            Self::ProducerLost => "producer_lost",
             Self::Grpc(code) => grpc::status_name(code),
             Self::Other => "_OTHER",
         }
+    }
+
+    /// The kind with this [name](Self::as_str). `None` if there is none, and for the names of gRPC statuses.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let kinds = [
+            Self::Panic,
+            Self::Timeout,
+            Self::Drain,
+            Self::DigestMismatch,
+            Self::ShortBody,
+            Self::Incomplete,
+            Self::Unfinished,
+            Self::Reset,
+            Self::Io,
+            Self::ClientLeft,
+            Self::Cancelled,
+            Self::ProducerLost,
+            Self::Other,
+        ];
+        kinds.into_iter().find(|kind| kind.as_str() == name)
     }
 
     /// Returns whether the failure is an error of the server, as OpenTelemetry decides the status of a server span.
@@ -80,8 +107,8 @@ impl FaultKind {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Panic => Outcome::Panic,
-            // Not a failure: the client was asked to reconnect, or it disconnected.
-            Self::Drain | Self::ClientLeft => Outcome::Aborted,
+            // Not a failure: the client was asked to reconnect, it disconnected, or it cancelled.
+            Self::Drain | Self::ClientLeft | Self::Cancelled => Outcome::Aborted,
             _ => Outcome::Error,
         }
     }
@@ -346,6 +373,18 @@ mod tests {
         let cause = Cause::of(&outer);
         assert_eq!(cause.kind(), FaultKind::Drain);
         assert_eq!(cause.message(), "draining");
+    }
+
+    #[test]
+    fn a_kind_is_found_by_its_name() {
+        for kind in [
+            FaultKind::Timeout,
+            FaultKind::Cancelled,
+            FaultKind::ProducerLost,
+        ] {
+            assert_eq!(FaultKind::from_name(kind.as_str()), Some(kind));
+        }
+        assert_eq!(FaultKind::from_name("NOT_FOUND"), None);
     }
 
     #[test]

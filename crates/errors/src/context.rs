@@ -185,6 +185,10 @@ fn log(cause: &Cause) {
         FaultKind::ClientLeft => {
             tracing::debug!(target: "tower_stream_errors", outcome, kind, error, "the client left in mid-upload");
         }
+        // what a client asked for
+        FaultKind::Cancelled => {
+            tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended because its stream was cancelled");
+        }
         // the answer to what a client asked for, as a 404 is
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");

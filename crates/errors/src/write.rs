@@ -127,6 +127,8 @@ impl Failure<'_> {
             FaultKind::ClientLeft => "the request body ended too early",
             FaultKind::DigestMismatch => "the content did not match its digest",
             FaultKind::Incomplete => "the response ended before it was complete",
+            FaultKind::Cancelled => "the stream was cancelled",
+            FaultKind::ProducerLost => "the server that produced the stream was lost",
             _ => "the response failed on the server",
         })
     }

@@ -211,7 +211,7 @@ impl Reading<'_> {
     }
 
     /// Reads everything, up to the end at this offset.
-    async fn to_end(&mut self, at: u64) -> End {
+    async fn until_end(&mut self, at: u64) -> End {
         let end = loop {
             if let Some(end) = self.entry().await {
                 break end;

@@ -90,7 +90,7 @@ async fn records_are_returned_as_they_are(case: Case<'_>) {
     case.appended(1, 1).await;
     case.appended(2, 30).await;
     case.ended(32).await;
-    assert_eq!(case.read(0).to_end(32).await, End::Complete);
+    assert_eq!(case.read(0).until_end(32).await, End::Complete);
     let status = case.suite.second.status(&case.id).await.expect(case.name);
     let bytes: usize = (1..32).map(|offset| record(offset).len()).sum();
     assert_eq!((status.first, status.next), (1, 33), "{}", case.name);
@@ -111,7 +111,7 @@ async fn an_append_compares(case: Case<'_>) {
     case.fails("an epoch that is not open", foreign, LogErrorKind::Fenced);
     case.appended(4, 1).await;
     case.ended(5).await;
-    case.read(0).to_end(5).await;
+    case.read(0).until_end(5).await;
 }
 
 async fn an_append_can_be_repeated(case: Case<'_>) {
@@ -127,7 +127,7 @@ async fn an_append_can_be_repeated(case: Case<'_>) {
         let stored = case.append(FIRST, &last).await;
         stored.unwrap_or_else(|error| panic!("{}: {error:?}", case.name));
     }
-    case.read(0).to_end(6).await;
+    case.read(0).until_end(6).await;
 }
 
 async fn one_of_several_appends(case: Case<'_>) {
@@ -153,7 +153,7 @@ async fn the_end_takes_an_offset(case: Case<'_>) {
     let status = case.suite.second.status(&case.id).await.expect(case.name);
     assert_eq!((status.next, status.end_offset()), (2, Some(1)));
     assert_eq!((status.lease, status.end), (None, Some(End::Complete)));
-    case.read(0).to_end(1).await;
+    case.read(0).until_end(1).await;
 }
 
 async fn a_failure_is_kept(case: Case<'_>) {
@@ -163,7 +163,7 @@ async fn a_failure_is_kept(case: Case<'_>) {
     last.end = Some(end.clone());
     case.append(FIRST, &last).await.expect(case.name);
     for after in 0..2 {
-        assert_eq!(case.read(after).to_end(3).await, end, "{}", case.name);
+        assert_eq!(case.read(after).until_end(3).await, end, "{}", case.name);
     }
     let status = case.suite.second.status(&case.id).await.expect(case.name);
     assert_eq!(status.end, Some(end));
@@ -179,7 +179,7 @@ async fn any_offset(case: Case<'_>) {
     }
     case.ended(8).await;
     for after in 0..8 {
-        case.read(after).to_end(8).await;
+        case.read(after).until_end(8).await;
     }
     // At the end, and behind it: the end again.
     for after in [8, 9, 1 << 40] {
@@ -202,8 +202,8 @@ async fn ahead_of_the_log(case: Case<'_>) {
     case.appended(4, 3).await;
     ahead.up_to(6).await;
     case.ended(7).await;
-    ahead.to_end(7).await;
-    behind.to_end(7).await;
+    ahead.until_end(7).await;
+    behind.until_end(7).await;
 }
 
 async fn live(case: Case<'_>) {
@@ -213,7 +213,7 @@ async fn live(case: Case<'_>) {
         reading.up_to(offset).await;
     }
     case.ended(20).await;
-    reading.to_end(20).await;
+    reading.until_end(20).await;
 }
 
 /// Snapshot, then live: a reader that joins at any moment sees everything once.
@@ -233,7 +233,7 @@ async fn joining(case: Case<'_>) {
                 yield_now().await;
             }
             // Each from an offset that may be stored, just now being stored, or not yet stored.
-            case.read(turns % RECORDS).to_end(RECORDS + 1).await;
+            case.read(turns % RECORDS).until_end(RECORDS + 1).await;
         }
     };
     let readers = join_all((0..40).map(|n| read(n * 3)));
@@ -250,7 +250,7 @@ async fn a_reader_that_is_not_polled(case: Case<'_>) {
         fast.up_to(offset).await;
     }
     case.ended(200).await;
-    slow.to_end(200).await;
+    slow.until_end(200).await;
 }
 
 async fn a_lease_expires(case: Case<'_>) {
@@ -309,7 +309,7 @@ async fn a_takeover_fences(case: Case<'_>) {
     let end = Entry::end(6, End::Complete);
     let stored = other.append(&case.id, third.epoch, &end, Overflow::Refuse);
     stored.await.expect(case.name);
-    reading.to_end(6).await;
+    reading.until_end(6).await;
     let status = other.status(&case.id).await.expect(case.name);
     assert_eq!(status.forks, [4, 6], "{}", case.name);
 }
@@ -361,7 +361,7 @@ async fn after_the_end(case: Case<'_>) {
         let late = case.suite.second.take_over(&case.id, takeover).await;
         case.fails("take over", late, LogErrorKind::Ended);
     }
-    case.read(0).to_end(2).await;
+    case.read(0).until_end(2).await;
 }
 
 async fn a_stream_is_deleted(case: Case<'_>) {

@@ -9,3 +9,5 @@ pub use self::log::{
     LogFuture, LogReader, Memory, MemoryBuilder, NewStream, Overflow, Status, StreamId, StreamKey,
     StreamLog, Takeover,
 };
+#[cfg(feature = "redis")]
+pub use self::log::{Redis, RedisBuilder};

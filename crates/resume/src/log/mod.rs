@@ -5,12 +5,16 @@ mod entry;
 mod error;
 mod id;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_core::Stream;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{Redis, RedisBuilder};
 pub use self::{
     end::End,
     entry::{CodecError, Entry},

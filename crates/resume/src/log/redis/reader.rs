@@ -1,0 +1,108 @@
+//! Reads a stream: what is stored, and then what is appended.
+
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::stream;
+use tokio::time::timeout;
+
+use super::{READ, Shared, decoded_end, nonsense, number, watch::Watch};
+use crate::{Entry, LogError, LogReader, StreamId};
+
+/// How many entries are read at once.
+const ENTRIES: usize = 16;
+
+/// How often a reader looks without a message: messages are lost with their connection, and there is none when a stream has
+/// reached its age.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub(super) fn read(shared: Arc<Shared>, id: StreamId, after: u64) -> LogReader {
+    let reader = Reader {
+        shared,
+        id,
+        after,
+        position: None,
+        ahead: VecDeque::new(),
+        watch: None,
+    };
+    Box::pin(stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        let item = reader.next().await;
+        let goes_on = matches!(&item, Ok(entry) if entry.end.is_none());
+        Some((item, goes_on.then_some(reader)))
+    }))
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    id: StreamId,
+    /// The offset up to which everything was returned.
+    after: u64,
+    /// The first offset of the last entry that was read.
+    position: Option<u64>,
+    ahead: VecDeque<Entry>,
+    watch: Option<Watch>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Entry, LogError> {
+        loop {
+            if let Some(entry) = self.ahead.pop_front() {
+                if let Some(entry) = entry.after(self.after) {
+                    self.after = self.after.max(entry.next() - 1);
+                    return Ok(entry);
+                }
+                continue;
+            }
+            let changed = match &self.watch {
+                Some(watch) => Arc::clone(&watch.changed),
+                None => {
+                    // Before the first look, so that no append after it is missed.
+                    let channel = self.shared.channel(&self.id);
+                    let mut connection = self.shared.connection.clone();
+                    let watch = self.shared.watches.watch(&mut connection, channel);
+                    let watch = self.shared.within(watch).await?;
+                    Arc::clone(&self.watch.insert(watch).changed)
+                }
+            };
+            let mut changed = pin!(changed.notified());
+            changed.as_mut().enable();
+            if self.look().await? {
+                continue;
+            }
+            let _ = timeout(LOOK, changed).await;
+        }
+    }
+
+    /// Reads the next entries. False: there are none yet.
+    async fn look(&mut self) -> Result<bool, LogError> {
+        let position = self.position.map(|position| position.to_string());
+        let mut call = READ.key(self.shared.fields(&self.id));
+        call.key(self.shared.entries(&self.id))
+            .arg(position.unwrap_or_default())
+            .arg(self.after.saturating_add(1))
+            .arg(ENTRIES);
+        let answer = self.shared.run(&call).await?;
+        let [next, end, stored @ ..] = &answer[..] else {
+            return Err(nonsense());
+        };
+        let is_start = self.position.is_none();
+        if is_start {
+            self.position = Some(0);
+        }
+        for entry in stored.chunks_exact(2) {
+            self.position = Some(number(Some(&entry[0]))?);
+            let entry = Entry::decode(entry[1].clone()).map_err(LogError::unavailable)?;
+            self.ahead.push_back(entry);
+        }
+        if !stored.is_empty() || is_start {
+            return Ok(true);
+        }
+        // Everything was read, but not returned: this reader began at the end, or behind it.
+        if end.is_empty() {
+            return Ok(false);
+        }
+        let at = number(Some(next))?.checked_sub(1).ok_or_else(nonsense)?;
+        self.ahead.push_back(Entry::end(at, decoded_end(end)?));
+        Ok(true)
+    }
+}

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::join_all};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{join, join_all},
+};
 use tokio::{
     task::yield_now,
     time::{sleep, timeout},
@@ -237,7 +240,7 @@ async fn joining(case: Case<'_>) {
         }
     };
     let readers = join_all((0..40).map(|n| read(n * 3)));
-    tokio::join!(produce, readers);
+    join(produce, readers).await;
 }
 
 async fn a_reader_that_is_not_polled(case: Case<'_>) {
@@ -374,7 +377,7 @@ async fn a_stream_is_deleted(case: Case<'_>) {
         yield_now().await;
         case.suite.second.delete(&case.id).await
     };
-    let (item, deleted) = tokio::join!(item, delete);
+    let (item, deleted) = join(item, delete).await;
     assert!(deleted.expect(case.name), "{}", case.name);
     let missing = LogErrorKind::NotFound;
     case.fails("a waiting reader", item.expect("an item"), missing);

@@ -23,7 +23,8 @@ use tower_stream_core::Dialect;
                   Without --total and --duration, the run opens --streams streams (or 10) once.\n\
                   Latency is measured from the time at which a stream was due by --rate, service time from its actual \
                   start. Without --rate they are the same.\n\
-                  Ctrl-C ends the run: streams that have not ended are reported as `running`."
+                  Ctrl-C ends the run: streams that have not ended are reported as `running`.\n\
+                  `stream-load doctor URL` says what stands between a stream and its reader: see stream-load doctor --help."
 )]
 pub struct Args {
     /// URL to request (`http://` or `https://`)
@@ -195,6 +196,13 @@ pub enum Output {
 }
 
 impl Args {
+    /// The defaults for this URL.
+    pub(crate) fn of(url: Uri) -> Self {
+        let mut args = Self::parse_from(["stream-load", "http://localhost/"]);
+        args.url = url;
+        args
+    }
+
     /// Checks what clap cannot check by itself.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
         match self.url.scheme_str() {
@@ -258,10 +266,10 @@ const STREAMS: usize = 10;
 /// would wait for the server and no new one could start on schedule.
 const STREAMS_ON_SCHEDULE: usize = 1000;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Upper limit for every duration, so that adding several of them to an `Instant` cannot overflow.
-const YEAR: Duration = Duration::from_secs(31_557_600);
+pub(crate) const YEAR: Duration = Duration::from_secs(31_557_600);
 
 /// Parses a number in `range`. Unlike clap's own range parsers, the error also names the range when the text is not a
 /// number.
@@ -275,7 +283,9 @@ where
     }
 }
 
-fn duration(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+pub(crate) fn duration(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| {
         let time = humantime::parse_duration(text).ok();
         time.filter(|time| range.contains(time)).ok_or_else(|| {
@@ -296,7 +306,7 @@ fn dialect(name: &str) -> Result<Dialect, String> {
     })
 }
 
-fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+pub(crate) fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("a header is `name: value`")?;
     let name = HeaderName::from_str(name.trim()).map_err(|e| e.to_string())?;
     let value = HeaderValue::from_str(value.trim()).map_err(|e| e.to_string())?;

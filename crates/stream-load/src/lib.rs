@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod digests;
+pub mod doctor;
 mod ending;
 mod records;
 mod report;

@@ -3,11 +3,19 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use stream_load::{Args, Load, Output, Report, UsageError};
+use stream_load::{
+    Args, Load, Output, Report, UsageError,
+    doctor::{DoctorArgs, examine},
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|first| first == "doctor") {
+        arguments.remove(1);
+        return doctor(DoctorArgs::parse_from(arguments)).await;
+    }
+    let args = Args::parse_from(arguments);
     let output = args.output;
     let report = match load(args).await {
         Ok(report) => report,
@@ -26,6 +34,26 @@ async fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+async fn doctor(args: DoctorArgs) -> ExitCode {
+    let diagnosis = match examine(&args).await {
+        Ok(diagnosis) => diagnosis,
+        Err(error) => {
+            let mut stderr = std::io::stderr().lock();
+            let _ = writeln!(stderr, "error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut stdout = std::io::stdout().lock();
+    let _ = match args.output {
+        Output::Text => writeln!(stdout, "{diagnosis}"),
+        Output::Json => writeln!(stdout, "{}", diagnosis.to_json()),
+    };
+    match diagnosis.has_fault() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     cell, fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -48,6 +48,8 @@ pub(crate) struct Cell {
     request_id: OnceLock<(u32, RequestId)>,
     /// With the depth of the layer that set it.
     drain: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
+    /// With the depth of the layer that set it.
+    permit: OnceLock<(u32, Weak<dyn Any + Send + Sync>)>,
     /// The dialect that was named first; the last one of the list applies.
     dialect: OnceLock<Box<NamedDialect>>,
     /// Whether the body has returned the last record of its dialect.
@@ -139,6 +141,7 @@ impl Cell {
         }
         inherit(&self.request_id, &child.request_id, depth);
         inherit(&self.drain, &child.drain, depth);
+        inherit(&self.permit, &child.permit, depth);
         if let Some(named) = self.dialects().filter(|named| named.by < depth).last() {
             child.name_dialect(named.by, named.dialect);
         }
@@ -423,6 +426,20 @@ impl Exchange {
     #[inline]
     pub fn set_drain(&self, drain: Arc<dyn Any + Send + Sync>) -> bool {
         self.cell().drain.set((self.depth, drain)).is_ok()
+    }
+
+    /// The permit that a limit gave this request, for work that outlives the request. `None` if there is no limit, or the
+    /// response has ended.
+    #[must_use]
+    pub fn permit(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.cell().permit.get()?.1.upgrade()
+    }
+
+    /// Stores the permit of a limit. Returns false and changes nothing if a layer further outside has stored one. A weak
+    /// reference, because the extensions that hold the exchange may live longer than the response.
+    #[inline]
+    pub fn set_permit(&self, permit: Weak<dyn Any + Send + Sync>) -> bool {
+        self.cell().permit.set((self.depth, permit)).is_ok()
     }
 
     /// The dialect of the response, if one was named: see [`Dialect`]. The dialect that was named last applies, which

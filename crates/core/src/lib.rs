@@ -36,11 +36,11 @@ pub use self::{
     hold::RecordHold,
     ids::{InvalidRequestId, RequestId, Sequence},
     kind::{RecordFormat, StreamKind},
-    problem::{PlainProblem, Problem, answer_method, retry_after},
+    problem::{PlainProblem, Problem, Refused, answer_method, retry_after},
     records::Records,
     request::{
         OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address, protocol_version,
-        url_scheme,
+        url_scheme, with_head,
     },
     scope::{Scope, Scoped},
     upload::UploadBody,

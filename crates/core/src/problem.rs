@@ -14,6 +14,11 @@ use crate::RequestId;
 #[derive(Clone, Copy, Debug)]
 pub struct PlainProblem;
 
+/// In the extensions of a response with which a layer refuses a request that the handler has not seen: a drain, a limit, a
+/// circuit breaker. It says nothing about the health of the handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused;
+
 /// Removes the body from a response to HEAD and declares the length that it would have had (RFC 9110 section 9.3.2).
 ///
 /// Over HTTP/2, hyper polls the body of a response to HEAD, and DATA frames there are a protocol error for the client.

@@ -1,8 +1,8 @@
 //! Attributes of a request that several layers read.
 
-use std::net::SocketAddr;
+use std::{mem, net::SocketAddr};
 
-use http::{Extensions, Method, Uri, Version};
+use http::{Extensions, Method, Request, Uri, Version, request::Parts};
 
 /// The name of a method that the OpenTelemetry convention does not list, see [`method_name`].
 pub const OTHER_METHOD: &str = "_OTHER";
@@ -59,6 +59,32 @@ pub fn protocol_version(version: Version) -> Option<&'static str> {
         Version::HTTP_3 => Some("3"),
         _ => None,
     }
+}
+
+/// Calls a rule of the user with the head of a request whose body stays where it is.
+///
+/// ```
+/// use http::Request;
+/// use tower_stream_core::with_head;
+///
+/// let mut request = Request::get("/a").body("text").unwrap();
+/// assert_eq!(with_head(&mut request, |head| head.uri.path().len()), 2);
+/// assert_eq!(*request.body(), "text");
+/// ```
+pub fn with_head<B, T>(request: &mut Request<B>, rule: impl FnOnce(&Parts) -> T) -> T {
+    let (mut head, ()) = Request::new(()).into_parts();
+    swap_head(&mut head, request);
+    let answer = rule(&head);
+    swap_head(&mut head, request);
+    answer
+}
+
+fn swap_head<B>(head: &mut Parts, request: &mut Request<B>) {
+    mem::swap(&mut head.method, request.method_mut());
+    mem::swap(&mut head.uri, request.uri_mut());
+    mem::swap(&mut head.version, request.version_mut());
+    mem::swap(&mut head.headers, request.headers_mut());
+    mem::swap(&mut head.extensions, request.extensions_mut());
 }
 
 /// The template of the route that axum's router matched, from the request extensions.

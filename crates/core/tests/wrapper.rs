@@ -762,3 +762,83 @@ fn a_stage_answers_for_a_handler_that_has_no_head_yet() {
         assert_eq!(seen.end().error_type(), Some("timeout"));
     }
 }
+
+/// Lets a request wait until its flag is set to a decision.
+#[derive(Clone, Debug, Default)]
+struct Gate(Arc<AtomicUsize>);
+
+impl Gate {
+    const OPEN: usize = 1;
+    const REFUSE: usize = 2;
+}
+
+impl Hook for Gate {
+    type Stage = Self;
+    fn on_request<B>(&self, _: &mut Request<B>, _: &Exchange) -> Begin<Self> {
+        Begin::Follow(self.clone())
+    }
+}
+
+impl Stage for Gate {
+    fn poll_admission(
+        &mut self,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<Option<Box<Response<Bytes>>>> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::OPEN => Poll::Ready(None),
+            Self::REFUSE => {
+                let mut response = Response::new(Bytes::from_static(b"busy"));
+                *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+                Poll::Ready(Some(Box::new(response)))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+#[test]
+fn a_request_waits_for_its_admission_before_the_handler_begins() {
+    for (decision, status, content, ends) in [
+        (Gate::OPEN, 200, "done", ["complete", "complete"]),
+        (Gate::REFUSE, 503, "busy", ["complete", "dropped"]),
+    ] {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&begun);
+        let handler = tower::service_fn(move |_: Request<()>| {
+            let count = Arc::clone(&count);
+            async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(Response::new(MockBody::new([mock::data("done")])))
+            }
+        });
+        let (outer, inner, gate) = (Seen::default(), Seen::default(), Gate::default());
+        let layers = Fused::new()
+            .layer(outer.clone())
+            .layer(gate.clone())
+            .layer(inner.clone());
+        let mut service = Wrapped::new(handler, layers);
+        let mut future = Box::pin(service.call(Request::new(())));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            assert!(future.as_mut().poll(&mut cx).is_pending());
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 0);
+        gate.0.store(decision, Ordering::Relaxed);
+        let Poll::Ready(Ok(response)) = future.as_mut().poll(&mut cx) else {
+            panic!("decided");
+        };
+        assert_eq!(
+            begun.load(Ordering::Relaxed),
+            usize::from(decision == Gate::OPEN)
+        );
+        assert_eq!(response.status(), status);
+        let mut body = Box::pin(response.into_body());
+        let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else {
+            panic!("the content of the response");
+        };
+        assert_eq!(frame.into_data().unwrap(), content);
+        while !body.is_end_stream() && matches!(poll(&mut body), Poll::Ready(Some(_))) {}
+        drop(body);
+        assert_eq!([outer.end().to_string(), inner.end().to_string()], ends);
+    }
+}

@@ -1,10 +1,10 @@
 //! What [`DrainLayer`] does with one request.
 
-use std::{mem, sync::Arc, task::Poll};
+use std::{sync::Arc, task::Poll};
 
-use http::{Request, request};
+use http::Request;
 use tower_stream_core::{
-    Cause, Exchange, FaultKind, StreamEnd,
+    Cause, Exchange, FaultKind, Refused, StreamEnd, with_head,
     wrapper::{AfterHead, Begin, Hook, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
@@ -74,20 +74,7 @@ fn is_exempt<B>(shared: &Shared, request: &mut Request<B>) -> bool {
     let Some(rule) = &settings.exempt else {
         return false;
     };
-    // The rule takes only the head, and the body must stay in the request.
-    let (mut head, ()) = Request::new(()).into_parts();
-    swap_head(&mut head, request);
-    let exempt = rule(&head);
-    swap_head(&mut head, request);
-    exempt
-}
-
-fn swap_head<B>(head: &mut request::Parts, request: &mut Request<B>) {
-    mem::swap(&mut head.method, request.method_mut());
-    mem::swap(&mut head.uri, request.uri_mut());
-    mem::swap(&mut head.version, request.version_mut());
-    mem::swap(&mut head.headers, request.headers_mut());
-    mem::swap(&mut head.extensions, request.extensions_mut());
+    with_head(request, |head| rule(head))
 }
 
 #[cold]
@@ -98,6 +85,7 @@ fn refused<B>(shared: &Shared, request: &Request<B>, exchange: &Exchange) -> Beg
         request.version(),
         exchange.request_id(),
     );
+    response.extensions_mut().insert(Refused);
     if refusal::announces_upload(request) {
         response.extensions_mut().insert(UnreadUpload);
     }

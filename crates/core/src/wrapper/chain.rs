@@ -5,6 +5,8 @@ use std::{
     task::{Poll, ready},
 };
 
+use bytes::Bytes;
+use http::Response;
 use http_body::SizeHint;
 
 use super::{AfterHead, At, Hints, Polled, ResponseHead, Source, Stage, StageContext};
@@ -61,6 +63,9 @@ pub trait HeadSource: Upstream {
         head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
+
+    /// Sets the content that is sent in place of the body, which was discarded.
+    fn set_refusal(&mut self, content: Bytes);
 }
 
 /// The slot of one stage. Empty if the layer is off or its stage has left.
@@ -111,6 +116,11 @@ impl<T: Stage> Chain for Slot<T> {
             return up.poll_head(head, cx);
         };
         if self.has_head {
+            return Poll::Ready(HeadPoll::Head);
+        }
+        if let Some(response) = ready!(stage.poll_admission(cx)) {
+            *head = Some(refuse(*response, up, cx));
+            self.has_head = true;
             return Poll::Ready(HeadPoll::Head);
         }
         let polled = T::around(Some(&mut *stage), At::Future, || up.poll_head(head, cx));
@@ -199,6 +209,19 @@ impl<T> fmt::Debug for Slot<T> {
             .field("on", &self.stage.is_some())
             .finish_non_exhaustive()
     }
+}
+
+/// A stage refuses the request after it has waited.
+#[cold]
+fn refuse(
+    response: Response<Bytes>,
+    up: &mut impl HeadSource,
+    cx: &mut StageContext<'_, '_>,
+) -> ResponseHead {
+    up.discard(cx);
+    let (head, content) = response.into_parts();
+    up.set_refusal(content);
+    ResponseHead::new(head)
 }
 
 /// Two chains of stages, one inside of the other.
@@ -410,6 +433,10 @@ impl<C: Chain, U: HeadSource> HeadSource for Inside<'_, C, U> {
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll> {
         self.chain.poll_head(self.up, head, cx)
+    }
+
+    fn set_refusal(&mut self, content: Bytes) {
+        self.up.set_refusal(content);
     }
 }
 

@@ -848,4 +848,8 @@ where
             }
         }
     }
+
+    fn set_refusal(&mut self, content: Bytes) {
+        self.body.origin.refusal = content;
+    }
 }

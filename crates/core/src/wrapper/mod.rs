@@ -13,7 +13,7 @@
 //! | when | what runs, for stages `outer` and `inner` |
 //! |---|---|
 //! | `Service::call` | `outer`'s [`Hook::on_request`]; inside of its [`Stage::around`] that of `inner`; inside of both the inner service's `call` |
-//! | a poll of the future | inside of `outer`'s `around`: (inside of `inner`'s `around`: the inner future), then `inner`'s [`Stage::on_head`]; then `outer`'s `on_head` |
+//! | a poll of the future | `outer`'s [`Stage::poll_admission`]; inside of its `around`: (`inner`'s `poll_admission`; inside of its `around`: the inner future; then `inner`'s [`Stage::on_head`]); then `outer`'s `on_head` |
 //! | a poll of the body | `outer`'s [`Stage::on_poll`]; inside of its `around`: (`inner`'s `on_poll`; inside of its `around`: the inner body; then `inner`'s [`Stage::on_polled`]); then `outer`'s `on_polled` |
 //! | the last piece has left the outermost stage | [`Stage::on_latched`], `outer` first |
 //! | the body is dropped, or polled again after its end | [`Stage::on_end`], `outer` first; then the inner body is dropped inside of every `around`; then the stages are dropped, `outer` first |

@@ -5,7 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::response;
+use bytes::Bytes;
+use http::{Response, response};
 use http_body::SizeHint;
 
 use super::{Piece, Polled, ResponseHead};
@@ -45,6 +46,21 @@ pub trait Stage: Send + 'static {
     ) -> Option<response::Parts> {
         let _ = (up, cx);
         None
+    }
+
+    /// Called before the inner future is polled, until it returns ready: the request waits until then. `Some` refuses
+    /// the request: the inner future is dropped, and the stages further outside see this response as if it came from
+    /// inside, as that of [`Begin::Refuse`](super::Begin::Refuse).
+    ///
+    /// The inner service was called already. A service that does its work in its future, as a router of axum or tonic
+    /// does, has not begun yet.
+    #[inline(always)]
+    fn poll_admission(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<Option<Box<Response<Bytes>>>> {
+        let _ = cx;
+        Poll::Ready(None)
     }
 
     /// Called after each poll of the future in which the head did not arrive. A stage that stops waiting records the
@@ -167,6 +183,14 @@ impl<T: Stage> Stage for Box<T> {
         cx: &mut StageContext<'_, '_>,
     ) -> Option<response::Parts> {
         (**self).on_caught(up, cx)
+    }
+
+    #[inline]
+    fn poll_admission(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<Option<Box<Response<Bytes>>>> {
+        (**self).poll_admission(cx)
     }
 
     #[inline]

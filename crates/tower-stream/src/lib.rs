@@ -23,6 +23,8 @@ pub use tower_stream_headers as headers;
 pub use tower_stream_heartbeat as heartbeat;
 #[cfg(feature = "ids")]
 pub use tower_stream_ids as ids;
+#[cfg(feature = "limit")]
+pub use tower_stream_limit as limit;
 #[cfg(feature = "metrics")]
 pub use tower_stream_metrics as metrics;
 #[cfg(feature = "serve")]

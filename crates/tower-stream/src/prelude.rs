@@ -14,6 +14,8 @@ pub use crate::headers::StreamHeadersLayer;
 pub use crate::heartbeat::{Heartbeat, HeartbeatLayer};
 #[cfg(feature = "ids")]
 pub use crate::ids::{RequestIdLayer, SequenceLayer};
+#[cfg(feature = "limit")]
+pub use crate::limit::{BreakerLayer, StreamLimitLayer, StreamPermit};
 #[cfg(feature = "metrics")]
 pub use crate::metrics::StreamMetricsLayer;
 #[cfg(feature = "serve")]

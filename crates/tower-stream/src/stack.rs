@@ -46,6 +46,8 @@ slots! {
     "metrics" StreamMetricsLayer of tower_stream_metrics;
     "errors" DialectLayer of tower_stream_errors;
     "drain" DrainLayer of tower_stream_drain;
+    "limit" StreamLimitLayer of tower_stream_limit;
+    "limit" BreakerLayer of tower_stream_limit;
     "headers" StreamHeadersLayer of tower_stream_headers;
     "digest" DigestLayer of tower_stream_digest;
     "heartbeat" HeartbeatLayer of tower_stream_heartbeat;
@@ -109,6 +111,8 @@ struct Outside {
     metrics: StreamMetricsLayer,
     dialect: DialectLayer,
     drain: DrainLayer,
+    limit: StreamLimitLayer,
+    breaker: BreakerLayer,
     headers: StreamHeadersLayer,
     digest: DigestLayer,
 }
@@ -133,7 +137,13 @@ type OutsideLayers = (
             StreamMetricsLayer,
             (
                 DialectLayer,
-                (DrainLayer, (StreamHeadersLayer, DigestLayer)),
+                (
+                    DrainLayer,
+                    (
+                        StreamLimitLayer,
+                        (BreakerLayer, (StreamHeadersLayer, DigestLayer)),
+                    ),
+                ),
             ),
         ),
     ),
@@ -161,10 +171,13 @@ impl Outside {
             metrics,
             dialect,
             drain,
+            limit,
+            breaker,
             headers,
             digest,
         } = self.clone();
-        let inner = (dialect, (drain, (headers, digest)));
+        let inner = (limit, (breaker, (headers, digest)));
+        let inner = (dialect, (drain, inner));
         (request_id, (request_span, (metrics, inner)))
     }
 }
@@ -234,6 +247,8 @@ impl StreamStack {
                 metrics: Off::off(),
                 dialect: Off::off(),
                 drain: Off::off(),
+                limit: Off::off(),
+                breaker: Off::off(),
                 headers: Off::off(),
                 digest: Off::off(),
             },
@@ -309,6 +324,32 @@ impl<C> StreamStack<C> {
     #[cfg(feature = "drain")]
     pub fn farewell(mut self, layer: FarewellLayer) -> Self {
         self.inside.farewell = layer;
+        self
+    }
+
+    /// Sets the layer that limits how many streams are open at once, and how many requests a client may send. Default:
+    /// disabled. Inside of the drain, so that a refusal is counted and closes its connection.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_stream::{StreamStack, limit::StreamLimitLayer};
+    ///
+    /// let limit = StreamLimitLayer::new().streams(1_000).wait(100, Duration::from_secs(2));
+    /// let stack = StreamStack::new().limit(limit.clone());
+    /// assert_eq!(limit.stats().in_use, 0);
+    /// # drop(stack);
+    /// ```
+    #[cfg(feature = "limit")]
+    pub fn limit(mut self, layer: StreamLimitLayer) -> Self {
+        self.outside.limit = layer;
+        self
+    }
+
+    /// Sets the layer that refuses requests while too many responses fail. Default: disabled. To guard each route by
+    /// itself, put a [`BreakerLayer`] of its own around it instead.
+    #[cfg(feature = "limit")]
+    pub fn breaker(mut self, layer: BreakerLayer) -> Self {
+        self.outside.breaker = layer;
         self
     }
 

@@ -9,6 +9,7 @@ use std::{
 use axum::http::{Uri, uri::Scheme};
 use clap::{Parser, ValueEnum};
 use tower_stream_drain::{BuildError, Drain};
+use tower_stream_limit::{BreakerLayer, Rate, StreamLimitLayer};
 
 const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
@@ -51,6 +52,22 @@ pub struct Args {
     /// Longest time without a frame before an idle event stream gets a heartbeat; 0 or off writes none
     #[arg(long, env = "DEMO_HEARTBEAT", value_name = "DURATION", default_value = "15s", value_parser = duration_or_off)]
     pub heartbeat: Duration,
+
+    /// Most streams at once; over it, requests are answered 503; 0 or off is no limit
+    #[arg(long, env = "DEMO_MAX_STREAMS", value_name = "N", default_value = "0", value_parser = number_or_off)]
+    pub max_streams: u32,
+
+    /// Most streams at once of one client address; over it, requests are answered 429; 0 or off is no limit
+    #[arg(long, env = "DEMO_MAX_STREAMS_PER_CLIENT", value_name = "N", default_value = "0", value_parser = number_or_off)]
+    pub max_streams_per_client: u32,
+
+    /// Most requests per second of one client address; over it, requests are answered 429; 0 or off is no limit
+    #[arg(long, env = "DEMO_RATE", value_name = "N", default_value = "0", value_parser = number_or_off)]
+    pub rate: u32,
+
+    /// Circuit breaker on /fail: answers 503 for 10s once half of 20 or more responses within 10s have failed
+    #[arg(long, env = "DEMO_BREAKER")]
+    pub breaker: bool,
 
     /// First phase of a drain: /readyz responds 503 and responses close their connections, but requests are served
     #[arg(long, env = "DEMO_ADVERTISE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
@@ -112,6 +129,10 @@ impl Default for Args {
             upstream: None,
             idle_timeout: THIRTY,
             heartbeat: Duration::from_secs(15),
+            max_streams: 0,
+            max_streams_per_client: 0,
+            rate: 0,
+            breaker: false,
             advertise: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             settle: Duration::from_millis(250),
@@ -175,6 +196,31 @@ Exit codes: 0 when no stream was cut, 1 when one was cut or the server could not
 a bad flag.";
 
 impl Args {
+    /// Creates the limit with these flags.
+    pub(crate) fn limit(&self) -> StreamLimitLayer {
+        let limit = match self.max_streams as usize {
+            0 => StreamLimitLayer::new(),
+            most => StreamLimitLayer::new().streams(most),
+        };
+        let limit = match self.max_streams_per_client as usize {
+            0 => limit,
+            most => limit.streams_per_key(most),
+        };
+        match (self.rate, self.max_streams | self.max_streams_per_client) {
+            (0, 0) => StreamLimitLayer::off(),
+            (0, _) => limit,
+            (rate, _) => limit.rate_per_key(Rate::per_second(rate)),
+        }
+    }
+
+    /// Creates the breaker of `/fail`.
+    pub(crate) fn breaker(&self) -> BreakerLayer {
+        match self.breaker {
+            true => BreakerLayer::new().name("fail"),
+            false => BreakerLayer::off(),
+        }
+    }
+
     /// Creates the drain with the times of these flags.
     ///
     /// # Errors
@@ -210,6 +256,14 @@ fn duration_or_off(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "off" => Ok(Duration::ZERO),
         _ => duration_or_none(text),
+    }
+}
+
+/// `off` is 0.
+fn number_or_off(text: &str) -> Result<u32, String> {
+    match text {
+        "off" => Ok(0),
+        _ => text.parse().map_err(|error| format!("{error}")),
     }
 }
 

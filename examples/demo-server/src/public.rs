@@ -29,7 +29,10 @@ pub fn app(state: &State) -> Router {
             routes::upload::checked(put(routes::upload::upload)),
         )
         .route("/files/{*path}", get(routes::files::files))
-        .route("/fail", get(routes::fail::fail))
+        .route(
+            "/fail",
+            get(routes::fail::fail).layer(layers::breaker(state)),
+        )
         .route("/whoami", get(routes::whoami::whoami))
         .fallback(admin::not_found)
         .method_not_allowed_fallback(admin::method_not_allowed)

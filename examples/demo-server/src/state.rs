@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
+use tower_stream_limit::{BreakerLayer, StreamLimitLayer};
 use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
 
 use crate::{Args, Traces, layers};
@@ -17,6 +18,8 @@ pub struct State {
     pub(crate) prometheus: Prometheus,
     pub(crate) metrics: StreamMetricsLayer,
     pub(crate) drain: Drain,
+    pub(crate) limit: StreamLimitLayer,
+    pub(crate) breaker: BreakerLayer,
     pub(crate) digests: DigestLayer,
     pub(crate) verify: VerifyDigestLayer,
     pub(crate) traces: Traces,
@@ -43,6 +46,7 @@ impl State {
         let drain = args
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let (limit, breaker) = (args.limit(), args.breaker());
         let digests = layers::announced_digest();
         let verify = VerifyDigestLayer::md5();
         let traces = Traces::new(args.otlp.as_deref())?;
@@ -55,6 +59,8 @@ impl State {
             .consumer_hold(true);
         request_ids.observe(&meter);
         drain.observe(&meter);
+        limit.observe(&meter);
+        breaker.observe(&meter);
         digests.observe(&meter);
         verify.observe(&meter);
         traces.observe(&meter);
@@ -65,6 +71,8 @@ impl State {
             traces,
             args: Arc::new(args),
             drain,
+            limit,
+            breaker,
             digests,
             verify,
             request_ids,

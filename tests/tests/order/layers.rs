@@ -41,6 +41,8 @@ pub(crate) enum Piece {
     RequestSpan,
     Metrics,
     Drain,
+    /// The limit around the breaker.
+    Limit,
     Headers,
     Digest,
     Heartbeat,
@@ -64,11 +66,12 @@ pub(crate) enum Piece {
 
 impl Piece {
     /// In the recommended order.
-    pub(crate) const OURS: [Self; 12] = [
+    pub(crate) const OURS: [Self; 13] = [
         Self::RequestId,
         Self::RequestSpan,
         Self::Metrics,
         Self::Drain,
+        Self::Limit,
         Self::Headers,
         Self::Digest,
         Self::Heartbeat,
@@ -280,6 +283,7 @@ impl Telemetry {
 pub(crate) struct Served {
     pub(crate) server: TestServer,
     pub(crate) drain: Drain,
+    pub(crate) limit: StreamLimitLayer,
     pub(crate) stack: Stack,
     pub(crate) outside: Ends,
     pub(crate) inside: Ends,
@@ -297,12 +301,13 @@ impl Served {
             .advertise(Duration::ZERO)
             .deadline(PATIENCE)
             .build();
+        let limit = StreamLimitLayer::new().streams(64);
         let [outside, inside, hashed] = [(); 3].map(|()| Ends::default());
         if stack.probed_inside {
             app = app.layer(Probe(inside.clone()));
         }
         for piece in stack.pieces.iter().rev() {
-            app = apply(*piece, app, &stack, telemetry, &drain, &hashed);
+            app = apply(*piece, app, &stack, telemetry, (&drain, &limit), &hashed);
         }
         app = app.layer(Probe(outside.clone()));
         if let Some(timeout) = stack.cut_outside {
@@ -312,6 +317,7 @@ impl Served {
         Self {
             server: server.expect("a free port"),
             drain,
+            limit,
             stack,
             outside,
             inside,
@@ -325,7 +331,7 @@ fn apply(
     app: Router,
     stack: &Stack,
     telemetry: &Telemetry,
-    drain: &Drain,
+    (drain, limit): (&Drain, &StreamLimitLayer),
     hashed: &Ends,
 ) -> Router {
     match piece {
@@ -333,6 +339,9 @@ fn apply(
         Piece::RequestSpan => app.layer(RequestSpanLayer::new()),
         Piece::Metrics => app.layer(StreamMetricsLayer::new(&telemetry.meter())),
         Piece::Drain => app.layer(drain.layer()),
+        Piece::Limit => app
+            .layer(BreakerLayer::new().minimum(u32::MAX))
+            .layer(limit.clone()),
         Piece::Headers => app.layer(StreamHeadersLayer::new()),
         Piece::Digest => {
             let hashed = hashed.clone();

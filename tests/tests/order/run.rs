@@ -161,16 +161,20 @@ async fn farewell(served: &Served, protocol: Protocol, tally: &mut Tally<'_>) {
 /// So many requests are over, and nothing is left of them.
 pub(crate) async fn are_over(served: &Served, requests: usize) {
     let idle = async {
-        while served.outside.len() < requests || served.drain.in_flight() > 0 {
+        while served.outside.len() < requests
+            || served.drain.in_flight() > 0
+            || served.limit.stats().in_use > 0
+        {
             sleep(Duration::from_millis(1)).await;
         }
     };
     let idle = timeout(PATIENCE, idle).await;
     assert!(
         idle.is_ok(),
-        "not over: {:?} told, {} in flight",
+        "not over: {:?} told, {} in flight, {} permits",
         served.outside.take(),
-        served.drain.in_flight()
+        served.drain.in_flight(),
+        served.limit.stats().in_use
     );
 }
 

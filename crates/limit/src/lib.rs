@@ -1,0 +1,28 @@
+#![doc = include_str!("../README.md")]
+
+mod breaker;
+mod key;
+mod layer;
+mod limit;
+#[cfg(feature = "metrics")]
+mod observe;
+mod permit;
+mod rate;
+mod refusal;
+mod slots;
+mod stage;
+mod table;
+#[cfg(test)]
+mod tests;
+
+#[cfg(feature = "axum")]
+pub use self::permit::MissingPermit;
+pub use self::{
+    breaker::{BreakerLayer, BreakerStage, BreakerState, BreakerStats},
+    key::KeyBy,
+    layer::StreamLimitLayer,
+    limit::LimitStats,
+    permit::StreamPermit,
+    rate::Rate,
+    stage::StreamLimitStage,
+};

@@ -68,8 +68,9 @@ async fn a_load_sees_what_each_flag_of_the_demo_refuses() -> Outcome {
 }
 
 async fn ask(server: &demo_server::Server, protocol: Protocol, target: &str) -> e2e::Response {
-    let response = protocol.send(server.public_addr(), &Request::get(target));
-    response.await.expect("a head")
+    let request = Request::get(target);
+    let response = protocol.send(server.public_addr(), &request).await;
+    response.expect("a head")
 }
 
 #[tokio::test]

@@ -14,12 +14,15 @@ use tokio::{
 const HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n";
 
+/// What is sent, for the head of a request in lower case.
+type Answer = fn(&str) -> Vec<String>;
+
 /// Answers each request with the parts that `answer` gives for its head, a while after each other, and closes the connection.
-async fn server(answer: fn(&str) -> Vec<String>) -> String {
+async fn server(answer: Answer) -> String {
     server_with_pauses(Duration::ZERO, answer).await
 }
 
-async fn server_with_pauses(pause: Duration, answer: fn(&str) -> Vec<String>) -> String {
+async fn server_with_pauses(pause: Duration, answer: Answer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -31,7 +34,7 @@ async fn server_with_pauses(pause: Duration, answer: fn(&str) -> Vec<String>) ->
     url
 }
 
-async fn respond(mut stream: TcpStream, pause: Duration, answer: fn(&str) -> Vec<String>) {
+async fn respond(mut stream: TcpStream, pause: Duration, answer: Answer) {
     let mut head = vec![0; 4096];
     let length = stream.read(&mut head).await.unwrap();
     let head = String::from_utf8_lossy(&head[..length]).to_ascii_lowercase();
@@ -91,7 +94,7 @@ async fn a_good_stream_has_no_fault() {
 
 #[tokio::test]
 async fn each_fault_is_named() {
-    let cases: [(Check, fn(&str) -> Vec<String>); 7] = [
+    let cases: [(Check, Answer); 7] = [
         (Check::Buffered, |_| {
             let events: String = (0..5).map(|n| event(n * 1_000)).collect();
             let head = format!("{HEAD}transfer-encoding: chunked\r\n\r\n");
@@ -208,7 +211,7 @@ async fn a_compression_that_holds_back_is_a_fault_and_another_is_not() {
 
 #[tokio::test]
 async fn what_is_no_stream_is_an_error_that_says_what_to_do() {
-    let cases: [(&str, fn(&str) -> Vec<String>); 4] = [
+    let cases: [(&str, Answer); 4] = [
         ("redirects to https://b/: give that URL", |_| {
             vec!["HTTP/1.1 301 x\r\nlocation: https://b/\r\ncontent-length: 0\r\n\r\n".to_owned()]
         }),

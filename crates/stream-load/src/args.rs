@@ -3,12 +3,10 @@
 use std::{
     fmt::{self, Display},
     ops::RangeInclusive,
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
-
-#[cfg(feature = "tls")]
-use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
@@ -156,6 +154,10 @@ pub struct Args {
     /// Format of the report on standard output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+
+    /// Also write the report as an HTML page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 
     /// Show no progress bar, even on a terminal
     #[arg(long)]

@@ -5,6 +5,7 @@ mod client;
 mod digests;
 pub mod doctor;
 mod ending;
+mod html;
 mod records;
 mod report;
 mod request;

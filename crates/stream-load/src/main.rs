@@ -17,6 +17,7 @@ async fn main() -> ExitCode {
     }
     let args = Args::parse_from(arguments);
     let output = args.output;
+    let html = args.html.clone();
     let report = match load(args).await {
         Ok(report) => report,
         // `exit` prints the usage and exits with 2.
@@ -24,6 +25,13 @@ async fn main() -> ExitCode {
             .error(ErrorKind::ValueValidation, error)
             .exit(),
     };
+    if let Some(file) = html
+        && let Err(error) = std::fs::write(&file, report.to_html())
+    {
+        let mut stderr = std::io::stderr().lock();
+        let _ = writeln!(stderr, "error: {}: {error}", file.display());
+        return ExitCode::from(2);
+    }
     // Ignore a closed pipe (`| head -1`), so that the exit code still reports the result.
     let mut stdout = std::io::stdout().lock();
     let _ = match output {

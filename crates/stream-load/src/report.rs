@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Args, Ending, Percent,
+    Args, Ending, Percent, html,
     tally::{Tally, Times},
 };
 
@@ -43,7 +43,11 @@ impl Verdict {
     }
 }
 
-const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
+/// Enough for a curve.
+const QUANTILES: [f64; 9] = [0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0];
+
+/// The columns of the table.
+const COLUMNS: [f64; 4] = [0.5, 0.9, 0.99, 1.0];
 
 impl Report {
     pub(crate) fn new(args: &Args, tally: Tally, elapsed: Duration) -> Self {
@@ -167,12 +171,8 @@ impl Report {
         self.tally.not_begun
     }
 
-    /// Returns the report as one JSON object. Times are in seconds.
-    ///
-    /// `latency` is measured from the time at which a stream was due, `service_time` from its actual start; they differ
-    /// only with `--rate`. Each has the times to the response head, to the first chunk, and to the end of streams that
-    /// were read to their end. `behind_schedule` has the delays of the streams that started late.
-    /// `--rate`. `behind_schedule` is by how much the streams that began late did so.
+    /// Returns the report as one JSON object, an interface that the README of this crate describes. Times are in
+    /// seconds.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let endings: Map<String, Value> = Ending::ALL
@@ -189,7 +189,18 @@ impl Report {
             Verdict::Pass => (true, Vec::new()),
             Verdict::Fail(broken) => (false, broken),
         };
+        let timeline = &self.tally.timeline;
+        let points = timeline.points.iter().map(|point| {
+            let mean = point.gap_sum.as_secs_f64() / point.gaps.max(1) as f64;
+            json!({
+                "chunks": point.chunks,
+                "gap_mean": mean,
+                "gap_max": point.gap_max.as_secs_f64(),
+                "ended": point.ended,
+            })
+        });
         json!({
+            "version": 1,
             "streams": self.streams(),
             "elapsed": self.elapsed.as_secs_f64(),
             "chunks": self.tally.chunks,
@@ -203,9 +214,20 @@ impl Report {
             "chunk_gap": quantiles(&self.tally.gap),
             "behind_schedule": quantiles(&self.tally.lag),
             "not_begun": self.tally.not_begun,
+            "timeline": {
+                "step": timeline.step.as_secs_f64(),
+                "points": points.collect::<Vec<_>>(),
+            },
             "pass": pass,
             "broken_thresholds": broken,
         })
+    }
+
+    /// Returns the report as an HTML page with plots, which needs nothing but itself. It is made of
+    /// [`to_json`](Self::to_json).
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        html::page(&self.to_json())
     }
 }
 
@@ -294,7 +316,7 @@ impl fmt::Display for Report {
         ] {
             if !histogram.is_empty() {
                 write!(f, "  {name:<18}")?;
-                for quantile in QUANTILES {
+                for quantile in COLUMNS {
                     let millis = histogram.value_at_quantile(quantile) as f64 / 1e3;
                     write!(f, " {millis:>7.2} ms")?;
                 }

@@ -26,6 +26,68 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     pub(crate) records: u64,
     pub(crate) verified: u64,
+    pub(crate) timeline: Timeline,
+}
+
+/// What happened when, in equal steps from the first stream on.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    began: Option<Instant>,
+    pub(crate) step: Duration,
+    pub(crate) points: Vec<Point>,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Point {
+    pub(crate) chunks: u64,
+    pub(crate) gaps: u64,
+    pub(crate) gap_sum: Duration,
+    pub(crate) gap_max: Duration,
+    pub(crate) ended: u64,
+}
+
+/// A longer run has longer steps.
+const POINTS: usize = 600;
+
+impl Timeline {
+    fn now(&mut self) -> &mut Point {
+        let now = Instant::now();
+        let elapsed = now - *self.began.get_or_insert(now);
+        let mut index = (elapsed.as_nanos() / self.step.as_nanos()) as usize;
+        while index >= POINTS {
+            self.step *= 2;
+            index /= 2;
+            let pairs = self.points.chunks(2);
+            self.points = pairs.map(Point::joined).collect();
+        }
+        if self.points.len() <= index {
+            self.points.resize(index + 1, Point::default());
+        }
+        &mut self.points[index]
+    }
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self {
+            began: None,
+            step: Duration::from_millis(250),
+            points: Vec::new(),
+        }
+    }
+}
+
+impl Point {
+    fn joined(parts: &[Self]) -> Self {
+        parts.iter().fold(Self::default(), |all, part| Self {
+            chunks: all.chunks + part.chunks,
+            gaps: all.gaps + part.gaps,
+            gap_sum: all.gap_sum + part.gap_sum,
+            gap_max: all.gap_max.max(part.gap_max),
+            ended: all.ended + part.ended,
+        })
+    }
 }
 
 /// Times to the parts of a stream.
@@ -61,6 +123,7 @@ impl Default for Tally {
             bytes: 0,
             records: 0,
             verified: 0,
+            timeline: Timeline::default(),
         }
     }
 }
@@ -94,12 +157,17 @@ impl Tally {
 
     pub(crate) fn gap(&mut self, time: Duration) {
         record(&mut self.gap, time);
+        let point = self.timeline.now();
+        point.gaps += 1;
+        point.gap_sum += time;
+        point.gap_max = point.gap_max.max(time);
     }
 
     pub(crate) fn chunk(&mut self, bytes: usize, records: u64) {
         self.chunks += 1;
         self.bytes += bytes as u64;
         self.records += records;
+        self.timeline.now().chunks += 1;
     }
 
     pub(crate) fn verified(&mut self) {
@@ -108,6 +176,7 @@ impl Tally {
 
     pub(crate) fn count(&mut self, ending: Ending, reason: String) {
         *self.endings.entry(ending).or_default() += 1;
+        self.timeline.now().ended += 1;
         if !reason.is_empty() {
             let mut key = (ending, reason);
             if self.reasons.len() >= REASONS && !self.reasons.contains_key(&key) {
@@ -155,6 +224,23 @@ fn record(histogram: &mut Histogram<u64>, time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_run_has_longer_steps_and_loses_nothing() {
+        let mut tally = Tally::default();
+        for second in 1..=1_000 {
+            tally.chunk(1, 1);
+            tally.gap(Duration::from_millis(second));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let timeline = &tally.timeline;
+        assert!(timeline.points.len() <= POINTS);
+        assert_eq!(timeline.step, Duration::from_secs(2));
+        let all = Point::joined(&timeline.points);
+        assert_eq!((all.chunks, all.gaps), (1_000, 1_000));
+        assert_eq!(all.gap_max, Duration::from_secs(1));
+        assert_eq!(timeline.points[0].chunks, 2);
+    }
 
     #[test]
     fn times_come_back_as_they_were() {

@@ -147,3 +147,40 @@ async fn streams_that_have_not_ended_fail_the_run_unless_they_may_run_on() {
     let (code, report, _) = stream_load(&allowed).await;
     assert_eq!(code, Some(0), "{report}");
 }
+
+#[tokio::test]
+async fn the_report_has_the_fields_that_the_readme_describes_and_a_page() {
+    let url = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.html");
+    let path = file.to_str().unwrap();
+    let (code, out, _) = stream_load(&[&url, "-n", "1", "-o", "json", "--html", path]).await;
+    assert_eq!(code, Some(0), "{out}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let mut fields: Vec<&str> = report
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    fields.sort_unstable();
+    let table = include_str!("../README.md")
+        .split("## The report")
+        .nth(1)
+        .unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let rows = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let names = rows
+        .flat_map(|row| row.split(", "))
+        .map(|name| name.trim_matches('`'));
+    let mut documented: Vec<&str> = names.collect();
+    documented.sort_unstable();
+    assert_eq!(fields, documented);
+    let page = std::fs::read_to_string(file).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("<p class=\"pass\">pass</p>"));
+    let (code, _, error) = stream_load(&[&url, "-n", "1", "--html", "/no/such/directory/x"]).await;
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("/no/such/directory/x"), "{error}");
+}

@@ -3,6 +3,7 @@
 mod activity;
 mod aside;
 mod connection;
+mod connections;
 mod limits;
 mod linger;
 mod listener;
@@ -16,6 +17,7 @@ mod tls;
 #[cfg(feature = "tls")]
 pub use self::tls::{TlsIo, TlsListener};
 pub use self::{
+    connections::Connections,
     listener::Listener,
     report::Report,
     serve::{Serve, serve},

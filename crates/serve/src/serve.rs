@@ -22,7 +22,7 @@ use tower_service::Service;
 use tower_stream_core::BoxError;
 use tower_stream_drain::Drain;
 
-use crate::{Listener, Report, connection, limits::Clients, settings::Settings};
+use crate::{Connections, Listener, Report, connection, limits::Clients, settings::Settings};
 
 /// Serves `app` over HTTP/1 and cleartext HTTP/2 until its drain is dead.
 ///
@@ -71,6 +71,7 @@ pub fn serve<L, S>(listener: L, app: S) -> Serve<L, S> {
         listener,
         app,
         signals: true,
+        connections: Connections::default(),
         settings: Settings::default(),
         max_connections: None,
         max_per_client: None,
@@ -84,6 +85,7 @@ pub struct Serve<L, S> {
     listener: L,
     app: S,
     signals: bool,
+    connections: Connections,
     settings: Settings,
     max_connections: Option<usize>,
     max_per_client: Option<usize>,
@@ -95,6 +97,12 @@ impl<L, S> Serve<L, S> {
     /// `Connection: close` before the close.
     pub fn drain(mut self, drain: &Drain) -> Self {
         self.drain = Some(drain.clone());
+        self
+    }
+
+    /// Counts the connections of this server in `connections`, where the program can read how many are open.
+    pub fn connections(mut self, connections: &Connections) -> Self {
+        self.connections = connections.clone();
         self
     }
 
@@ -224,6 +232,7 @@ impl<L, S> Serve<L, S> {
             listener: crate::TlsListener::new(self.listener, config),
             app: self.app,
             signals: self.signals,
+            connections: self.connections,
             settings: self.settings,
             max_connections: self.max_connections,
             max_per_client: self.max_per_client,
@@ -302,6 +311,7 @@ where
             clients: self.max_per_client.map(Clients::new),
             drain: drain.clone(),
             connections: JoinSet::new(),
+            open: self.connections,
             count: 0,
         };
         let mut listener = self.listener;
@@ -403,6 +413,7 @@ struct Accepted<S> {
     clients: Option<Clients>,
     drain: Drain,
     connections: JoinSet<()>,
+    open: Connections,
     count: u64,
 }
 
@@ -428,9 +439,10 @@ where
         let app = self.app.clone();
         let settings = Arc::clone(&self.settings);
         let connection = connection::serve(io, peer, app, settings, self.drain.clone());
+        let open = self.open.enter();
         self.connections.spawn(async move {
             connection.await;
-            drop(place);
+            drop((place, open));
         });
     }
 }

@@ -1,15 +1,13 @@
 //! The admin listener: probes and status.
 
+use crate::{State, figures, forgery, problem::Problem, reply};
 use axum::{
     Router, extract,
     http::{StatusCode, Uri},
+    middleware::{from_fn, from_fn_with_state},
     response::Response,
     routing::{get, get_service, post},
 };
-use serde_json::json;
-use tokio::time::Instant;
-
-use crate::{State, problem::Problem, reply};
 
 /// The routes of the admin listener.
 pub fn admin(state: &State) -> Router {
@@ -22,32 +20,19 @@ pub fn admin(state: &State) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(state.clone())
+        .layer(from_fn(forgery::refuse_foreign))
+        .layer(from_fn_with_state(state.clone(), forgery::refuse_rebound))
 }
 
 /// The state of the server, and counters of what it served.
 async fn status(extract::State(state): extract::State<State>) -> Response {
-    reply::json(StatusCode::OK, &figures(&state))
+    reply::json(StatusCode::OK, &figures::of_drain(&state))
 }
 
 /// Starts the drain, as SIGTERM does. Further requests have no effect.
-async fn drain(extract::State(state): extract::State<State>) -> Response {
+pub(crate) async fn drain(extract::State(state): extract::State<State>) -> Response {
     state.drain.start();
-    reply::json(StatusCode::ACCEPTED, &figures(&state))
-}
-
-fn figures(state: &State) -> serde_json::Value {
-    let stats = state.drain.stats();
-    let left = state.drain.deadline();
-    let left = left.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    json!({
-        "state": stats.state.as_str(),
-        "in_flight": stats.in_flight,
-        "served": stats.served,
-        "refused": stats.refused,
-        "ended_early": stats.ended_early,
-        "aborted": stats.aborted,
-        "deadline_ms": left.map(|left| left.as_millis() as u64),
-    })
+    reply::json(StatusCode::ACCEPTED, &figures::of_drain(&state))
 }
 
 /// 404 for an unknown path.
@@ -70,6 +55,7 @@ pub(crate) async fn method_not_allowed() -> Problem {
 mod tests {
     use axum::{body::Body, http::Request};
     use http_body_util::BodyExt;
+    use serde_json::json;
     use tower::ServiceExt;
 
     use super::*;
@@ -91,7 +77,10 @@ mod tests {
         assert_eq!(ask(&state, "/status").await.1["state"], "active");
         assert_eq!(ask(&state, "/status").await.1["deadline_ms"], json!(null));
         for _ in 0..2 {
-            let request = Request::post("/drain").body(Body::empty()).unwrap();
+            let request = Request::post("/drain")
+                .header("host", "localhost")
+                .body(Body::empty())
+                .unwrap();
             let response = admin(&state).oneshot(request).await.unwrap();
             assert_eq!(response.status(), 202);
         }

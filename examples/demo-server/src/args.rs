@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{Uri, uri::Scheme};
+use axum::http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 use clap::{Parser, ValueEnum};
 use tower_stream_drain::{BuildError, Drain};
 use tower_stream_limit::{BreakerLayer, Rate, StreamLimitLayer};
@@ -101,6 +104,14 @@ pub struct Args {
     #[arg(long, env = "DEMO_TLS_KEY", value_name = "FILE", requires = "tls_cert", value_parser = tls)]
     pub tls_key: Option<PathBuf>,
 
+    /// Show a button on the page that starts a drain, by POST /drain on the public listener; only where everyone may
+    #[arg(long, env = "DEMO_PAGE_MAY_DRAIN")]
+    pub page_may_drain: bool,
+
+    /// Host name of the admin listener beside localhost and IP addresses; other names get 403. May be repeated
+    #[arg(long, env = "DEMO_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
+    pub admin_host: Vec<String>,
+
     /// Serve the same routes without any layer, for comparison
     #[arg(long, env = "DEMO_BARE")]
     pub bare: bool,
@@ -141,6 +152,8 @@ impl Default for Args {
             header_timeout: Duration::from_secs(10),
             tls_cert: None,
             tls_key: None,
+            page_may_drain: false,
+            admin_host: Vec::new(),
             bare: false,
             log: LogFormat::default(),
         }
@@ -149,6 +162,10 @@ impl Default for Args {
 
 const ROUTES: &str = "\
 Public routes. Query parameters are shown with their defaults; unknown ones are refused:
+  GET  /
+         a page for the browser: chat, failures with and without the layers, live figures
+  GET  /live
+         server-sent events, once a second: state, streams, outcomes, quantiles, connections
   POST /v1/chat/completions?interval_ms=20
          OpenAI chat completions; interval_ms is the time between two tokens of a stream
   GET  /v1/models
@@ -175,6 +192,10 @@ Public routes. Query parameters are shown with their defaults; unknown ones are 
 
   GET  /whoami
          JSON of the request id; with --upstream also the response of that server
+  POST /drain
+         starts a drain; only with --page-may-drain
+  ANY  /bare/..
+         each of these routes without any layer, for comparison
 
 Admin routes:
   GET  /livez     200 while the process answers
@@ -182,6 +203,10 @@ Admin routes:
   GET  /status    JSON: state (active, advertise, close or dead), responses in flight, served, ..
   POST /drain     starts a drain, as SIGTERM does
   GET  /metrics   all metrics, as Prometheus text
+
+Requests that change something are refused (403) when another web page made the browser send
+them. The admin listener also refuses a Host that is not localhost, an IP address or an
+--admin-host, except for /livez and /readyz.
 
 When both listeners are bound, one line on stdout gives their addresses:
   listening public=127.0.0.1:3000 admin=127.0.0.1:3001
@@ -296,6 +321,13 @@ fn origin(text: &str) -> Result<Uri, String> {
     }
 }
 
+fn host_name(text: &str) -> Result<String, String> {
+    match text.parse::<Authority>() {
+        Ok(name) if name.as_str() == name.host() => Ok(text.to_ascii_lowercase()),
+        _ => Err("write the name alone, like demo.example".to_owned()),
+    }
+}
+
 fn directory(text: &str) -> Result<PathBuf, String> {
     match std::fs::metadata(text) {
         Ok(found) if found.is_dir() => Ok(PathBuf::from(text)),
@@ -352,6 +384,9 @@ mod tests {
             ("--otlp", "4318"),
             ("--otlp", "https://127.0.0.1:4318"),
             ("--log", "xml"),
+            ("--admin-host", "http://demo"),
+            ("--admin-host", "demo:3001"),
+            ("--admin-host", ""),
             ("--files", "/no/such/dir"),
             ("--files", "/etc/passwd"),
             ("--upstream", "127.0.0.1:3100"),
@@ -380,6 +415,8 @@ mod tests {
             "/files",
             "/fail",
             "/whoami",
+            "/live",
+            "/bare",
             "/livez",
             "/readyz",
             "/status",

@@ -13,15 +13,12 @@ use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
 use crate::State;
 
-/// Adds every layer to `routes`, or none with `--bare`.
+/// Adds every layer to `routes`.
 ///
 /// Outermost first: `RequestId -> RequestSpan -> StreamMetrics -> Dialect -> Drain -> Limit -> StreamHeaders ->
 /// Digest(emit) -> [compression] -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) ->
 /// handler`. `tower_stream::StreamStack` is one layer with this order; here the layers are separate, as examples.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
-    if state.args.bare {
-        return routes;
-    }
     routes.layer(
         ServiceBuilder::new()
             // Outermost, so that every layer inside knows the request id.
@@ -59,17 +56,11 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
 /// The first chunk (with the role) arrives together with the first token. The two or three chunks after the last token
 /// contain no token.
 pub(crate) fn tokens(state: &State) -> ChunkSpanLayer {
-    if state.args.bare {
-        return ChunkSpanLayer::off();
-    }
     state.traces.chunks().genai()
 }
 
 /// The circuit breaker of one route, with `--breaker`.
 pub(crate) fn breaker(state: &State) -> BreakerLayer {
-    if state.args.bare {
-        return BreakerLayer::off();
-    }
     state.breaker.clone()
 }
 

@@ -23,9 +23,12 @@
 mod admin;
 mod args;
 mod chat;
+mod figures;
+mod forgery;
 mod layers;
 pub mod log;
 mod model;
+mod page;
 mod problem;
 mod public;
 mod query;

@@ -2,22 +2,36 @@
 
 use axum::{
     Router,
+    middleware::from_fn,
     routing::{get, post, put},
 };
-
 use tower_stream_drain::{FarewellLayer, Policy};
 
-use crate::{State, admin, chat, layers, routes};
+use crate::{State, admin, chat, forgery, layers, page, routes};
 
-/// The public routes with all layers.
+/// The public routes with all layers (with none, if the flags say `--bare`), and below `/bare` without any.
 pub fn app(state: &State) -> Router {
-    // Clients of /events may reconnect at any time.
-    let early = match state.args.early_end_window {
-        Some(_) => state.drain.farewell().policy(Policy::EndEarly),
-        None => FarewellLayer::off(),
+    let app = if state.args.bare {
+        routes(state, false)
+    } else {
+        layers::stack(routes(state, true), state)
     };
-    let chat = post(chat::chat_completions).layer(layers::tokens(state));
-    let routes = Router::new()
+    app.nest("/bare", routes(state, false))
+}
+
+fn routes(state: &State, layered: bool) -> Router {
+    let mut chat = post(chat::chat_completions);
+    let mut fail = get(routes::fail::fail);
+    let mut early = FarewellLayer::off();
+    if layered {
+        chat = chat.layer(layers::tokens(state));
+        fail = fail.layer(layers::breaker(state));
+        // Clients of /events may reconnect at any time.
+        if state.args.early_end_window.is_some() {
+            early = state.drain.farewell().policy(Policy::EndEarly);
+        }
+    }
+    let mut routes = Router::new()
         .route("/v1/chat/completions", chat)
         .route("/v1/models", get(chat::models))
         .route("/events", get(routes::events::events).layer(early))
@@ -29,13 +43,18 @@ pub fn app(state: &State) -> Router {
             routes::upload::checked(put(routes::upload::upload)),
         )
         .route("/files/{*path}", get(routes::files::files))
-        .route(
-            "/fail",
-            get(routes::fail::fail).layer(layers::breaker(state)),
-        )
+        .route("/fail", fail)
         .route("/whoami", get(routes::whoami::whoami))
+        .route("/live", get(routes::live::live))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file));
+    if state.args.page_may_drain {
+        routes = routes.route("/drain", post(admin::drain));
+    }
+    routes
         .fallback(admin::not_found)
         .method_not_allowed_fallback(admin::method_not_allowed)
-        .with_state(state.clone());
-    layers::stack(routes, state)
+        .with_state(state.clone())
+        // Inside of the layers, so that a refusal has a request id and is counted.
+        .layer(from_fn(forgery::refuse_foreign))
 }

@@ -131,6 +131,7 @@ async fn serve(
     // `main` listens for signals. A server in process leaves signals to its program.
     let public = tower_stream_serve::serve(public, app(&state))
         .drain(&state.drain)
+        .connections(&state.connections)
         .header_timeout((!header_timeout.is_zero()).then_some(header_timeout))
         .without_signals();
     let public = match tls {

@@ -7,6 +7,7 @@ use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
 use tower_stream_limit::{BreakerLayer, StreamLimitLayer};
 use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
+use tower_stream_serve::Connections;
 
 use crate::{Args, Traces, layers};
 
@@ -20,6 +21,8 @@ pub struct State {
     pub(crate) drain: Drain,
     pub(crate) limit: StreamLimitLayer,
     pub(crate) breaker: BreakerLayer,
+    /// Those of the public listener.
+    pub(crate) connections: Connections,
     pub(crate) digests: DigestLayer,
     pub(crate) verify: VerifyDigestLayer,
     pub(crate) traces: Traces,
@@ -73,6 +76,7 @@ impl State {
             drain,
             limit,
             breaker,
+            connections: Connections::default(),
             digests,
             verify,
             request_ids,

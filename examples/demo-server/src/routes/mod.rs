@@ -5,6 +5,7 @@ pub(crate) mod events;
 pub(crate) mod fail;
 pub(crate) mod files;
 pub(crate) mod lines;
+pub(crate) mod live;
 pub(crate) mod promise;
 pub(crate) mod upload;
 pub(crate) mod whoami;

@@ -15,7 +15,10 @@ async function events(result, url, options = {}) {
     clearInterval(silent);
     const since = performance.now();
     silent = setInterval(() => {
-      if (performance.now() - since > 1500) result.wait(`Nothing for ${seconds(performance.now() - since)}.`);
+      const ms = performance.now() - since;
+      if (ms < 1500) return;
+      result.wait('Nothing comes, and nothing says why.');
+      result.fact('silent for', seconds(ms));
     }, 250);
   };
   listen();
@@ -23,9 +26,10 @@ async function events(result, url, options = {}) {
     ...options,
     onRecord(record) {
       listen();
-      if (record.event === 'message') result.chunk();
-      else last = record;
-      if (record.event === 'message') result.wait('Streaming.');
+      if (record.event === 'message') {
+        result.chunk();
+        result.wait('Streaming.');
+      } else last = record;
     },
   });
   clearInterval(silent);

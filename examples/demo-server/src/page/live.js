@@ -29,11 +29,11 @@ function show(now) {
   for (const resolve of waiting.splice(0)) resolve(now);
   if (now.state === 'active') say('active', 'The server is serving.');
   else {
-    const left = now.deadline_ms === null ? '' : `, at the latest in ${seconds(Math.ceil(now.deadline_ms / 1000) * 1000)}`;
-    say('draining', `The server is draining (${now.state}): it stops when its streams have ended${left}.`);
+    say('draining', `The server is draining (${now.state}): it stops when its streams have ended, or at its deadline.`);
   }
   const fact = (name, value) => showFact(FIGURES, name, value);
   fact('state', now.state);
+  if (now.deadline_ms !== null) fact('deadline in', seconds(now.deadline_ms));
   fact('active streams', now.active);
   fact('open connections', now.connections);
   for (const [outcome, count] of Object.entries(now.outcomes)) fact(outcome, count);

@@ -101,6 +101,8 @@ export class Result {
 
   /** Shows that the response has not ended. */
   wait(text) {
+    // A screen reader says each change, even to the same text.
+    if (this.verdict.textContent === text) return;
     this.verdict.dataset.tone = 'warn';
     this.verdict.textContent = text;
   }

@@ -205,8 +205,8 @@ Admin routes:
   GET  /metrics   all metrics, as Prometheus text
 
 Requests that change something are refused (403) when another web page made the browser send
-them. The admin listener also refuses a Host that is not localhost, an IP address or an
---admin-host, except for /livez and /readyz.
+them. Except for /livez and /readyz, the admin listener also refuses a Host that is not
+localhost, an IP address or one of --admin-host.
 
 When both listeners are bound, one line on stdout gives their addresses:
   listening public=127.0.0.1:3000 admin=127.0.0.1:3001

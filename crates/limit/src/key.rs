@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, Request, request::Parts};
-use tower_stream_core::{list_members, peer_address, with_head};
+use tower_stream_core::{peer_address, with_head};
 
 /// Which requests share a limit: those of one client address, with one value of a header, or by a rule of your own.
 ///
@@ -142,9 +142,13 @@ fn hash_address(address: Option<IpAddr>, hasher: &mut impl Hasher) -> bool {
 /// The member of `X-Forwarded-For` that the outermost of so many proxies has written.
 fn forwarded(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
     let from_right = proxies.checked_sub(1)?;
-    let name = HeaderName::from_static("x-forwarded-for");
-    let members: Vec<_> = list_members(headers, &name).collect();
-    address(members.iter().rev().nth(from_right)?)
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    // Not a list with quoted strings: a quote of the client must not hide the members that the proxies append.
+    let members = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let mut members = members
+        .map(<[u8]>::trim_ascii)
+        .filter(|member| !member.is_empty());
+    address(str::from_utf8(members.nth(from_right)?).ok()?)
 }
 
 /// Some proxies write a port.
@@ -216,6 +220,7 @@ mod tests {
             &["9.9.9.9, 1.2.3.4"][..],
             &["9.9.9.9", "1.2.3.4"],
             &["x,, 1.2.3.4:80"],
+            &["\"x, 1.2.3.4"],
         ] {
             assert!(same(&one, honest, &mut request("10.0.0.8:1", lines)));
         }

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_stream_core::wrapper::Wrapped;
 
 use crate::{
-    KeyBy, LimitStats, Rate,
+    Adaptive, KeyBy, LimitStats, Rate,
     limit::{Config, Limit, Queue},
 };
 
@@ -45,6 +45,7 @@ impl StreamLimitLayer {
         Self {
             limit: Some(Limit::new(Config {
                 streams: None,
+                adaptive: None,
                 per_key: None,
                 rate: None,
                 key: KeyBy::peer(),
@@ -67,6 +68,12 @@ impl StreamLimitLayer {
     /// refused with 503. Default: no limit.
     pub fn streams(self, most: usize) -> Self {
         self.set(|config| config.streams = Some(most))
+    }
+
+    /// Lets the limit for all follow the time to first chunk, in place of [`streams`](Self::streams). Over it, a request
+    /// [waits](Self::wait) or is refused with 503; a stream that was admitted is never ended. Default: not adaptive.
+    pub fn adaptive(self, adaptive: Adaptive) -> Self {
+        self.set(|config| config.adaptive = Some(adaptive))
     }
 
     /// Sets the most streams at once for each [key](Self::key). Zero refuses every request. Over it, a request
@@ -142,7 +149,8 @@ impl StreamLimitLayer {
     }
 
     /// Changes the most streams at once, in all, while the limit is in use. Streams that are open stay open: if there are
-    /// more, no request is admitted until enough of them have ended. Does nothing for a layer that is off.
+    /// more, no request is admitted until enough of them have ended. Does nothing for a layer that is off. An
+    /// [adaptive](Self::adaptive) limit goes on from its own value.
     ///
     /// ```
     /// use tower_stream_limit::StreamLimitLayer;

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adaptive;
 mod breaker;
 mod key;
 mod layer;
@@ -18,6 +19,7 @@ mod tests;
 #[cfg(feature = "axum")]
 pub use self::permit::MissingPermit;
 pub use self::{
+    adaptive::Adaptive,
     breaker::{BreakerLayer, BreakerStage, BreakerState, BreakerStats},
     key::KeyBy,
     layer::StreamLimitLayer,

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    adaptive::{Adaptive, Gradient},
     key::KeyBy,
     permit::Permit,
     rate::{Left, Meter, MonotonicClock, Rate, check},
@@ -28,6 +29,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) streams: Option<usize>,
+    pub(crate) adaptive: Option<Adaptive>,
     pub(crate) per_key: Option<usize>,
     pub(crate) rate: Option<Rate>,
     pub(crate) key: KeyBy,
@@ -57,6 +59,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("streams", &self.streams)
+            .field("adaptive", &self.adaptive)
             .field("per_key", &self.per_key)
             .field("rate", &self.rate)
             .field("key", &self.key)
@@ -82,6 +85,7 @@ impl Entry for KeyEntry {
 pub(crate) struct Limit {
     pub(crate) config: Config,
     pub(crate) slots: Slots,
+    pub(crate) gradient: Option<Gradient>,
     keys: Option<Table<KeyEntry>>,
     clock: MonotonicClock,
     refused: [AtomicU64; Reason::COUNT],
@@ -126,8 +130,11 @@ impl Limit {
         let keys = config
             .is_keyed()
             .then(|| Table::new(config.keys, expiry, || entry(&config, clock)));
+        let adaptive = config.adaptive.map(|adaptive| adaptive.get_initial());
+        let streams = adaptive.or(config.streams);
         Arc::new(Self {
-            slots: Slots::new(config.streams.unwrap_or(Semaphore::MAX_PERMITS)),
+            slots: Slots::new(streams.unwrap_or(Semaphore::MAX_PERMITS)),
+            gradient: config.adaptive.map(Gradient::new),
             keys,
             clock,
             refused: Default::default(),

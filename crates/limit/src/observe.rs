@@ -39,7 +39,7 @@ impl StreamLimitLayer {
             .with_callback(move |instrument| instrument.observe(number(layer.stats().waiting), &[]))
             .build();
         let limited = self.limit.as_ref();
-        if limited.is_some_and(|limit| limit.config.streams.is_some()) {
+        if limited.is_some_and(|limit| limit.config.streams.is_some() || limit.gradient.is_some()) {
             let layer = self.clone();
             meter
                 .i64_observable_gauge("http.server.limit.streams")

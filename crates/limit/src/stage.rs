@@ -4,17 +4,19 @@ use std::{
     fmt,
     sync::Arc,
     task::{Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
 use tower_stream_core::{
-    Exchange, with_head,
-    wrapper::{AfterHead, Begin, Hook, ResponseHead, Source, Stage, StageContext},
+    Exchange, StreamEnd, with_head,
+    wrapper::{AfterHead, Begin, Hook, Piece, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{
     StreamLimitLayer,
+    adaptive::Awaited,
     limit::{Decision, Limit, WaitFuture},
     permit::{self, Permit},
     rate,
@@ -44,69 +46,70 @@ impl Hook for StreamLimitLayer {
         {
             return Begin::Pass;
         }
-        let (entry, fields) = match limit.is_keyed() {
-            false => (None, None),
-            true => {
-                let entry = limit.entry(limit.config.key.key(request));
-                let left = limit.check_rate(entry.as_deref());
-                let rate = limit.config.rate.zip(left);
-                let fields = rate.map(|(rate, left)| Box::new(rate.fields(left)));
-                if let Some(wait) = left.and_then(|left| left.wait) {
-                    let asked = Asked::of(request, exchange.request_id());
-                    let response = refuse(limit, &asked, Reason::Rate, Some(wait));
-                    return Begin::Refuse(StreamLimitStage::refused(fields), response);
-                }
-                (entry, fields)
-            }
-        };
         let mut stage = StreamLimitStage {
+            extra: None,
             permit: None,
-            waiting: None,
-            fields,
         };
-        match limit.admit(entry) {
-            Decision::Admitted(permit) => {
-                permit::leave(&permit, exchange, request.extensions_mut());
-                stage.permit = Some(permit);
+        let mut entry = None;
+        if limit.is_keyed() {
+            entry = limit.entry(limit.config.key.key(request));
+            if let Some((rate, left)) = limit.config.rate.zip(limit.check_rate(entry.as_deref())) {
+                stage.extra().fields = Some(rate.fields(left));
+                if let Some(wait) = left.wait {
+                    let asked = Asked::of(request, exchange.request_id());
+                    let response = refuse(limit, &asked, Reason::Rate, wait);
+                    return Begin::Refuse(stage, response);
+                }
             }
+        }
+        let permit = match limit.admit(entry) {
+            Decision::Admitted(permit) => permit,
             Decision::Waiting(permit, future) => {
-                permit::leave(&permit, exchange, request.extensions_mut());
-                stage.permit = Some(permit);
-                stage.waiting = Some(Box::new(Waiting {
-                    future,
-                    asked: Asked::of(request, exchange.request_id()),
-                }));
+                let asked = Asked::of(request, exchange.request_id());
+                stage.extra().waiting = Some(Waiting { future, asked });
+                permit
             }
             Decision::Refused(reason) => {
                 let asked = Asked::of(request, exchange.request_id());
-                let response = refuse(limit, &asked, reason, None);
+                let response = refuse(limit, &asked, reason, limit.config.retry_after);
                 return Begin::Refuse(stage, response);
             }
+        };
+        permit::leave(&permit, exchange, request.extensions_mut());
+        stage.permit = Some(permit);
+        let is_waiting = stage
+            .extra
+            .as_ref()
+            .is_some_and(|extra| extra.waiting.is_some());
+        if !is_waiting {
+            stage.admitted();
         }
         Begin::Follow(stage)
     }
 }
 
 #[cold]
-fn refuse(
-    limit: &Limit,
-    asked: &Asked,
-    reason: Reason,
-    wait: Option<std::time::Duration>,
-) -> Box<Response<Bytes>> {
+fn refuse(limit: &Limit, asked: &Asked, reason: Reason, wait: Duration) -> Box<Response<Bytes>> {
     limit.count_refusal(reason);
-    let wait = wait.unwrap_or(limit.config.retry_after);
     Box::new(asked.refuse(reason, wait))
 }
 
 /// The state of [`StreamLimitLayer`] for one request.
 pub struct StreamLimitStage {
-    waiting: Option<Box<Waiting>>,
-    /// The fields of the rate.
-    fields: Option<Box<[(HeaderName, String); 2]>>,
+    /// Boxed: all stages of a stack share one allocation, and a request that neither waits nor is measured needs none of it.
+    extra: Option<Box<Extra>>,
     /// `None` if the request was refused. Dropped after the inner body, so that the next request is admitted only when
     /// that is gone.
     permit: Option<Arc<Permit>>,
+}
+
+#[derive(Default)]
+struct Extra {
+    waiting: Option<Waiting>,
+    /// The fields of the rate.
+    fields: Option<[(HeaderName, String); 2]>,
+    /// Only for an adaptive limit, until the first chunk.
+    awaited: Option<Awaited>,
 }
 
 struct Waiting {
@@ -115,11 +118,71 @@ struct Waiting {
 }
 
 impl StreamLimitStage {
-    fn refused(fields: Option<Box<[(HeaderName, String); 2]>>) -> Self {
-        Self {
-            waiting: None,
-            fields,
-            permit: None,
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    #[inline]
+    fn admitted(&mut self) {
+        let limit = self.permit.as_ref().map(|permit| permit.limit());
+        if let Some(limit) = limit
+            && let Some(gradient) = &limit.gradient
+        {
+            let awaited = gradient.begin(&limit.slots);
+            self.extra().awaited = Some(awaited);
+        }
+    }
+
+    /// The stream is not awaited any more: its first chunk is there (`Some(true)`), will not come, or (`None`) is not measured.
+    #[cold]
+    fn first_chunk(&mut self, begun: Option<bool>) {
+        let awaited = self.extra.take().and_then(|extra| extra.awaited);
+        if let (Some(awaited), Some(permit)) = (awaited, &self.permit)
+            && let Some(gradient) = &permit.limit().gradient
+        {
+            match begun {
+                Some(begun) => gradient.first_chunk(&awaited, begun, &permit.limit().slots),
+                None => gradient.forget(),
+            }
+        }
+    }
+
+    #[cold]
+    fn poll_waiting(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+    ) -> Poll<Option<Box<Response<Bytes>>>> {
+        let Some(extra) = self.extra.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let Some(waiting) = &mut extra.waiting else {
+            return Poll::Ready(None);
+        };
+        let outcome = ready!(waiting.future.as_mut().poll(cx.task));
+        let waiting = extra.waiting.take();
+        let (Err(reason), Some(waiting)) = (outcome, waiting) else {
+            self.admitted();
+            return Poll::Ready(None);
+        };
+        let permit = self.permit.take();
+        Poll::Ready(permit.map(|permit| {
+            let limit = permit.limit();
+            refuse(limit, &waiting.asked, reason, limit.config.retry_after)
+        }))
+    }
+
+    #[cold]
+    fn edit_head(&mut self, head: &mut ResponseHead) {
+        let is_error = head.status.is_client_error() || head.status.is_server_error();
+        let Some(extra) = &mut self.extra else {
+            return;
+        };
+        if let Some(fields) = extra.fields.take() {
+            rate::append(fields, &mut head.headers);
+        }
+        // Without a time to measure, a frame has nothing to do.
+        if is_error || extra.awaited.is_none() {
+            self.first_chunk(None);
         }
     }
 }
@@ -130,21 +193,10 @@ impl Stage for StreamLimitStage {
         &mut self,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<Option<Box<Response<Bytes>>>> {
-        let Some(waiting) = &mut self.waiting else {
-            return Poll::Ready(None);
-        };
-        let outcome = ready!(waiting.future.as_mut().poll(cx.task));
-        let waiting = self.waiting.take();
-        let refusal = match (outcome, waiting, self.permit.take()) {
-            (Err(reason), Some(waiting), Some(permit)) => {
-                Some(refuse(permit.limit(), &waiting.asked, reason, None))
-            }
-            (_, _, permit) => {
-                self.permit = permit;
-                None
-            }
-        };
-        Poll::Ready(refusal)
+        match self.extra {
+            None => Poll::Ready(None),
+            Some(_) => self.poll_waiting(cx),
+        }
     }
 
     #[inline]
@@ -154,21 +206,57 @@ impl Stage for StreamLimitStage {
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
-        if let Some(fields) = self.fields.take() {
-            rate::append(*fields, &mut head.headers);
+        if self.extra.is_some() {
+            self.edit_head(head);
         }
         let until_head = |permit: &Arc<Permit>| permit.limit().config.until_head;
-        Poll::Ready(match self.permit.as_ref().is_none_or(until_head) {
-            true => AfterHead::Leave,
-            false => AfterHead::Stay,
-        })
+        if self.permit.as_ref().is_none_or(until_head) {
+            if self.extra.is_some() {
+                self.first_chunk(Some(true));
+            }
+            return Poll::Ready(AfterHead::Leave);
+        }
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline(always)]
+    fn on_piece(&mut self, _: &Piece) {
+        if self.extra.is_some() {
+            self.first_chunk(Some(true));
+        }
+    }
+
+    #[inline]
+    fn on_heartbeat(&mut self, _: &Piece) {}
+
+    /// A response without a body, or with an empty one.
+    #[inline]
+    fn on_latched(&mut self) {
+        if self.extra.is_some() {
+            self.first_chunk(Some(true));
+        }
+    }
+
+    fn on_end(&mut self, _: &StreamEnd) {
+        if self.extra.is_some() {
+            self.first_chunk(Some(false));
+        }
+    }
+}
+
+impl Drop for StreamLimitStage {
+    /// A stage that is dropped without an end, because a panic went through the call.
+    #[inline]
+    fn drop(&mut self) {
+        if self.extra.is_some() {
+            self.first_chunk(None);
+        }
     }
 }
 
 impl fmt::Debug for StreamLimitStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamLimitStage")
-            .field("waiting", &self.waiting.is_some())
             .field("permit", &self.permit.is_some())
             .finish_non_exhaustive()
     }

@@ -23,6 +23,7 @@ use tower_stream_core::{
     mock::{self, MockBody},
 };
 
+mod adaptive;
 mod breaker;
 mod limit;
 mod mixed;

@@ -61,7 +61,7 @@ fn bench(criterion: &mut Criterion<CpuTime>, frames: u32, unit: &str) {
     candidate!("StreamLimitLayer, all", limit);
     candidate!(
         "StreamLimitLayer, all and a key",
-        limit.clone().streams_per_key(100)
+        limit.streams_per_key(100)
     );
     let rate = StreamLimitLayer::new().rate_per_key(Rate::per_second(1_000_000_000));
     candidate!("StreamLimitLayer, a rate", rate);

@@ -1,13 +1,14 @@
 //! The flags of the demo server that are about its connections.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
-use e2e::{DemoProcess, End, h1};
+use e2e::{DemoProcess, End, Protocol, Request, h1};
 use rcgen::generate_simple_self_signed;
 use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::sleep,
 };
 use tokio_rustls::{
     TlsConnector,
@@ -21,6 +22,44 @@ async fn a_client_that_sends_nothing_is_closed_after_the_header_timeout() -> Out
     let demo = DemoProcess::start(&["--header-timeout", "200ms"]).await?;
     let mut silent = h1::Connection::open(demo.public_addr()).await?;
     assert_eq!(silent.closed().await.0, End::Closed);
+    Ok(())
+}
+
+/// Waits until the metrics contain this.
+async fn counted(demo: &DemoProcess, wanted: &str) -> Outcome {
+    loop {
+        let request = Request::get("/metrics");
+        let metrics = Protocol::Http11.send(demo.admin_addr(), &request).await?;
+        let metrics = metrics.text();
+        let lines = || metrics.lines().filter(|line| line.contains("stream_count"));
+        match lines().find(|line| line.contains(wanted)) {
+            Some(_) => return Ok(()),
+            None if lines().next().is_some() => return Err(metrics.into()),
+            None => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http1_client_that_stops_reading_is_aborted_and_named() -> Outcome {
+    let demo = DemoProcess::start(&["--write-stall", "300ms", "--log", "json"]).await?;
+    let mut client =
+        h1::Connection::open_with_receive_buffer(demo.public_addr(), 16 * 1024).await?;
+    let endless = Request::get("/events?count=0&interval_ms=0&bytes=10000");
+    client.send(&endless).await?;
+    client.read_some(16 * 1024).await?;
+    counted(&demo, r#"error_type="slow_reader""#).await?;
+    assert_eq!(client.closed().await.0, End::TcpReset);
+
+    let lines = demo.log().json();
+    let stopped = lines
+        .iter()
+        .find(|line| line["message"] == "the client stopped reading");
+    let stopped = stopped.ok_or_else(|| demo.log().text())?;
+    assert_eq!(stopped["kind"], "slow_reader", "{stopped}");
+    assert_eq!(stopped["outcome"], "aborted", "{stopped}");
+    let warned = |line: &serde_json::Value| line.to_string().contains("a write_stall of 300ms");
+    assert!(lines.iter().any(warned), "{}", demo.log().text());
     Ok(())
 }
 

@@ -40,6 +40,9 @@ pub enum FaultKind {
     Cancelled,
     /// The server that produced the stream died, and the stream ends after the records that it had stored.
     ProducerLost,
+    /// The client stopped reading the response, or read it too slowly, and the server ended the request. The response
+    /// cannot be sent, so the client does not learn why.
+    SlowReader,
     /// The response was sent completely and has this gRPC status, which is not 0: in its trailers, in its head
     /// (Trailers-Only) or in a gRPC-Web trailer frame. The name is that of the status, for example `NOT_FOUND`.
     Grpc(u8),
@@ -64,6 +67,7 @@ impl FaultKind {
             Self::ClientLeft => "dropped",
             Self::Cancelled => "cancelled",
             Self::ProducerLost => "producer_lost",
+            Self::SlowReader => "slow_reader",
             Self::Grpc(code) => grpc::status_name(code),
             Self::Other => "_OTHER",
         }
@@ -85,6 +89,7 @@ impl FaultKind {
             Self::ClientLeft,
             Self::Cancelled,
             Self::ProducerLost,
+            Self::SlowReader,
             Self::Other,
         ];
         kinds.into_iter().find(|kind| kind.as_str() == name)
@@ -92,8 +97,8 @@ impl FaultKind {
 
     /// Returns whether the failure is an error of the server, as OpenTelemetry decides the status of a server span.
     ///
-    /// A disconnected client and a drain are not. Of the gRPC statuses, those of [`grpc::is_server_error`] are;
-    /// NOT_FOUND, for example, is not.
+    /// A disconnected client, one that does not read, and a drain are not. Of the gRPC statuses, those of
+    /// [`grpc::is_server_error`] are; NOT_FOUND, for example, is not.
     #[must_use]
     pub const fn is_server_error(self) -> bool {
         match self {
@@ -107,8 +112,8 @@ impl FaultKind {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Panic => Outcome::Panic,
-            // Not a failure: the client was asked to reconnect, it disconnected, or it cancelled.
-            Self::Drain | Self::ClientLeft | Self::Cancelled => Outcome::Aborted,
+            // Not a failure: the client was asked to reconnect, it disconnected, cancelled, or did not read.
+            Self::Drain | Self::ClientLeft | Self::Cancelled | Self::SlowReader => Outcome::Aborted,
             _ => Outcome::Error,
         }
     }

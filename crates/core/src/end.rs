@@ -25,7 +25,8 @@ impl StreamEnd {
 
     /// The outcome: one of four values, the same in spans, metrics and logs.
     ///
-    /// A stream that a drain ended early is [`Outcome::Aborted`], like one that was dropped.
+    /// A stream that a drain ended early, or that its client did not read, is [`Outcome::Aborted`], like one that was
+    /// dropped.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -71,7 +72,7 @@ impl fmt::Display for StreamEnd {
 pub enum Outcome {
     /// The body was passed on completely.
     Complete,
-    /// The client disconnected, or a drain ended the stream.
+    /// The client disconnected or did not read, or a drain ended the stream.
     Aborted,
     /// The body failed.
     Error,

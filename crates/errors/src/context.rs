@@ -139,7 +139,7 @@ impl Context {
     #[cold]
     pub(crate) fn tail(&self, stream: StreamKind) -> Tail {
         let cause = self.cause();
-        if cause.kind() == FaultKind::ClientLeft {
+        if matches!(cause.kind(), FaultKind::ClientLeft | FaultKind::SlowReader) {
             return Tail::Abort;
         }
         let failure = self.failure(&cause, stream);
@@ -188,6 +188,9 @@ fn log(cause: &Cause) {
         // what a client asked for
         FaultKind::Cancelled => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended because its stream was cancelled");
+        }
+        FaultKind::SlowReader => {
+            tracing::info!(target: "tower_stream_errors", outcome, kind, error, "the client stopped reading");
         }
         // the answer to what a client asked for, as a 404 is
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {

@@ -102,13 +102,13 @@ impl Failure<'_> {
     }
 
     /// The gRPC status code that fits the kind: 4 for a timeout, 14 for a drain, 15 for a digest mismatch, 1 for a
-    /// request body that broke off, otherwise 13 (`INTERNAL`).
+    /// request body that broke off or a client that does not read, otherwise 13 (`INTERNAL`).
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
         match self.kind() {
             FaultKind::Timeout => 4,
             FaultKind::Drain => 14,
-            FaultKind::ClientLeft => 1,
+            FaultKind::ClientLeft | FaultKind::SlowReader => 1,
             FaultKind::DigestMismatch => 15,
             _ => 13,
         }

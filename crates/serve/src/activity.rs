@@ -15,7 +15,12 @@ use hyper::rt::{Executor, Sleep, Timer};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::settings::FOR_EVER;
+use tower_stream_core::Cause;
+
+use crate::{
+    pace::{Pace, millis},
+    settings::{FOR_EVER, Settings},
+};
 
 /// Whether a connection serves a request, waits for one, or is in the middle of a request head.
 ///
@@ -36,24 +41,22 @@ pub(crate) struct Activity {
     /// In milliseconds, as `idle_timeout`.
     header_timeout: Option<u64>,
     idle_timeout: Option<u64>,
-}
-
-/// A limit in milliseconds, rounded up.
-fn millis(limit: Duration) -> u64 {
-    let limit = limit.min(FOR_EVER);
-    u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    /// How the client takes what the connection writes.
+    writes: Pace,
 }
 
 impl Activity {
-    pub(crate) fn new(header_timeout: Option<Duration>, idle_timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let began = Instant::now();
         Self {
-            began: Instant::now(),
+            began,
             open: AtomicUsize::new(0),
             since: AtomicU64::new(0),
             in_head: AtomicBool::new(true),
             received: AtomicBool::new(false),
-            header_timeout: header_timeout.map(millis),
-            idle_timeout: idle_timeout.map(millis),
+            header_timeout: settings.header_timeout.map(millis),
+            idle_timeout: settings.idle_timeout.map(millis),
+            writes: Pace::new(began, settings),
         }
     }
 
@@ -61,6 +64,12 @@ impl Activity {
     #[inline]
     pub(crate) fn received(&self) {
         self.received.store(true, Ordering::Relaxed);
+    }
+
+    /// How the client takes what the connection writes.
+    #[inline]
+    pub(crate) fn writes(&self) -> &Pace {
+        &self.writes
     }
 
     /// Milliseconds since `began`.
@@ -82,7 +91,7 @@ impl Activity {
     /// When the client must have sent more, in milliseconds after `began`; `None` while a request is served, or without
     /// a limit.
     #[inline]
-    fn deadline(&self) -> Option<u64> {
+    fn silent_at(&self) -> Option<u64> {
         if self.open.load(Ordering::Acquire) > 0 {
             return None;
         }
@@ -91,6 +100,24 @@ impl Activity {
             false => self.idle_timeout,
         };
         Some(self.since.load(Ordering::Relaxed).saturating_add(limit?))
+    }
+
+    /// When the client must have sent more, or taken more of what waits for it.
+    #[inline]
+    fn deadline(&self) -> Option<u64> {
+        match (self.silent_at(), self.writes.deadline()) {
+            (Some(silent), Some(stalled)) => Some(silent.min(stalled)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// What the client did not do in time, if a deadline has passed.
+    fn lateness(&self) -> Option<Lateness> {
+        if let Some(cause) = self.writes.stalled() {
+            return Some(Lateness::Stalled(cause));
+        }
+        let silent_at = self.silent_at()?;
+        (silent_at <= self.now()).then_some(Lateness::Silent)
     }
 
     /// Not later than any deadline that starts with the end of a request from now on.
@@ -129,7 +156,7 @@ impl Activity {
 }
 
 /// hyper's timer of an HTTP/1 connection. hyper starts it when it waits for a request head, and polls it until the head
-/// is complete. It never fires: [`Silence`] does instead, because it knows whether the head has started.
+/// is complete. It never fires: [`ClientTimer`] does instead, because it knows whether the head has started.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadTimer(pub(crate) Arc<Activity>);
 
@@ -209,10 +236,19 @@ impl Drop for Open {
     }
 }
 
+/// What a client did not do in time.
+#[derive(Debug)]
+pub(crate) enum Lateness {
+    /// It sent nothing.
+    Silent,
+    /// It did not read, for this cause.
+    Stalled(Cause),
+}
+
 pin_project! {
-    /// Completes when the client of a connection has been silent for too long. Poll it after the connection, in the
-    /// same task.
-    pub(crate) struct Silence {
+    /// Completes when the client of a connection has sent nothing, or read nothing, for too long. Poll it after the
+    /// connection, in the same task.
+    pub(crate) struct ClientTimer {
         activity: Arc<Activity>,
         // When the timer fires, in milliseconds after the connection began.
         fires: u64,
@@ -221,7 +257,7 @@ pin_project! {
     }
 }
 
-impl Silence {
+impl ClientTimer {
     pub(crate) fn new(activity: Arc<Activity>) -> Self {
         let fires = activity.deadline().unwrap_or_else(|| activity.look_again());
         let sleep = tokio::time::sleep_until(activity.instant(fires));
@@ -240,12 +276,12 @@ impl Silence {
     }
 }
 
-impl Future for Silence {
-    type Output = ();
+impl Future for ClientTimer {
+    type Output = Lateness;
 
     /// The timer is reset only when it fires or would fire too late, so a request does not touch it. While requests are
     /// served, it fires once per idle timeout, which is never later than the next deadline.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Lateness> {
         let mut this = self.project();
         if let Some(deadline) = this.activity.deadline()
             && deadline < *this.fires
@@ -254,11 +290,11 @@ impl Future for Silence {
             this.sleep.as_mut().reset(this.activity.instant(deadline));
         }
         while this.sleep.as_mut().poll(cx).is_ready() {
-            let next = match this.activity.deadline() {
-                Some(deadline) if deadline <= this.activity.now() => return Poll::Ready(()),
-                Some(deadline) => deadline,
-                None => this.activity.look_again(),
-            };
+            if let Some(late) = this.activity.lateness() {
+                return Poll::Ready(late);
+            }
+            let next = this.activity.deadline();
+            let next = next.unwrap_or_else(|| this.activity.look_again());
             *this.fires = next;
             this.sleep.as_mut().reset(this.activity.instant(next));
         }

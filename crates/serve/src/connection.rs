@@ -22,26 +22,29 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::Notify,
     task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tower_service::Service;
-use tower_stream_core::BoxError;
+use tower_stream_core::{BoxError, Cause, Exchange};
 use tower_stream_drain::{
     Drain,
     server::{Closing, RefusedStream, UnreadUpload},
 };
 
 use crate::{
-    activity::{Activity, HeadTimer, Silence, Streams},
+    activity::{Activity, ClientTimer, HeadTimer, Lateness, Streams},
     aside::Aside,
     linger::{Linger, Lingering},
     preface::{Peeked, Version},
     settings::{FOR_EVER, Settings},
+    socket::{Abort, Socket},
 };
 
 /// How long a connection without a request stays open after the close. If its client connected before that, its first
@@ -58,6 +61,10 @@ struct ConnectionHandle {
     version: Version,
     activity: Arc<Activity>,
     linger: Linger,
+    abort: Abort,
+    has_stall_guard: bool,
+    /// Of the last request of an HTTP/1 connection.
+    exchange: Mutex<Option<Exchange>>,
     /// Whether the connection should close. An HTTP/1 client is told by the next response.
     retired: AtomicBool,
     retire: Notify,
@@ -66,8 +73,14 @@ struct ConnectionHandle {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<I, A, S, B>(io: I, peer: A, app: S, settings: Arc<Settings>, drain: Drain)
-where
+pub(crate) async fn serve<I, A, S, B>(
+    io: I,
+    tcp: fn(&I) -> Option<&TcpStream>,
+    peer: A,
+    app: S,
+    settings: Arc<Settings>,
+    drain: Drain,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Clone + Send + Sync + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -76,19 +89,18 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let activity = Arc::new(Activity::new(
-        settings.header_timeout,
-        settings.idle_timeout,
-    ));
+    let activity = Arc::new(Activity::new(&settings));
+    let io = Socket::new(io, tcp, Arc::clone(&activity), &settings);
+    let abort = io.abort();
     let old_at = settings.max_age.and_then(|age| {
         let age = Duration::try_from_secs_f64(jittered(age.as_secs_f64())).ok()?;
         Instant::now().checked_add(age)
     });
-    let mut silence = pin!(Silence::new(Arc::clone(&activity)));
+    let mut timer = pin!(ClientTimer::new(Arc::clone(&activity)));
     let peeked = tokio::select! {
         biased;
-        peeked = Peeked::read(io, Arc::clone(&activity)) => peeked,
-        () = silence.as_mut() => return trace_silence(),
+        peeked = Peeked::read(io) => peeked,
+        _ = timer.as_mut() => return trace_silence(),
         () = first_request_is_late(&drain) => return,
     };
     let (io, version) = match peeked {
@@ -102,6 +114,9 @@ where
         version,
         activity: Arc::clone(&activity),
         linger: Linger::default(),
+        abort,
+        has_stall_guard: settings.has_stall_guard(),
+        exchange: Mutex::default(),
         // The first request may arrive when the connection is already old.
         retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
         retire: Notify::new(),
@@ -126,7 +141,7 @@ where
                 .max_header_size(settings.max_header_size)
                 .max_buf_size(settings.http1_buffer());
             let connection = builder.serve_connection(io, app).with_upgrades();
-            run(connection, silence, &handle, old_at, &drain).await;
+            run(connection, timer, &handle, old_at, &drain).await;
         }
         Version::Http2 => {
             let mut builder = http2::Builder::new(Streams(activity));
@@ -140,7 +155,7 @@ where
                 .max_concurrent_streams(settings.max_concurrent_streams)
                 .max_pending_accept_reset_streams(settings.max_pending_resets);
             let connection = builder.serve_connection(io, app);
-            run(connection, silence, &handle, old_at, &drain).await;
+            run(connection, timer, &handle, old_at, &drain).await;
         }
     }
 }
@@ -181,47 +196,60 @@ where
 enum Event {
     End(hyper::Result<()>),
     Told,
-    Silent,
+    Late(Lateness),
 }
 
 /// Drives a connection to its end.
 async fn run(
     connection: impl Shutdown,
-    silence: Pin<&mut Silence>,
+    timer: Pin<&mut ClientTimer>,
     handle: &ConnectionHandle,
     old_at: Option<Instant>,
     drain: &Drain,
 ) {
     let mut connection = pin!(connection);
     let mut told = pin!(told_to_close(handle, old_at, drain));
-    let mut silence = silence;
+    let mut timer = timer;
     let mut aside = Aside::new();
     let event = poll_fn(|task| {
         if let Poll::Ready(end) = connection.as_mut().poll(task) {
             return Poll::Ready(Event::End(end));
         }
-        let late = silence.as_mut().fires_too_late();
+        let late = timer.fires_too_late();
         aside.poll(task, late, |cx| {
             if told.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Told);
             }
-            silence.as_mut().poll(cx).map(|()| Event::Silent)
+            timer.as_mut().poll(cx).map(Event::Late)
         })
     });
     match event.await {
         Event::End(end) => return trace_end(end),
         // GOAWAY loses no request that is on its way. HTTP/1 has no equivalent.
-        Event::Silent if handle.version == Version::Http1 || handle.has_no_request() => {
+        Event::Late(Lateness::Silent)
+            if handle.version == Version::Http1 || handle.has_no_request() =>
+        {
             return trace_silence();
         }
-        Event::Told | Event::Silent => {}
+        Event::Late(Lateness::Stalled(cause)) => return handle.reader_stopped(cause),
+        Event::Told | Event::Late(Lateness::Silent) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         biased;
         end = connection.as_mut() => trace_end(end),
+        cause = stalled(timer) => handle.reader_stopped(cause),
         () = first_request_is_late(drain), if handle.has_no_request() => {}
         () = has_gone(&handle.activity) => trace_silence(),
+    }
+}
+
+/// Waits until the client has stopped reading.
+async fn stalled(mut timer: Pin<&mut ClientTimer>) -> Cause {
+    match timer.as_mut().await {
+        Lateness::Stalled(cause) => cause,
+        // `has_gone` closes the connection soon.
+        Lateness::Silent => std::future::pending().await,
     }
 }
 
@@ -302,6 +330,15 @@ impl ConnectionHandle {
         }
     }
 
+    /// The caller drops the connection next, and with it the response body of an HTTP/1 connection.
+    fn reader_stopped(&self, cause: Cause) {
+        tracing::debug!("connection aborted: {}", cause.message());
+        self.abort.set();
+        if let Some(exchange) = self.exchange.lock().take() {
+            exchange.record(cause);
+        }
+    }
+
     fn has_no_request(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0
     }
@@ -339,6 +376,10 @@ where
         #[cfg(not(feature = "axum"))]
         let peer = tower_stream_core::PeerAddr(self.peer.clone());
         request.extensions_mut().insert(peer);
+        if self.handle.has_stall_guard {
+            let exchange = Exchange::of(request.extensions_mut());
+            *self.handle.exchange.lock() = Some(exchange);
+        }
         Answer {
             future: self.app.call(request),
             handle: Arc::clone(&self.handle),
@@ -372,6 +413,12 @@ where
             // If a service fails, hyper resets its stream without a head, with the reason in the error.
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Poll::Ready(Err(refused.into()));
+        }
+        if response.extensions().get::<Exchange>().is_some()
+            && let Some(exchange) = &mut *this.handle.exchange.lock()
+        {
+            // The request was retried: the exchange of the attempt with this response.
+            exchange.join(response.extensions_mut());
         }
         if response.extensions().get::<UnreadUpload>().is_some() {
             this.handle.linger.set();

@@ -7,10 +7,12 @@ mod connections;
 mod limits;
 mod linger;
 mod listener;
+mod pace;
 mod preface;
 mod report;
 mod serve;
 mod settings;
+mod socket;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -22,6 +22,16 @@ pub trait Listener: Send + 'static {
     /// cancel safe can lose at most one connection.
     fn accept(&mut self) -> impl Future<Output = (Self::Io, Self::Addr)> + Send;
 
+    /// Returns the TCP stream of a connection, if it is carried by one. Default: `None`.
+    ///
+    /// The server sets the options of this socket that its [`write_stall`](crate::Serve::write_stall) needs. Without
+    /// them, the kernel accepts megabytes for a client that has stopped reading, and keeps them after the connection
+    /// has been closed.
+    fn tcp(io: &Self::Io) -> Option<&TcpStream> {
+        let _ = io;
+        None
+    }
+
     /// Returns the connections that the system has completed but that have not been accepted yet, then stops listening.
     /// Their clients may already have sent a request, which would be lost if the listener were only dropped.
     ///
@@ -46,6 +56,10 @@ impl Listener for TcpListener {
                 Err(error) => wait_out(&error).await,
             }
         }
+    }
+
+    fn tcp(io: &TcpStream) -> Option<&TcpStream> {
+        Some(io)
     }
 
     fn close(self) -> impl Iterator<Item = io::Result<(TcpStream, SocketAddr)>> + Send {

@@ -3,13 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-
-use crate::activity::Activity;
 
 /// The start of each HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,7 +22,6 @@ pub(crate) enum Version {
 #[derive(Debug)]
 pub(crate) struct Peeked<I> {
     io: I,
-    activity: Arc<Activity>,
     bytes: [u8; PREFACE.len()],
     /// The part of `bytes` that has not been read yet.
     from: u8,
@@ -38,7 +34,7 @@ impl<I: AsyncRead + Unpin> Peeked<I> {
     /// # Errors
     ///
     /// Fails if the connection fails, or ends before the first byte.
-    pub(crate) async fn read(mut io: I, activity: Arc<Activity>) -> io::Result<(Self, Version)> {
+    pub(crate) async fn read(mut io: I) -> io::Result<(Self, Version)> {
         let mut bytes = [0; PREFACE.len()];
         let mut to = 0;
         let version = loop {
@@ -59,7 +55,6 @@ impl<I: AsyncRead + Unpin> Peeked<I> {
         };
         let peeked = Self {
             io,
-            activity,
             bytes,
             from: 0,
             to: to as u8,
@@ -76,19 +71,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Peeked<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let before = buf.filled().len();
         if this.from < this.to {
             let left = &this.bytes[usize::from(this.from)..usize::from(this.to)];
             let now = left.len().min(buf.remaining());
             buf.put_slice(&left[..now]);
             this.from += now as u8;
-        } else {
-            std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            return Poll::Ready(Ok(()));
         }
-        if buf.filled().len() > before {
-            this.activity.received();
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }
 

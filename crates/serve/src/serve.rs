@@ -15,6 +15,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
@@ -148,6 +149,47 @@ impl<L, S> Serve<L, S> {
         self
     }
 
+    /// Sets how long bytes of a response may wait while the client takes none of them. Default: 30 s; `None` is no
+    /// limit. The reader has then stopped: the request ends with the cause
+    /// [`SlowReader`](tower_stream_core::FaultKind::SlowReader), and its response body is dropped at once, which frees
+    /// what produces it. An HTTP/1 connection is aborted. Over HTTP/2, the stream is reset, and the other streams of
+    /// the connection go on.
+    ///
+    /// A client that reads slowly is not affected, and neither is one that has nothing to read. A body's own timeout
+    /// cannot do this, because a body is not polled while its client does not read.
+    ///
+    /// Do not set this below 20 s: a client of 56 kbit/s may take nothing for 19 s, because the kernel announces free
+    /// space to the server in large steps. Requires the connection's TCP stream
+    /// ([`Listener::tcp`](crate::Listener::tcp)), whose `TCP_NOTSENT_LOWAT` is set to 16 KiB and whose
+    /// `TCP_USER_TIMEOUT` to twice this time (on Linux).
+    ///
+    /// ```no_run
+    /// # async fn run(listener: tokio::net::TcpListener, app: axum::Router) -> std::io::Result<()> {
+    /// use std::time::Duration;
+    /// use tower_stream_serve::serve;
+    ///
+    /// serve(listener, app)
+    ///     .write_stall(Duration::from_secs(60)) // the reader may pause for a minute
+    ///     .min_rate(240) // and reads 240 bytes per second otherwise
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write_stall(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.write_stall = timeout.into();
+        self
+    }
+
+    /// Sets how many bytes per second a client must read at least while bytes wait for it. Off by default. A client
+    /// that is slower ends like one that [stopped](Self::write_stall).
+    ///
+    /// The rate is measured over 20 s during which bytes wait, so a client that reads as fast as the app writes is not
+    /// measured. This ends clients that read one byte at a time, which [`write_stall`](Self::write_stall) does not.
+    pub fn min_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
+        self.settings.min_rate = bytes_per_second.into().filter(|rate| *rate > 0);
+        self
+    }
+
     /// Sets the maximum size of a request head in bytes. Default: 64 KiB. A larger one gets a 431, over HTTP/1 and
     /// HTTP/2; an HTTP/2 client that ignores the limit altogether loses its connection.
     ///
@@ -276,10 +318,20 @@ where
             if let Some(warning) = drain.over_budget() {
                 tracing::warn!("{warning}");
             }
+            if let Some(limit) = self.settings.write_stall
+                && limit < SHORTEST_STALL
+            {
+                tracing::warn!(
+                    "a write_stall of {limit:?} is below {SHORTEST_STALL:?}: it ends healthy clients that read slowly"
+                );
+            }
             Ok(self.run(drain).await)
         })
     }
 }
+
+/// A healthy TCP client of 56 kbit/s can take nothing for this long.
+const SHORTEST_STALL: Duration = Duration::from_secs(20);
 
 /// How long after an error the server accepts again, if no connection has ended before.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
@@ -330,7 +382,7 @@ where
                         Some(_) = server.connections.join_next() => {}
                     }
                 };
-                server.begin(incoming);
+                server.begin(incoming, L::tcp);
                 // The ended connections, which the loop above does not reach under a flood of new ones.
                 while server.connections.try_join_next().is_some() {}
             }
@@ -341,7 +393,7 @@ where
             match incoming {
                 Ok(incoming) => {
                     taken += 1;
-                    server.begin(incoming);
+                    server.begin(incoming, L::tcp);
                     if taken == MAX_BACKLOG {
                         break;
                     }
@@ -425,7 +477,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn begin<I, A>(&mut self, (io, peer): (I, A))
+    fn begin<I, A>(&mut self, (io, peer): (I, A), tcp: fn(&I) -> Option<&TcpStream>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Clone + Send + Sync + 'static,
@@ -438,7 +490,7 @@ where
         };
         let app = self.app.clone();
         let settings = Arc::clone(&self.settings);
-        let connection = connection::serve(io, peer, app, settings, self.drain.clone());
+        let connection = connection::serve(io, tcp, peer, app, settings, self.drain.clone());
         let open = self.open.enter();
         self.connections.spawn(async move {
             connection.await;

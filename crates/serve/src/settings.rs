@@ -19,6 +19,9 @@ pub(crate) struct Settings {
     pub(crate) send_buffer: usize,
     pub(crate) max_concurrent_streams: u32,
     pub(crate) max_pending_resets: usize,
+    pub(crate) write_stall: Option<Duration>,
+    /// In bytes per second.
+    pub(crate) min_rate: Option<u64>,
 }
 
 impl Default for Settings {
@@ -34,6 +37,8 @@ impl Default for Settings {
             send_buffer: 64 * 1024,
             max_concurrent_streams: 200,
             max_pending_resets: 20,
+            write_stall: Some(Duration::from_secs(30)),
+            min_rate: None,
         }
     }
 }
@@ -42,6 +47,10 @@ impl Default for Settings {
 const MIN_HTTP1_BUFFER: usize = 8 * 1024;
 
 impl Settings {
+    pub(crate) fn has_stall_guard(&self) -> bool {
+        self.write_stall.is_some() || self.min_rate.is_some()
+    }
+
     /// The buffer limit of an HTTP/1 connection: it must fit a head, and the output that waits to be sent.
     pub(crate) fn http1_buffer(&self) -> usize {
         self.max_header_size

@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::{Accept, TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 use crate::Listener;
@@ -46,6 +49,14 @@ impl<L: Listener> Listener for TlsListener<L> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (io, peer) = self.inner.accept().await;
         (TlsIo::new(self.acceptor.accept(io)), peer)
+    }
+
+    fn tcp(io: &Self::Io) -> Option<&TcpStream> {
+        match &io.0 {
+            State::Handshake(accept) => L::tcp(accept.get_ref()?),
+            State::Open(stream) => L::tcp(stream.get_ref().0),
+            State::Failed => None,
+        }
     }
 
     fn close(self) -> impl Iterator<Item = io::Result<(Self::Io, Self::Addr)>> + Send {

@@ -96,6 +96,14 @@ pub struct Args {
     #[arg(long, env = "DEMO_HEADER_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration_or_off)]
     pub header_timeout: Duration,
 
+    /// Longest time that bytes of a response wait for a client that takes none; the response then ends; 0 or off waits forever
+    #[arg(long, env = "DEMO_WRITE_STALL", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration_or_off)]
+    pub write_stall: Duration,
+
+    /// Bytes per second that a client must read at least while bytes wait for it; 0 or off is no minimum
+    #[arg(long, env = "DEMO_MIN_RATE", value_name = "BYTES", default_value = "0", value_parser = number_or_off)]
+    pub min_rate: u32,
+
     /// PEM file of the public listener's certificates, which then speaks TLS; needs a build with `--features tls`
     #[arg(long, env = "DEMO_TLS_CERT", value_name = "FILE", requires = "tls_key", value_parser = tls)]
     pub tls_cert: Option<PathBuf>,
@@ -150,6 +158,8 @@ impl Default for Args {
             early_end_window: None,
             otlp: None,
             header_timeout: Duration::from_secs(10),
+            write_stall: THIRTY,
+            min_rate: 0,
             tls_cert: None,
             tls_key: None,
             page_may_drain: false,

@@ -4,6 +4,7 @@ use std::{
     future::{IntoFuture, pending},
     io,
     net::SocketAddr,
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -127,12 +128,14 @@ async fn serve(
     private: TcpListener,
     state: State,
 ) -> io::Result<Report> {
-    let header_timeout = state.args.header_timeout;
+    let limit = |limit: Duration| (!limit.is_zero()).then_some(limit);
     // `main` listens for signals. A server in process leaves signals to its program.
     let public = tower_stream_serve::serve(public, app(&state))
         .drain(&state.drain)
         .connections(&state.connections)
-        .header_timeout((!header_timeout.is_zero()).then_some(header_timeout))
+        .header_timeout(limit(state.args.header_timeout))
+        .write_stall(limit(state.args.write_stall))
+        .min_rate(u64::from(state.args.min_rate))
         .without_signals();
     let public = match tls {
         #[cfg(feature = "tls")]
@@ -160,8 +163,6 @@ async fn serve(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,

@@ -2,6 +2,7 @@
 
 mod accept;
 mod silence;
+mod stall;
 mod tls;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
@@ -48,11 +49,18 @@ struct Rig {
 impl Rig {
     /// Advertises for a second, and must be over after a minute.
     fn start<L: Listener>(set: impl FnOnce(Serve<Pipes, Router>) -> Serve<L, Router>) -> Self {
+        Self::start_with(Router::new(), set)
+    }
+
+    fn start_with<L: Listener>(
+        routes: Router,
+        set: impl FnOnce(Serve<Pipes, Router>) -> Serve<L, Router>,
+    ) -> Self {
         let drain = Drain::builder()
             .advertise(SECOND)
             .deadline(60 * SECOND)
             .build();
-        let routes = Router::new()
+        let routes = routes
             .route("/", get(|| async { "hello" }))
             .route(
                 "/peer",

@@ -1,0 +1,220 @@
+//! Whether a reader takes what waits for it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower_stream_core::{Cause, FaultKind};
+
+use crate::settings::{FOR_EVER, Settings};
+
+/// The rate of a reader is measured over this much waiting, in milliseconds. A healthy TCP reader of 7 kB/s can take
+/// nothing for 19 s, because the kernel announces the free space of a full receive buffer in large steps.
+const RATE_OVER: u64 = 20_000;
+
+/// How long bytes have waited for their reader, and how many it took in the meantime.
+///
+/// A reader that never lets bytes wait costs one load per write: the clock is read only when bytes begin to wait, and
+/// when they have been taken if there is a minimum rate.
+///
+/// One task writes it. The fields are atomic because different parts of that task share them.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    began: Instant,
+    /// In milliseconds.
+    write_stall: Option<u64>,
+    /// In bytes per second.
+    min_rate: Option<u64>,
+    /// When the bytes began to wait that wait now, in milliseconds after `began`, plus one. 0 if none wait.
+    waiting: AtomicU64,
+    /// The part of the current wait that counts for the rate starts here. In milliseconds after `began`.
+    counted_from: AtomicU64,
+    /// How long bytes have waited before that, since the rate was last measured.
+    waited: AtomicU64,
+    /// Number of bytes taken since the rate was last measured.
+    taken: AtomicU64,
+}
+
+/// A limit in milliseconds, rounded up.
+pub(crate) fn millis(limit: Duration) -> u64 {
+    let limit = limit.min(FOR_EVER);
+    u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+impl Pace {
+    /// `began` is when the connection began.
+    pub(crate) fn new(began: Instant, settings: &Settings) -> Self {
+        Self {
+            began,
+            write_stall: settings.write_stall.map(millis),
+            min_rate: settings.min_rate,
+            waiting: AtomicU64::new(0),
+            counted_from: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the bytes that wait now began to wait; 0 if none wait. The value differs from one wait to the next.
+    #[inline]
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Bytes wait for the reader.
+    #[inline]
+    pub(crate) fn waits(&self) {
+        if self.waiting() == 0 {
+            let now = self.now();
+            self.waiting.store(now.saturating_add(1), Relaxed);
+            self.counted_from.store(now, Relaxed);
+        }
+    }
+
+    /// The reader took this many bytes, so the rest starts to wait only now.
+    #[inline]
+    pub(crate) fn takes(&self, bytes: usize) {
+        if self.min_rate.is_some() {
+            let taken = self.taken.load(Relaxed);
+            self.taken
+                .store(taken.saturating_add(bytes as u64), Relaxed);
+        }
+        if self.waiting() != 0 {
+            self.ends_wait();
+        }
+    }
+
+    #[cold]
+    fn ends_wait(&self) {
+        self.waiting.store(0, Relaxed);
+        if self.min_rate.is_some() {
+            let more = self.now() - self.counted_from.load(Relaxed);
+            self.waited.store(self.waited.load(Relaxed) + more, Relaxed);
+        }
+    }
+
+    /// When [`stalled`](Self::stalled) has to be called, in milliseconds after the connection began; `None` while no
+    /// bytes wait, or without a limit.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        let since = self.waiting().checked_sub(1)?;
+        let stall = self.write_stall.map(|limit| since.saturating_add(limit));
+        let rate = self.min_rate.map(|_| self.rate_due());
+        match (stall, rate) {
+            (Some(stall), Some(rate)) => Some(stall.min(rate)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn rate_due(&self) -> u64 {
+        let left = RATE_OVER.saturating_sub(self.waited.load(Relaxed));
+        self.counted_from.load(Relaxed).saturating_add(left)
+    }
+
+    /// Returns the cause of the failure if the reader has stopped, or is too slow.
+    pub(crate) fn stalled(&self) -> Option<Cause> {
+        let since = self.waiting().checked_sub(1)?;
+        let now = self.now();
+        if let Some(limit) = self.write_stall
+            && now >= since.saturating_add(limit)
+        {
+            let limit = Duration::from_millis(limit);
+            let message = format!("the client took none of the waiting bytes for {limit:?}");
+            return Some(Cause::new(FaultKind::SlowReader, message));
+        }
+        let min_rate = self.min_rate?;
+        if now < self.rate_due() {
+            return None;
+        }
+        let taken = self.taken.swap(0, Relaxed);
+        let waited = self.waited.swap(0, Relaxed) + (now - self.counted_from.load(Relaxed));
+        self.counted_from.store(now, Relaxed);
+        let rate = taken.saturating_mul(1000) / waited.max(1);
+        (rate < min_rate).then(|| {
+            let message =
+                format!("the client took {rate} bytes per second, which is less than {min_rate}");
+            Cause::new(FaultKind::SlowReader, message)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pace(write_stall: Option<Duration>, min_rate: Option<u64>) -> Pace {
+        let settings = Settings {
+            write_stall,
+            min_rate,
+            ..Settings::default()
+        };
+        Pace::new(Instant::now(), &settings)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_something_in_time_has_not_stopped() {
+        let pace = pace(Some(30 * SECOND), None);
+        assert_eq!(pace.deadline(), None);
+        for _ in 0..10 {
+            pace.waits();
+            advance(29 * SECOND).await;
+            pace.waits();
+            assert_eq!(pace.stalled(), None);
+            pace.takes(1);
+        }
+        pace.waits();
+        assert_eq!(pace.deadline(), Some(320_000));
+        advance(30 * SECOND).await;
+        let cause = pace.stalled().unwrap();
+        assert_eq!(cause.kind(), FaultKind::SlowReader);
+        assert!(cause.message().ends_with("for 30s"), "{cause}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_has_nothing_to_read_is_not_blamed() {
+        let pace = pace(Some(30 * SECOND), Some(1000));
+        advance(1000 * SECOND).await;
+        assert_eq!((pace.deadline(), pace.stalled()), (None, None));
+        pace.waits();
+        pace.takes(1);
+        advance(1000 * SECOND).await;
+        assert_eq!((pace.deadline(), pace.stalled()), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_that_of_20_seconds_of_waiting() {
+        let pace = pace(None, Some(100));
+        // 20 s of waiting in 40 s, at 150 B/s of it
+        for _ in 0..10 {
+            pace.waits();
+            advance(2 * SECOND).await;
+            pace.takes(300);
+            advance(2 * SECOND).await;
+        }
+        pace.waits();
+        assert_eq!(pace.deadline(), Some(40_000));
+        assert_eq!(pace.stalled(), None);
+        // and then at 99 B/s
+        for _ in 0..19 {
+            advance(SECOND).await;
+            assert_eq!(pace.stalled(), None);
+            pace.takes(99);
+            pace.waits();
+        }
+        advance(SECOND).await;
+        pace.takes(99);
+        pace.waits();
+        let cause = pace.stalled().unwrap();
+        assert!(cause.message().contains("took 99 bytes"), "{cause}");
+    }
+}

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::{Executor, Sleep, Timer};
+use hyper::rt::{Sleep, Timer};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -126,8 +126,20 @@ impl Activity {
     }
 
     /// The instant that is so many milliseconds after `began`.
-    fn instant(&self, millis_after: u64) -> Instant {
+    pub(crate) fn instant(&self, millis_after: u64) -> Instant {
         self.began + Duration::from_millis(millis_after.min(2 * millis(FOR_EVER)))
+    }
+
+    /// A stream of an HTTP/2 connection has begun.
+    pub(crate) fn opens(self: &Arc<Self>) -> Open {
+        self.in_head.store(false, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Open(Arc::clone(self))
+    }
+
+    /// Number of requests being served.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
     }
 
     /// A request of an HTTP/1 connection has been read.
@@ -191,42 +203,9 @@ impl Future for Waiting {
 
 impl Sleep for Waiting {}
 
-/// Spawns the streams of an HTTP/2 connection. A stream is open until its response has been sent, and its tunnel closed.
-#[derive(Clone, Debug)]
-pub(crate) struct Streams(pub(crate) Arc<Activity>);
-
-impl<F> Executor<F> for Streams
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.in_head.store(false, Ordering::Relaxed);
-        self.0.open.fetch_add(1, Ordering::AcqRel);
-        tokio::spawn(OpenStream {
-            future,
-            _open: Open(Arc::clone(&self.0)),
-        });
-    }
-}
-
-pin_project! {
-    struct OpenStream<F> {
-        #[pin]
-        future: F,
-        _open: Open,
-    }
-}
-
-impl<F: Future> Future for OpenStream<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.project().future.poll(cx)
-    }
-}
-
-struct Open(Arc<Activity>);
+/// A stream of an HTTP/2 connection, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Open(Arc<Activity>);
 
 impl Drop for Open {
     fn drop(&mut self) {

@@ -39,12 +39,13 @@ use tower_stream_drain::{
 };
 
 use crate::{
-    activity::{Activity, ClientTimer, HeadTimer, Lateness, Streams},
+    activity::{Activity, ClientTimer, HeadTimer, Lateness},
     aside::Aside,
     linger::{Linger, Lingering},
     preface::{Peeked, Version},
     settings::{FOR_EVER, Settings},
     socket::{Abort, Socket},
+    streams::{GuardedBody, Spawn, StreamGuard, Streams},
 };
 
 /// How long a connection without a request stays open after the close. If its client connected before that, its first
@@ -63,6 +64,8 @@ struct ConnectionHandle {
     linger: Linger,
     abort: Abort,
     has_stall_guard: bool,
+    /// Of an HTTP/2 connection.
+    streams: Option<Arc<Streams>>,
     /// Of the last request of an HTTP/1 connection.
     exchange: Mutex<Option<Exchange>>,
     /// Whether the connection should close. An HTTP/1 client is told by the next response.
@@ -110,12 +113,14 @@ pub(crate) async fn serve<I, A, S, B>(
             return;
         }
     };
+    let streams = (version == Version::Http2).then(|| Streams::new(Arc::clone(&activity)).into());
     let handle = Arc::new(ConnectionHandle {
         version,
         activity: Arc::clone(&activity),
         linger: Linger::default(),
         abort,
         has_stall_guard: settings.has_stall_guard(),
+        streams,
         exchange: Mutex::default(),
         // The first request may arrive when the connection is already old.
         retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
@@ -127,13 +132,16 @@ pub(crate) async fn serve<I, A, S, B>(
             .max(1),
     });
     let io = TokioIo::new(Lingering::new(io, handle.linger.clone()));
-    let app = TowerToHyperService::new(Connected {
-        app,
-        peer,
+    let app = Guarded {
+        app: TowerToHyperService::new(Connected {
+            app,
+            peer,
+            handle: Arc::clone(&handle),
+        }),
         handle: Arc::clone(&handle),
-    });
-    match version {
-        Version::Http1 => {
+    };
+    match &handle.streams {
+        None => {
             let mut builder = http1::Builder::new();
             builder
                 .timer(HeadTimer(activity))
@@ -143,8 +151,8 @@ pub(crate) async fn serve<I, A, S, B>(
             let connection = builder.serve_connection(io, app).with_upgrades();
             run(connection, timer, &handle, old_at, &drain).await;
         }
-        Version::Http2 => {
-            let mut builder = http2::Builder::new(Streams(activity));
+        Some(streams) => {
+            let mut builder = http2::Builder::new(Spawn(Arc::clone(streams)));
             builder
                 .enable_connect_protocol()
                 .timer(TokioTimer::new())
@@ -209,6 +217,7 @@ async fn run(
 ) {
     let mut connection = pin!(connection);
     let mut told = pin!(told_to_close(handle, old_at, drain));
+    let mut stuck = pin!(stuck(handle));
     let mut timer = timer;
     let mut aside = Aside::new();
     let event = poll_fn(|task| {
@@ -219,6 +228,9 @@ async fn run(
         aside.poll(task, late, |cx| {
             if told.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Told);
+            }
+            if let Poll::Ready(cause) = stuck.as_mut().poll(cx) {
+                return Poll::Ready(Event::Late(Lateness::Stalled(cause)));
             }
             timer.as_mut().poll(cx).map(Event::Late)
         })
@@ -238,9 +250,18 @@ async fn run(
     tokio::select! {
         biased;
         end = connection.as_mut() => trace_end(end),
+        cause = stuck => handle.reader_stopped(cause),
         cause = stalled(timer) => handle.reader_stopped(cause),
         () = first_request_is_late(drain), if handle.has_no_request() => {}
         () = has_gone(&handle.activity) => trace_silence(),
+    }
+}
+
+/// Waits until the client of an HTTP/2 connection reads none of its streams.
+async fn stuck(handle: &ConnectionHandle) -> Cause {
+    match &handle.streams {
+        Some(streams) => streams.stuck().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -330,12 +351,18 @@ impl ConnectionHandle {
         }
     }
 
-    /// The caller drops the connection next, and with it the response body of an HTTP/1 connection.
+    /// The caller drops the connection next, and with it the response body of an HTTP/1 connection. The streams of an
+    /// HTTP/2 connection then end in their own tasks.
     fn reader_stopped(&self, cause: Cause) {
         tracing::debug!("connection aborted: {}", cause.message());
         self.abort.set();
-        if let Some(exchange) = self.exchange.lock().take() {
-            exchange.record(cause);
+        match &self.streams {
+            Some(streams) => streams.abort(cause),
+            None => {
+                if let Some(exchange) = self.exchange.lock().take() {
+                    exchange.record(cause);
+                }
+            }
         }
     }
 
@@ -376,10 +403,6 @@ where
         #[cfg(not(feature = "axum"))]
         let peer = tower_stream_core::PeerAddr(self.peer.clone());
         request.extensions_mut().insert(peer);
-        if self.handle.has_stall_guard {
-            let exchange = Exchange::of(request.extensions_mut());
-            *self.handle.exchange.lock() = Some(exchange);
-        }
         Answer {
             future: self.app.call(request),
             handle: Arc::clone(&self.handle),
@@ -414,12 +437,6 @@ where
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Poll::Ready(Err(refused.into()));
         }
-        if response.extensions().get::<Exchange>().is_some()
-            && let Some(exchange) = &mut *this.handle.exchange.lock()
-        {
-            // The request was retried: the exchange of the attempt with this response.
-            exchange.join(response.extensions_mut());
-        }
         if response.extensions().get::<UnreadUpload>().is_some() {
             this.handle.linger.set();
         }
@@ -429,5 +446,72 @@ where
             response = Response::from_parts(head, body);
         }
         Poll::Ready(Ok(response))
+    }
+}
+
+/// The app, with the stall guard of each request. hyper calls it in the task of the connection, before it spawns the
+/// stream of an HTTP/2 request; [`Connected`] is called in the task of the stream.
+struct Guarded<S> {
+    app: S,
+    handle: Arc<ConnectionHandle>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Guarded<S>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+{
+    type Response = Response<GuardedBody<B>>;
+    type Error = S::Error;
+    type Future = GuardedAnswer<S::Future>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let mut guard = None;
+        if self.handle.has_stall_guard {
+            let exchange = Exchange::of(request.extensions_mut());
+            match &self.handle.streams {
+                Some(streams) => guard = Some(streams.guard(exchange)),
+                None => *self.handle.exchange.lock() = Some(exchange),
+            }
+        }
+        GuardedAnswer {
+            future: self.app.call(request),
+            handle: Arc::clone(&self.handle),
+            guard,
+        }
+    }
+}
+
+pin_project! {
+    struct GuardedAnswer<F> {
+        #[pin]
+        future: F,
+        handle: Arc<ConnectionHandle>,
+        guard: Option<Arc<StreamGuard>>,
+    }
+}
+
+impl<F, B, E> Future for GuardedAnswer<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<GuardedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.future.poll(cx))?;
+        if response.extensions().get::<Exchange>().is_some() {
+            // The request may have been retried. The attempt with this response is the one that counts.
+            match this.guard {
+                Some(guard) => guard.exchange().lock().join(response.extensions_mut()),
+                None => {
+                    if let Some(exchange) = &mut *this.handle.exchange.lock() {
+                        exchange.join(response.extensions_mut());
+                    }
+                }
+            }
+        }
+        let guard = this.guard.take();
+        Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, guard))))
     }
 }

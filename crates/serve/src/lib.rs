@@ -13,6 +13,7 @@ mod report;
 mod serve;
 mod settings;
 mod socket;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
 

@@ -27,6 +27,8 @@ pub(crate) struct Pace {
     write_stall: Option<u64>,
     /// In bytes per second.
     min_rate: Option<u64>,
+    /// The reader may have taken this many bytes more than it is known to have taken.
+    unknown: u64,
     /// When the bytes began to wait that wait now, in milliseconds after `began`, plus one. 0 if none wait.
     waiting: AtomicU64,
     /// The part of the current wait that counts for the rate starts here. In milliseconds after `began`.
@@ -50,6 +52,22 @@ impl Pace {
             began,
             write_stall: settings.write_stall.map(millis),
             min_rate: settings.min_rate,
+            unknown: 0,
+            waiting: AtomicU64::new(0),
+            counted_from: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+        }
+    }
+
+    /// Creates a pace of the same connection, with the same limits, for bytes that the reader takes in pieces of this
+    /// size.
+    pub(crate) fn of_pieces(&self, size: usize) -> Self {
+        Self {
+            began: self.began,
+            write_stall: self.write_stall,
+            min_rate: self.min_rate,
+            unknown: size as u64,
             waiting: AtomicU64::new(0),
             counted_from: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -132,13 +150,12 @@ impl Pace {
         if now < self.rate_due() {
             return None;
         }
-        let taken = self.taken.swap(0, Relaxed);
+        let taken = self.taken.swap(0, Relaxed).saturating_add(self.unknown);
         let waited = self.waited.swap(0, Relaxed) + (now - self.counted_from.load(Relaxed));
         self.counted_from.store(now, Relaxed);
         let rate = taken.saturating_mul(1000) / waited.max(1);
         (rate < min_rate).then(|| {
-            let message =
-                format!("the client took {rate} bytes per second, which is less than {min_rate}");
+            let message = format!("the client took {rate} of at least {min_rate} bytes per second");
             Cause::new(FaultKind::SlowReader, message)
         })
     }
@@ -215,6 +232,6 @@ mod tests {
         pace.takes(99);
         pace.waits();
         let cause = pace.stalled().unwrap();
-        assert!(cause.message().contains("took 99 bytes"), "{cause}");
+        assert!(cause.message().contains("took 99 of"), "{cause}");
     }
 }

@@ -158,6 +158,8 @@ impl<L, S> Serve<L, S> {
     /// A client that reads slowly is not affected, and neither is one that has nothing to read. A body's own timeout
     /// cannot do this, because a body is not polled while its client does not read.
     ///
+    /// Over HTTP/2, a client must take 16 KiB of a stream in this time.
+    ///
     /// Do not set this below 20 s: a client of 56 kbit/s may take nothing for 19 s, because the kernel announces free
     /// space to the server in large steps. Requires the connection's TCP stream
     /// ([`Listener::tcp`](crate::Listener::tcp)), whose `TCP_NOTSENT_LOWAT` is set to 16 KiB and whose

@@ -3,6 +3,7 @@
 mod accept;
 mod silence;
 mod stall;
+mod stall_h2;
 mod tls;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};

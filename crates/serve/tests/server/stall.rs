@@ -14,9 +14,12 @@ use tower_stream_core::Exchange;
 
 use super::*;
 
-/// Returns this many frames of 16 KiB, and then, if `hangs`, nothing more and no end. Reports how it ended when it is
+pub(crate) const FRAME: usize = 16 * 1024;
+
+/// Returns this frame so many times, and then, if `hangs`, nothing more and no end. Reports how it ended when it is
 /// dropped.
 struct Producer {
+    frame: Bytes,
     frames: usize,
     hangs: bool,
     exchange: Exchange,
@@ -31,15 +34,18 @@ impl http_body::Body for Producer {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        static FRAME: [u8; 16 * 1024] = [b'x'; 16 * 1024];
         match self.frames.checked_sub(1) {
             Some(left) => {
                 self.frames = left;
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&FRAME)))))
+                Poll::Ready(Some(Ok(Frame::data(self.frame.clone()))))
             }
             None if self.hangs => Poll::Pending,
             None => Poll::Ready(None),
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames == 0 && !self.hangs
     }
 }
 
@@ -51,13 +57,19 @@ impl Drop for Producer {
     }
 }
 
-/// The routes `/endless`, and `/quiet`, whose body is one frame and no end.
-fn producers() -> (Router, UnboundedReceiver<&'static str>) {
+/// Routes whose bodies have frames of 16 KiB: `/endless`, `/twenty` with that many, `/quiet` with one and no end, `/later`
+/// that begins after 10 s, `/silent` with no frame and no end; and `/full` with one frame of 10 MB.
+pub(crate) fn producers() -> (Router, UnboundedReceiver<&'static str>) {
     let (ended, ends) = unbounded_channel();
-    let produce = move |frames, hangs| {
+    let produce = move |bytes: usize, frames, hangs| {
+        let frame = Bytes::from(vec![b'x'; bytes]);
         let ended = ended.clone();
         get(move |request: Request| async move {
+            if request.uri().path() == "/later" {
+                sleep(10 * SECOND).await;
+            }
             Response::new(Body::new(Producer {
+                frame,
                 frames,
                 hangs,
                 exchange: Exchange::get(request.extensions()).unwrap().clone(),
@@ -66,10 +78,19 @@ fn producers() -> (Router, UnboundedReceiver<&'static str>) {
         })
     };
     let routes = Router::new()
-        .route("/endless", produce(usize::MAX, false))
-        .route("/two", produce(2, false))
-        .route("/quiet", produce(1, true));
+        .route("/endless", produce(FRAME, usize::MAX, false))
+        .route("/twenty", produce(FRAME, 20, false))
+        .route("/quiet", produce(FRAME, 1, true))
+        .route("/later", produce(FRAME, 1, true))
+        .route("/silent", produce(FRAME, 0, true))
+        .route("/full", produce(10_000_000, 1, false));
     (routes, ends)
+}
+
+/// Waits for the next producer that is dropped, and returns the kind of its cause.
+pub(crate) async fn ended(ends: &mut UnboundedReceiver<&'static str>) -> &'static str {
+    let ended = timeout(1000 * SECOND, ends.recv()).await;
+    ended.expect("the producers are still there").unwrap()
 }
 
 const ENDLESS: &str = "GET /endless HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -92,7 +113,7 @@ async fn an_http1_client_that_stops_reading_is_aborted() {
     client.send(ENDLESS).await;
     read(&mut client, 300_000).await;
     let began = Instant::now();
-    assert_eq!(ends.recv().await.unwrap(), "slow_reader");
+    assert_eq!(ended(&mut ends).await, "slow_reader");
     assert_eq!(began.elapsed().as_secs(), 30);
     rig.idle().await;
 }
@@ -124,7 +145,7 @@ async fn a_reader_that_is_slow_or_pauses_is_served() {
     }
     assert!(ends.try_recv().is_err());
     drop(client);
-    assert_eq!(ends.recv().await.unwrap(), "none");
+    assert_eq!(ended(&mut ends).await, "none");
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +197,7 @@ async fn a_drain_does_not_end_the_guard() {
     read(&mut client, 300_000).await;
     let began = Instant::now();
     rig.drain.start();
-    assert_eq!(ends.recv().await.unwrap(), "slow_reader");
+    assert_eq!(ended(&mut ends).await, "slow_reader");
     assert_eq!(began.elapsed().as_secs(), 30);
     assert_eq!(rig.drained().await.as_secs(), 30);
 }

@@ -1,0 +1,329 @@
+//! The streams of an HTTP/2 connection, and how fast the client reads each of them.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep_until},
+};
+use tower_stream_core::{Cause, Exchange};
+
+use crate::{
+    activity::{Activity, Open},
+    pace::Pace,
+};
+
+/// The most that a body gives hyper at a time, in bytes. hyper passes a whole chunk to h2 as soon as the client has
+/// room for one byte of it, so a client that stops reading costs this much memory, and not the size of a chunk.
+const PIECE: usize = 16 * 1024;
+
+/// The streams of one connection, and the executor that spawns them.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    activity: Arc<Activity>,
+    /// The guard of the request that hyper spawns next.
+    next: Mutex<Option<Arc<StreamGuard>>>,
+    /// How many pieces the client has taken, of all streams.
+    taken: AtomicU64,
+    /// `taken` when a stream last stalled.
+    taken_at_stall: AtomicU64,
+    /// Why the connection is aborted, if it is.
+    aborted: OnceLock<Cause>,
+    stuck: Notify,
+}
+
+/// What a stream and its response body share. One task runs both.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    streams: Arc<Streams>,
+    exchange: Mutex<Exchange>,
+    pace: Pace,
+    /// The size of the last piece; 0 if hyper has asked for the next one, which shows that the client took it.
+    piece: AtomicUsize,
+    /// [`Pace::waiting`] of the connection when the last piece was given.
+    given_in: AtomicU64,
+}
+
+impl Streams {
+    pub(crate) fn new(activity: Arc<Activity>) -> Self {
+        Self {
+            activity,
+            next: Mutex::default(),
+            taken: AtomicU64::new(0),
+            taken_at_stall: AtomicU64::new(u64::MAX),
+            aborted: OnceLock::new(),
+            stuck: Notify::new(),
+        }
+    }
+
+    /// Creates the guard of a request. hyper spawns its stream next.
+    pub(crate) fn guard(self: &Arc<Self>, exchange: Exchange) -> Arc<StreamGuard> {
+        let guard = Arc::new(StreamGuard {
+            streams: Arc::clone(self),
+            exchange: Mutex::new(exchange),
+            pace: self.activity.writes().of_pieces(PIECE),
+            piece: AtomicUsize::new(0),
+            given_in: AtomicU64::new(0),
+        });
+        *self.next.lock() = Some(Arc::clone(&guard));
+        guard
+    }
+
+    /// Waits until the client reads none of the streams.
+    pub(crate) async fn stuck(&self) -> Cause {
+        loop {
+            self.stuck.notified().await;
+            if let Some(cause) = self.aborted.get() {
+                return cause.clone();
+            }
+        }
+    }
+
+    /// The connection is dropped next, for this cause.
+    pub(crate) fn abort(&self, cause: Cause) {
+        let _ = self.aborted.set(cause);
+    }
+
+    /// A stream has stalled, while `taken` had this value all the time.
+    ///
+    /// The client may have stopped reading this stream only. If it has taken nothing since another stream stalled, or
+    /// if there is no other stream, it has stopped reading the connection: its window is used up.
+    fn stalled(&self, taken: u64, cause: Cause) {
+        if self.taken.load(Relaxed) != taken {
+            return;
+        }
+        let before = self.taken_at_stall.swap(taken, Relaxed);
+        if before == taken || self.activity.open() == 1 {
+            self.abort(cause);
+            self.stuck.notify_one();
+        }
+    }
+}
+
+impl StreamGuard {
+    /// The exchange of the attempt with this response, if the request was retried.
+    pub(crate) fn exchange(&self) -> &Mutex<Exchange> {
+        &self.exchange
+    }
+
+    /// hyper asks for more.
+    #[inline]
+    fn asked(&self) {
+        let piece = self.piece.load(Relaxed);
+        if piece > 0 {
+            self.piece.store(0, Relaxed);
+            self.streams.taken.fetch_add(1, Relaxed);
+            self.pace.takes(piece);
+        }
+    }
+
+    #[inline]
+    fn gives(&self, bytes: usize) {
+        self.piece.store(bytes, Relaxed);
+        let waiting = self.streams.activity.writes().waiting();
+        self.given_in.store(waiting, Relaxed);
+    }
+
+    /// Whether bytes of this stream wait on a connection that is aborted.
+    fn has_bytes_left(&self) -> bool {
+        let waiting = self.streams.activity.writes().waiting();
+        // The kernel has taken nothing since this piece was given, although h2 may have.
+        let given_since = waiting > 0 && self.given_in.load(Relaxed) == waiting;
+        self.piece.load(Relaxed) > 0 || given_since
+    }
+}
+
+/// The executor of an HTTP/2 connection. A stream is open until its response has been sent, and its tunnel closed.
+#[derive(Clone, Debug)]
+pub(crate) struct Spawn(pub(crate) Arc<Streams>);
+
+impl<F> Executor<F> for Spawn
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let open = self.0.activity.opens();
+        let guard = self.0.next.lock().take();
+        tokio::spawn(OpenStream {
+            future: Some(future),
+            guard,
+            taken: 0,
+            timer: None,
+            _open: open,
+        });
+    }
+}
+
+pin_project! {
+    /// A stream. Its future contains the response body, which is dropped as soon as the client has stopped reading.
+    struct OpenStream<F> {
+        #[pin]
+        future: Option<F>,
+        guard: Option<Arc<StreamGuard>>,
+        // `Streams::taken` when the piece began to wait that waits now.
+        taken: u64,
+        timer: Option<Timer>,
+        _open: Open,
+    }
+}
+
+struct Timer {
+    /// In milliseconds after the connection began.
+    fires: u64,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl<F: Future> Future for OpenStream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            return Poll::Ready(());
+        };
+        let Some(guard) = this.guard else {
+            return future.poll(cx).map(drop);
+        };
+        // Before the future sees that the connection is gone, and drops the body for that reason.
+        if let Some(cause) = guard.streams.aborted.get()
+            && guard.has_bytes_left()
+        {
+            guard.exchange.lock().record(cause.clone());
+        }
+        if future.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Nothing waits for the client: the body has to give the next frame.
+        if guard.piece.load(Relaxed) == 0 {
+            return Poll::Pending;
+        }
+        if guard.pace.waiting() == 0 {
+            *this.taken = guard.streams.taken.load(Relaxed);
+            guard.pace.waits();
+        }
+        let Poll::Ready(cause) = poll_stalled(guard, this.timer, cx) else {
+            return Poll::Pending;
+        };
+        tracing::debug!("stream reset: {}", cause.message());
+        guard.exchange.lock().record(cause.clone());
+        this.future.set(None);
+        guard.streams.stalled(*this.taken, cause);
+        Poll::Ready(())
+    }
+}
+
+/// Completes when the client has stopped reading. Like a connection's, the timer is reset only when it fires or would
+/// fire too late.
+fn poll_stalled(
+    guard: &StreamGuard,
+    timer: &mut Option<Timer>,
+    cx: &mut Context<'_>,
+) -> Poll<Cause> {
+    let Some(deadline) = guard.pace.deadline() else {
+        return Poll::Pending;
+    };
+    let instant = |millis| guard.streams.activity.instant(millis);
+    let timer = timer.get_or_insert_with(|| Timer {
+        fires: deadline,
+        sleep: Box::pin(sleep_until(instant(deadline))),
+    });
+    if deadline < timer.fires {
+        timer.fires = deadline;
+        timer.sleep.as_mut().reset(instant(deadline));
+    }
+    while timer.sleep.as_mut().poll(cx).is_ready() {
+        if let Some(cause) = guard.pace.stalled() {
+            return Poll::Ready(cause);
+        }
+        timer.fires = guard.pace.deadline().unwrap_or(u64::MAX);
+        timer.sleep.as_mut().reset(instant(timer.fires));
+    }
+    Poll::Pending
+}
+
+pin_project! {
+    /// A response body. Over HTTP/2, it tells its stream when hyper takes data.
+    pub(crate) struct GuardedBody<B> {
+        #[pin]
+        inner: B,
+        // `None` over HTTP/1.
+        guard: Option<Arc<StreamGuard>>,
+        // The part of the last frame that has not been given yet.
+        rest: Bytes,
+    }
+}
+
+impl<B> GuardedBody<B> {
+    pub(crate) fn new(inner: B, guard: Option<Arc<StreamGuard>>) -> Self {
+        Self {
+            inner,
+            guard,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let Some(guard) = this.guard else {
+            return this.inner.poll_frame(cx);
+        };
+        guard.asked();
+        let mut polled = match this.rest.is_empty() {
+            true => this.inner.poll_frame(cx),
+            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.rest))))),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(data) = frame.data_mut()
+            && !data.is_empty()
+        {
+            if data.len() > PIECE {
+                *this.rest = data.split_off(PIECE);
+            }
+            guard.gives(data.len());
+        }
+        polled
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.inner.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.inner.size_hint();
+        let rest = self.rest.len() as u64;
+        if rest > 0 {
+            let (lower, upper) = (hint.lower(), hint.upper());
+            hint = SizeHint::new();
+            hint.set_lower(lower.saturating_add(rest));
+            if let Some(upper) = upper {
+                hint.set_upper(upper.saturating_add(rest));
+            }
+        }
+        hint
+    }
+}

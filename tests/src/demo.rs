@@ -15,7 +15,7 @@ use crate::{LogCapture, PATIENCE};
 /// # Errors
 /// As [`demo_server::Server::start`].
 pub async fn start_demo(mut args: demo_server::Args) -> io::Result<demo_server::Server> {
-    args.public = loopback();
+    args.public = loopback().into();
     args.admin = loopback();
     demo_server::Server::start(args).await
 }
@@ -28,7 +28,7 @@ fn loopback() -> SocketAddr {
 #[derive(Debug)]
 pub struct DemoProcess {
     child: Child,
-    public: SocketAddr,
+    public: String,
     admin: SocketAddr,
     log: LogCapture,
     reading: JoinHandle<()>,
@@ -108,8 +108,11 @@ impl DemoProcess {
     }
 
     /// Address of the public listener.
+    ///
+    /// # Panics
+    /// If it is a Unix socket.
     pub fn public_addr(&self) -> SocketAddr {
-        self.public
+        self.public.parse().expect("the address of a TCP listener")
     }
 
     /// Address of the admin listener.
@@ -152,10 +155,10 @@ impl DemoProcess {
 }
 
 /// `listening public=ADDR admin=ADDR`
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn addresses(line: &str) -> Option<(String, SocketAddr)> {
     let rest = line.trim_end().strip_prefix("listening public=")?;
     let (public, admin) = rest.split_once(" admin=")?;
-    Some((public.parse().ok()?, admin.parse().ok()?))
+    Some((public.to_owned(), admin.parse().ok()?))
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: LogCapture) {

@@ -2,12 +2,12 @@
 
 use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
-use e2e::{DemoProcess, End, Protocol, Request, h1};
+use e2e::{DemoProcess, End, PATIENCE, Protocol, Request, Signal, h1};
 use rcgen::generate_simple_self_signed;
 use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::sleep,
 };
 use tokio_rustls::{
@@ -123,5 +123,60 @@ async fn a_certificate_that_cannot_be_read_is_named() -> Outcome {
         .output()
         .await?;
     assert_eq!(alone.status.code(), Some(2));
+    Ok(())
+}
+
+async fn send(socket: &Path, path: &str, connection: &str) -> std::io::Result<UnixStream> {
+    let mut client = UnixStream::connect(socket).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n");
+    client.write_all(request.as_bytes()).await?;
+    Ok(client)
+}
+
+#[tokio::test]
+async fn it_serves_over_a_unix_socket_and_removes_it_after_the_drain() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("demo.sock");
+    // What a server that was killed leaves behind.
+    drop(std::os::unix::net::UnixListener::bind(&socket)?);
+    let flag = format!("unix:{}", path(&socket));
+    let times = ["--advertise", "0s", "--deadline", "1s"];
+    let flags = [["--public", &flag].as_slice(), &times].concat();
+    let mut demo = DemoProcess::start(&flags).await?;
+
+    let mut response = String::new();
+    let mut client = send(&socket, "/lines?count=3&interval_ms=0", "close").await?;
+    client.read_to_string(&mut response).await?;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert_eq!(response.matches("\"n\":").count(), 3);
+
+    // An endless stream is in flight when the drain starts, and gets its last event.
+    let mut client = send(&socket, "/events?count=0&interval_ms=5", "keep-alive").await?;
+    let mut stream = vec![0; 4096];
+    let read = client.read(&mut stream).await?;
+    stream.truncate(read);
+    demo.signal(Signal::TERM)?;
+    client.read_to_end(&mut stream).await?;
+    let stream = String::from_utf8(stream)?;
+    assert_eq!(stream.matches("event: drain\n").count(), 1, "{stream}");
+    assert!(stream.ends_with("0\r\n\r\n"), "{stream}");
+    assert_eq!(demo.exit(PATIENCE).await?.code(), Some(0));
+    assert!(!socket.exists(), "the socket is left behind");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_in_the_place_of_the_unix_socket_is_named_and_kept() -> Outcome {
+    let file = NamedTempFile::new()?;
+    let flag = format!("unix:{}", path(file.path()));
+    let output = DemoProcess::command()?
+        .args(["--public", &flag])
+        .output()
+        .await?;
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr)?;
+    assert!(text.contains(&flag), "{text}");
+    assert!(text.contains("not a socket"), "{text}");
+    assert!(file.path().exists());
     Ok(())
 }

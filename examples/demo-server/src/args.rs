@@ -14,7 +14,9 @@ use clap::{Parser, ValueEnum};
 use tower_stream_drain::{BuildError, Drain};
 use tower_stream_limit::{BreakerLayer, Rate, StreamLimitLayer};
 
-const PUBLIC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
+use crate::ListenAddr;
+
+const PUBLIC: ListenAddr = ListenAddr::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000));
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
 const THIRTY_TEXT: &str = "30s";
 const THIRTY: Duration = Duration::from_secs(30);
@@ -32,9 +34,9 @@ const THIRTY: Duration = Duration::from_secs(30);
     after_help = ROUTES,
 )]
 pub struct Args {
-    /// Address of the public listener (HTTP/1.1 and cleartext HTTP/2); port 0 takes a free port
+    /// Address of the public listener (HTTP/1.1 and cleartext HTTP/2): ADDR:PORT, where port 0 takes a free one, or unix:PATH
     #[arg(long, env = "DEMO_PUBLIC", value_name = "ADDR", default_value_t = PUBLIC)]
-    pub public: SocketAddr,
+    pub public: ListenAddr,
 
     /// Address of the admin listener (probes, status and metrics); only this machine can reach the default one
     #[arg(long, env = "DEMO_ADMIN", value_name = "ADDR", default_value_t = ADMIN)]
@@ -391,6 +393,7 @@ mod tests {
             ("--settle", "late"),
             ("--early-end-window", "x"),
             ("--public", "here"),
+            ("--public", "unix:"),
             ("--otlp", "4318"),
             ("--otlp", "https://127.0.0.1:4318"),
             ("--log", "xml"),

@@ -5,9 +5,9 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
-//! let any = "127.0.0.1:0".parse().unwrap();
+//! let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
 //! let server = demo_server::Server::start(demo_server::Args {
-//!     public: any,
+//!     public: any.into(),
 //!     admin: any,
 //!     advertise: std::time::Duration::ZERO,
 //!     ..Default::default()
@@ -26,6 +26,7 @@ mod chat;
 mod figures;
 mod forgery;
 mod layers;
+mod listen;
 pub mod log;
 mod model;
 mod page;
@@ -47,6 +48,7 @@ mod traces;
 
 pub use admin::admin;
 pub use args::{Args, LogFormat};
+pub use listen::ListenAddr;
 pub use public::app;
 pub use server::Server;
 pub use state::State;

@@ -51,7 +51,7 @@ fn announce(server: &Server) -> io::Result<()> {
     writeln!(
         out,
         "listening public={} admin={}",
-        server.public_addr(),
+        server.public(),
         server.admin_addr()
     )?;
     out.flush()

@@ -1,17 +1,15 @@
 //! The server with its two listeners.
 
-use std::{
-    future::{IntoFuture, pending},
-    io,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{future::pending, io, net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tower_stream_drain::Drain;
-use tower_stream_serve::Report;
+use tower_stream_serve::{Listener, Report};
 
-use crate::{Args, State, admin, app};
+use crate::{
+    Args, ListenAddr, State, admin, app,
+    listen::{Bound, cannot_bind},
+};
 
 /// A running demo server.
 ///
@@ -19,7 +17,7 @@ use crate::{Args, State, admin, app};
 #[derive(Debug)]
 pub struct Server {
     state: State,
-    public: SocketAddr,
+    public: ListenAddr,
     admin: SocketAddr,
     serving: JoinHandle<io::Result<Report>>,
 }
@@ -41,16 +39,19 @@ impl Server {
     /// Fails if an address cannot be bound; the message names it.
     pub async fn start_with(state: State) -> io::Result<Self> {
         let tls = tls(&state.args)?;
-        let public = bind("public", state.args.public).await?;
-        let admin_listener = bind("admin", state.args.admin).await?;
+        let public = Bound::bind(&state.args.public).await?;
+        let admin = state.args.admin;
+        let admin = TcpListener::bind(admin)
+            .await
+            .map_err(|error| cannot_bind("admin", admin, &error))?;
         let server = Self {
-            public: public.local_addr()?,
-            admin: admin_listener.local_addr()?,
-            serving: tokio::spawn(serve(public, tls, admin_listener, state.clone())),
+            public: public.addr()?,
+            admin: admin.local_addr()?,
+            serving: tokio::spawn(serve(public, tls, admin, state.clone())),
             state,
         };
         tracing::info!(
-            public = %server.public_addr(),
+            public = %server.public(),
             admin = %server.admin_addr(),
             "listening"
         );
@@ -58,8 +59,20 @@ impl Server {
     }
 
     /// The bound address of the public listener.
+    pub fn public(&self) -> &ListenAddr {
+        &self.public
+    }
+
+    /// The bound TCP address of the public listener.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the public listener is a Unix socket.
     pub fn public_addr(&self) -> SocketAddr {
-        self.public
+        match &self.public {
+            ListenAddr::Tcp(addr) => *addr,
+            ListenAddr::Unix(path) => panic!("{} is a Unix socket", path.display()),
+        }
     }
 
     /// The bound address of the admin listener.
@@ -98,15 +111,6 @@ impl Drop for Server {
     }
 }
 
-async fn bind(name: &str, addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot bind the {name} listener to {addr}: {error}"),
-        )
-    })
-}
-
 #[cfg(feature = "tls")]
 type Tls = std::sync::Arc<tower_stream_serve::rustls::ServerConfig>;
 #[cfg(not(feature = "tls"))]
@@ -121,28 +125,42 @@ fn tls(args: &Args) -> io::Result<Option<Tls>> {
     Ok(None)
 }
 
-/// Serves both listeners until the drain of the public one has ended. Probes need the admin listener until then.
-async fn serve(
-    public: TcpListener,
+/// Serves the public listener until its drain has ended.
+async fn serve_public<L: Listener>(
+    listener: L,
     tls: Option<Tls>,
-    private: TcpListener,
-    state: State,
+    state: &State,
 ) -> io::Result<Report> {
     let limit = |limit: Duration| (!limit.is_zero()).then_some(limit);
     // `main` listens for signals. A server in process leaves signals to its program.
-    let public = tower_stream_serve::serve(public, app(&state))
+    let server = tower_stream_serve::serve(listener, app(state))
         .drain(&state.drain)
         .connections(&state.connections)
         .header_timeout(limit(state.args.header_timeout))
         .write_stall(limit(state.args.write_stall))
         .min_rate(u64::from(state.args.min_rate))
         .without_signals();
-    let public = match tls {
+    match tls {
         #[cfg(feature = "tls")]
-        Some(config) => public.tls(config).into_future(),
+        Some(config) => server.tls(config).await,
         #[cfg(not(feature = "tls"))]
         Some(never) => match never {},
-        None => public.into_future(),
+        None => server.await,
+    }
+}
+
+/// Serves both listeners until the drain of the public one has ended. Probes need the admin listener until then.
+async fn serve(
+    public: Bound,
+    tls: Option<Tls>,
+    private: TcpListener,
+    state: State,
+) -> io::Result<Report> {
+    let public = async {
+        match public {
+            Bound::Tcp(listener) => serve_public(listener, tls, &state).await,
+            Bound::Unix(listener, _file) => serve_public(listener, tls, &state).await,
+        }
     };
     // Never drained: dropped at the end of the public one, so that an idle probe connection cannot delay the end.
     let private = async {
@@ -174,7 +192,7 @@ mod tests {
     async fn start(deadline: Duration) -> Server {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Server::start(Args {
-            public: any,
+            public: any.into(),
             admin: any,
             advertise: Duration::from_millis(50),
             deadline,
@@ -244,7 +262,7 @@ mod tests {
     async fn an_address_in_use_is_named() {
         let server = start(Duration::from_secs(1)).await;
         let args = Args {
-            public: server.public_addr(),
+            public: server.public().clone(),
             ..Args::default()
         };
         let error = Server::start(args).await.unwrap_err().to_string();

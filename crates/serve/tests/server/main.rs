@@ -1,10 +1,13 @@
 //! The server on connections in memory, under a paused clock.
 
 mod accept;
+mod http2;
 mod silence;
 mod stall;
 mod stall_h2;
 mod tls;
+#[cfg(unix)]
+mod unix;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 

@@ -206,18 +206,19 @@ def garbage(address: Address, count: int, seed: int) -> list[float]:
     return [time.monotonic() - begin for client in clients if client.end()]
 
 
-class Vanished:
-    """HTTP/2 clients with a quiet stream each, that neither read nor send any more: as if their cable was cut."""
+class Inactive:
+    """Clients that neither read nor send any more, and when the server closed their connections."""
 
-    def __init__(self, address: Address, count: int) -> None:
-        head = get(Encoder(), "/events?count=0&interval_ms=600000")
-        request = HeadersFrame(1, head, flags=["END_HEADERS", "END_STREAM"]).serialize()
-        ack = SettingsFrame(0, flags=["ACK"]).serialize()
-        self.clients = [connect(address, H2_START + request + ack) for _ in range(count)]
-        self.begin = time.monotonic()
+    def __init__(self) -> None:
+        self.began: dict[int, float] = {}
+        self.clients: list[socket.socket] = []
         self.closed: list[float] = []
         self.watch = threading.Thread(target=self.wait, daemon=True)
-        self.watch.start()
+
+    def add(self, client: socket.socket) -> None:
+        """From now on it is inactive."""
+        self.clients.append(client)
+        self.began[client.fileno()] = time.monotonic()
 
     def wait(self) -> None:
         poll = select.poll()
@@ -226,7 +227,36 @@ class Vanished:
         while len(self.closed) < len(self.clients):
             for fileno, _ in poll.poll(1000):
                 poll.unregister(fileno)
-                self.closed.append(time.monotonic() - self.begin)
+                self.closed.append(time.monotonic() - self.began[fileno])
+
+
+def vanished(address: Address, count: int) -> Inactive:
+    """HTTP/2 clients with a quiet stream each, that do not answer a PING: as if their cable was cut."""
+    head = get(Encoder(), "/events?count=0&interval_ms=600000")
+    request = HeadersFrame(1, head, flags=["END_HEADERS", "END_STREAM"]).serialize()
+    ack = SettingsFrame(0, flags=["ACK"]).serialize()
+    clients = Inactive()
+    for _ in range(count):
+        clients.add(connect(address, H2_START + request + ack))
+    clients.watch.start()
+    return clients
+
+
+def stopped_readers(address: Address, count: int) -> Inactive:
+    """HTTP/1.1 clients that read 64 KiB of an endless stream, and then nothing."""
+    clients = Inactive()
+    for _ in range(count):
+        client = socket.socket()
+        client.settimeout(PATIENCE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address)
+        client.sendall(b"GET /events?count=0&interval_ms=0&bytes=10000 HTTP/1.1\r\nhost: a\r\n\r\n")
+        received = 0
+        while received < 65536:
+            received += len(client.recv(4096))
+        clients.add(client)
+    clients.watch.start()
+    return clients
 
 
 def slowhttptest(url: str, mode: str, *options: str) -> tuple[str, int, int]:

@@ -75,6 +75,15 @@ class Demo:
         admin.close()
         return int(status["in_flight"])
 
+    def slow_readers(self) -> int:
+        """How many responses ended because their client stopped reading."""
+        admin = http.client.HTTPConnection(*self.admin, timeout=PATIENCE)
+        admin.request("GET", "/metrics")
+        text = admin.getresponse().read().decode()
+        admin.close()
+        found = re.findall(r'^http_server_response_stream_count_total\{.*"slow_reader".*\} (\d+)$', text, re.MULTILINE)
+        return sum(int(count) for count in found)
+
     def stop(self) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)

@@ -151,6 +151,17 @@ def slow_reader(address: Address, size: int, rate: int) -> object:
     return None if b"200 OK" in head and len(body) == size else f"{len(body)} of {size} bytes"
 
 
+def pausing_reader(address: Address, size: int, seconds: float) -> object:
+    """Reads as fast as it can, except for one pause."""
+    client = connect(address, 4096)
+    client.sendall(f"GET /bytes?size={size}&length=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+    received = client.recv(4096)
+    time.sleep(seconds)
+    received += rest(client)
+    head, _, body = received.partition(b"\r\n\r\n")
+    return None if b"200 OK" in head and len(body) == size else f"{len(body)} of {size} bytes"
+
+
 def slow_head(address: Address, seconds: float) -> object:
     """Sends its head in ten pieces; a second request on the same connection likewise."""
     client = connect(address)

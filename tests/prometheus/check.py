@@ -314,7 +314,7 @@ def main() -> None:
     demo = start(
         "demo",
         os.environ["DEMO_BIN"],
-        *("--public=127.0.0.1:0", "--admin=127.0.0.1:0", "--idle-timeout=400ms", f"--otlp={start_collector()}"),
+        *("--public=127.0.0.1:0", "--admin=127.0.0.1:0", "--coalesce=0", "--idle-timeout=400ms", f"--otlp={start_collector()}"),
         *("--advertise=2500ms", "--early-end-window=100ms", "--deadline=8s"),
     )
     children = [demo]

@@ -10,6 +10,10 @@ pub use slot::{
     EncodedBody, PlainBody,
 };
 pub use stack::{InnerStack, OuterStack, Stacked, StreamStack};
+#[cfg(feature = "coalesce")]
+pub use tower_stream_coalesce as coalesce;
+#[cfg(feature = "compress")]
+pub use tower_stream_compress as compress;
 pub use tower_stream_core as core;
 #[cfg(feature = "digest")]
 pub use tower_stream_digest as digest;

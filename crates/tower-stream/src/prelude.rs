@@ -1,6 +1,10 @@
 //! The items that most apps use: `use tower_stream::prelude::*`.
 
 pub use crate::StreamStack;
+#[cfg(feature = "coalesce")]
+pub use crate::coalesce::CoalesceLayer;
+#[cfg(feature = "compress")]
+pub use crate::compress::CompressLayer;
 pub use crate::core::{Dialect, Outcome, RequestId, Sequence, StreamEnd};
 #[cfg(feature = "digest")]
 pub use crate::digest::{DigestLayer, VerifyDigestLayer, VerifyRequestDigestLayer};

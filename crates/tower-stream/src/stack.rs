@@ -50,6 +50,8 @@ slots! {
     "limit" BreakerLayer of tower_stream_limit;
     "headers" StreamHeadersLayer of tower_stream_headers;
     "digest" DigestLayer of tower_stream_digest;
+    "compress" CompressLayer of tower_stream_compress;
+    "coalesce" CoalesceLayer of tower_stream_coalesce;
     "heartbeat" HeartbeatLayer of tower_stream_heartbeat;
     "errors" ErrorWriterLayer of tower_stream_errors;
     "drain" FarewellLayer of tower_stream_drain;
@@ -117,9 +119,11 @@ struct Outside {
     digest: DigestLayer,
 }
 
-/// The layers inside of compression.
+/// The layers inside of a foreign compression.
 #[derive(Clone, Debug)]
 struct Inside {
+    compress: CompressLayer,
+    coalesce: CoalesceLayer,
     heartbeat: HeartbeatLayer,
     errors: ErrorWriterLayer,
     farewell: FarewellLayer,
@@ -150,14 +154,20 @@ type OutsideLayers = (
 );
 
 type InsideLayers = (
-    HeartbeatLayer,
+    CompressLayer,
     (
-        ErrorWriterLayer,
+        CoalesceLayer,
         (
-            FarewellLayer,
+            HeartbeatLayer,
             (
-                IdleTimeoutLayer,
-                (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+                ErrorWriterLayer,
+                (
+                    FarewellLayer,
+                    (
+                        IdleTimeoutLayer,
+                        (ChunkSpanLayer, (SequenceLayer, VerifyDigestLayer)),
+                    ),
+                ),
             ),
         ),
     ),
@@ -185,6 +195,8 @@ impl Outside {
 impl Inside {
     fn layers(&self) -> InsideLayers {
         let Self {
+            compress,
+            coalesce,
             heartbeat,
             errors,
             farewell,
@@ -195,7 +207,8 @@ impl Inside {
         } = self.clone();
         let inner = (chunk_span, (sequence, verify));
         let inner = (farewell, (idle_timeout, inner));
-        (heartbeat, (errors, inner))
+        let inner = (coalesce, (heartbeat, (errors, inner)));
+        (compress, inner)
     }
 }
 
@@ -254,6 +267,8 @@ impl StreamStack {
             },
             compression: Identity::new(),
             inside: Inside {
+                compress: Off::off(),
+                coalesce: Off::off(),
                 heartbeat: Off::off(),
                 errors: Off::off(),
                 farewell: Off::off(),
@@ -368,7 +383,7 @@ impl<C> StreamStack<C> {
         self
     }
 
-    /// Adds a layer that compresses, or changes bytes otherwise, in its place in the order. It is put into a
+    /// Adds a foreign layer that compresses, or changes bytes otherwise, in its place in the order. It is put into a
     /// [`CompressionSlot`], so that no digest of other bytes stays in head or trailers.
     ///
     /// ```
@@ -391,6 +406,30 @@ impl<C> StreamStack<C> {
     #[cfg(feature = "errors")]
     pub fn idle_timeout(mut self, layer: IdleTimeoutLayer) -> Self {
         self.inside.idle_timeout = layer;
+        self
+    }
+
+    /// Sets the layer that compresses streams. Default: disabled.
+    ///
+    /// ```
+    /// use tower_stream::{StreamStack, compress::{CompressLayer, Settings}};
+    ///
+    /// let compression = CompressLayer::new();
+    /// let switch = compression.switch();
+    /// let stack = StreamStack::new().compress(compression);
+    /// switch.set(Settings::off()); // while it runs
+    /// # drop(stack);
+    /// ```
+    #[cfg(feature = "compress")]
+    pub fn compress(mut self, layer: CompressLayer) -> Self {
+        self.inside.compress = layer;
+        self
+    }
+
+    /// Sets the layer that joins the frames that are ready. Default: disabled, because most streams wait for each frame.
+    #[cfg(feature = "coalesce")]
+    pub fn coalesce(mut self, layer: CoalesceLayer) -> Self {
+        self.inside.coalesce = layer;
         self
     }
 

@@ -1,6 +1,6 @@
 //! The admin listener: probes and status.
 
-use crate::{State, figures, forgery, problem::Problem, reply};
+use crate::{State, compression, figures, forgery, problem::Problem, reply};
 use axum::{
     Router, extract,
     http::{StatusCode, Uri},
@@ -16,6 +16,10 @@ pub fn admin(state: &State) -> Router {
         .route("/readyz", get_service(state.drain.readiness()))
         .route("/status", get(status))
         .route("/drain", post(drain))
+        .route(
+            "/compression",
+            get(compression::show).post(compression::switch),
+        )
         .route("/metrics", get_service(state.prometheus.clone()))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -92,6 +96,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn compression_is_switched_while_it_runs() {
+        let state = State::new(Args::default()).unwrap();
+        let coding = async || {
+            let request = Request::get("/events?count=1").header("accept-encoding", "gzip");
+            let request = request.body(Body::empty()).unwrap();
+            let response = crate::app(&state).oneshot(request).await.unwrap();
+            response.headers().contains_key("content-encoding")
+        };
+        assert_eq!(ask(&state, "/compression").await.1["mode"], "on");
+        for (mode, is_on) in [("off", false), ("adaptive", true), ("on", true)] {
+            let request = Request::post(format!("/compression?mode={mode}"));
+            let request = request.body(Body::empty()).unwrap();
+            let response = admin(&state).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let shown = ask(&state, "/compression").await.1;
+            assert_eq!(shown["mode"], mode);
+            let codings = shown["codings"].as_array().unwrap().len();
+            assert_eq!(codings, if is_on { 3 } else { 0 }, "{shown}");
+            assert_eq!(coding().await, is_on, "{mode}");
+        }
+        for bad in ["", "?mode=", "?mode=gzip", "?mode=on&level=3"] {
+            let request = Request::post(format!("/compression{bad}"));
+            let request = request.body(Body::empty()).unwrap();
+            let response = admin(&state).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 400, "{bad}");
+        }
+        assert_eq!(ask(&state, "/compression").await.1["mode"], "on");
+    }
+
+    #[tokio::test]
     async fn the_listeners_do_not_share_routes() {
         let state = State::new(Args::default()).unwrap();
         assert_eq!(ask(&state, "/events").await.0, 404);
@@ -152,7 +186,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_public_listener_did_is_in_the_metrics() {
-        let state = State::new(Args::default()).unwrap();
+        // The metrics count the frames that are sent.
+        let state = State::new(Args {
+            coalesce: 0,
+            ..Args::default()
+        });
+        let state = state.unwrap();
         serve(&state, Request::get("/events?count=3&interval_ms=0")).await;
         let lines = [
             r#"http_server_response_stream_count_total{http_route="/events",outcome="complete"} 1"#,

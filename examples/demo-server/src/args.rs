@@ -11,6 +11,7 @@ use axum::http::{
     uri::{Authority, Scheme},
 };
 use clap::{Parser, ValueEnum};
+use tower_stream_compress::Mode;
 use tower_stream_drain::{BuildError, Drain};
 use tower_stream_limit::{BreakerLayer, Rate, StreamLimitLayer};
 
@@ -18,6 +19,7 @@ use crate::ListenAddr;
 
 const PUBLIC: ListenAddr = ListenAddr::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3000));
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+const COALESCE: usize = 16 * 1024;
 const THIRTY_TEXT: &str = "30s";
 const THIRTY: Duration = Duration::from_secs(30);
 
@@ -73,6 +75,13 @@ pub struct Args {
     /// Circuit breaker on /fail: answers 503 for 10s once half of 20 or more responses within 10s have failed
     #[arg(long, env = "DEMO_BREAKER")]
     pub breaker: bool,
+    /// Whether responses are compressed; adaptive chooses the level by the CPU load. POST /compression switches it
+    #[arg(long, env = "DEMO_COMPRESS", value_name = "MODE", value_enum, default_value_t = Compress::On)]
+    pub compress: Compress,
+
+    /// Greatest length of a frame that joins several ready ones, in bytes; 0 or off joins none
+    #[arg(long, env = "DEMO_COALESCE", value_name = "BYTES", default_value_t = COALESCE, value_parser = bytes_or_off)]
+    pub coalesce: usize,
 
     /// First phase of a drain: /readyz responds 503 and responses close their connections, but requests are served
     #[arg(long, env = "DEMO_ADVERTISE", value_name = "DURATION", default_value = "5s", value_parser = duration_or_none)]
@@ -131,6 +140,28 @@ pub struct Args {
     pub log: LogFormat,
 }
 
+/// Whether responses are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// No response is compressed.
+    Off,
+    /// With fixed levels.
+    #[default]
+    On,
+    /// With levels that follow the CPU load.
+    Adaptive,
+}
+
+impl Compress {
+    pub(crate) fn mode(self) -> Mode {
+        match self {
+            Self::Off => Mode::Off,
+            Self::On => Mode::On,
+            Self::Adaptive => Mode::Adaptive,
+        }
+    }
+}
+
 /// Format of the log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -154,6 +185,8 @@ impl Default for Args {
             max_streams_per_client: 0,
             rate: 0,
             breaker: false,
+            compress: Compress::On,
+            coalesce: COALESCE,
             advertise: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             settle: Duration::from_millis(250),
@@ -214,6 +247,10 @@ Admin routes:
   GET  /readyz    200, or 503 once the server is draining
   GET  /status    JSON: state (active, advertise, close or dead), responses in flight, served, ..
   POST /drain     starts a drain, as SIGTERM does
+  GET  /compression
+                  JSON: mode, codings with their levels, open streams, memory, ..
+  POST /compression?mode=on
+                  switches it for responses that begin from now on; mode: off, on, adaptive
   GET  /metrics   all metrics, as Prometheus text
 
 Requests that change something are refused (403) when another web page made the browser send
@@ -293,6 +330,15 @@ fn duration_or_off(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "off" => Ok(Duration::ZERO),
         _ => duration_or_none(text),
+    }
+}
+
+fn bytes_or_off(text: &str) -> Result<usize, String> {
+    match text {
+        "off" => Ok(0),
+        _ => text
+            .parse()
+            .map_err(|error| format!("{error} (write a number of bytes, 0 or off)")),
     }
 }
 
@@ -382,11 +428,21 @@ mod tests {
     }
 
     #[test]
+    fn joining_can_be_off() {
+        for (text, bytes) in [("0", 0), ("off", 0), ("4096", 4096)] {
+            assert_eq!(parse(&["--coalesce", text]).unwrap().coalesce, bytes);
+        }
+    }
+
+    #[test]
     fn a_bad_flag_is_named_and_exits_with_2() {
         for (flag, value) in [
             ("--idle-timeout", "soon"),
             ("--idle-timeout", "0s"),
             ("--heartbeat", "on"),
+            ("--compress", "gzip"),
+            ("--coalesce", "-1"),
+            ("--coalesce", "16k"),
             ("--deadline", "-3s"),
             ("--deadline", "0s"),
             ("--advertise", "-1s"),
@@ -433,6 +489,7 @@ mod tests {
             "/livez",
             "/readyz",
             "/status",
+            "/compression",
             "/metrics",
         ] {
             assert!(help.contains(route), "{route}");

@@ -2,6 +2,7 @@
 
 use axum::Router;
 use tower::ServiceBuilder;
+use tower_stream_coalesce::CoalesceLayer;
 use tower_stream_core::{Dialect, StreamKind};
 use tower_stream_digest::DigestLayer;
 use tower_stream_errors::{DialectLayer, ErrorWriterLayer, IdleTimeoutLayer};
@@ -16,7 +17,7 @@ use crate::State;
 /// Adds every layer to `routes`.
 ///
 /// Outermost first: `RequestId -> RequestSpan -> StreamMetrics -> Dialect -> Drain -> Limit -> StreamHeaders ->
-/// Digest(emit) -> [compression] -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) ->
+/// Digest(emit) -> Compress -> Coalesce -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) ->
 /// handler`. `tower_stream::StreamStack` is one layer with this order; here the layers are separate, as examples.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
@@ -35,6 +36,10 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // Adds headers that keep proxies and caches from buffering streams.
             .layer(StreamHeadersLayer::new())
             .layer(state.digests.clone())
+            // Compresses what the client accepts; each record is readable as soon as it is sent.
+            .layer(state.compression.clone())
+            // Joins the frames that are ready, so that a burst is sent as one frame.
+            .layer(CoalesceLayer::new().max_bytes(state.args.coalesce))
             // Writes a heartbeat into an idle event stream, so that its client knows that the server is alive.
             .layer(HeartbeatLayer::new().interval(state.args.heartbeat))
             // Ends a failed response in its own format.

@@ -23,6 +23,7 @@
 mod admin;
 mod args;
 mod chat;
+mod compression;
 mod figures;
 mod forgery;
 mod layers;
@@ -47,7 +48,7 @@ mod tls;
 mod traces;
 
 pub use admin::admin;
-pub use args::{Args, LogFormat};
+pub use args::{Args, Compress, LogFormat};
 pub use listen::ListenAddr;
 pub use public::app;
 pub use server::Server;

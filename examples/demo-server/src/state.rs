@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use tower_stream_compress::{CompressLayer, Settings};
 use tower_stream_digest::{DigestLayer, VerifyDigestLayer};
 use tower_stream_drain::Drain;
 use tower_stream_ids::RequestIdLayer;
@@ -18,6 +19,7 @@ pub struct State {
     pub(crate) request_ids: RequestIdLayer,
     pub(crate) prometheus: Prometheus,
     pub(crate) metrics: StreamMetricsLayer,
+    pub(crate) compression: CompressLayer,
     pub(crate) drain: Drain,
     pub(crate) limit: StreamLimitLayer,
     pub(crate) breaker: BreakerLayer,
@@ -50,6 +52,8 @@ impl State {
             .drain()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let (limit, breaker) = (args.limit(), args.breaker());
+        let settings = Settings::on().mode(args.compress.mode());
+        let compression = CompressLayer::new().settings(settings);
         let digests = layers::announced_digest();
         let verify = VerifyDigestLayer::md5();
         let traces = Traces::new(args.otlp.as_deref())?;
@@ -73,6 +77,7 @@ impl State {
             metrics,
             traces,
             args: Arc::new(args),
+            compression,
             drain,
             limit,
             breaker,

@@ -19,6 +19,8 @@ use tower_http::{
 };
 use tower_stream::{
     StreamStack,
+    coalesce::CoalesceLayer,
+    compress::CompressLayer,
     core::Dialect,
     digest::{DigestLayer, VerifyDigestLayer},
     drain::Drain,
@@ -74,6 +76,8 @@ enum Layers {
     Breaker,
     Digest,
     Headers,
+    Coalesce,
+    Compress,
     Heartbeat,
     ErrorWriter,
     Farewell,
@@ -136,6 +140,8 @@ async fn main() -> std::io::Result<()> {
         Layers::Breaker => app.layer(BreakerLayer::new()),
         Layers::Digest => app.layer(DigestLayer::md5()),
         Layers::Headers => app.layer(StreamHeadersLayer::new()),
+        Layers::Compress => app.layer(CompressLayer::new()),
+        Layers::Coalesce => app.layer(CoalesceLayer::new()),
         Layers::Heartbeat => app.layer(HeartbeatLayer::new()),
         Layers::ErrorWriter => app.layer(ErrorWriterLayer::new()),
         Layers::Farewell => app.layer(drain.farewell()),

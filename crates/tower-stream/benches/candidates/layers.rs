@@ -10,6 +10,7 @@ use tower_http::{
 };
 use tower_stream::{
     StreamStack,
+    coalesce::CoalesceLayer,
     digest::DigestLayer,
     drain::Drain,
     errors::ErrorWriterLayer,
@@ -70,6 +71,7 @@ pub(crate) fn candidates(listener: Listener, shape: Shape) -> Vec<Candidate> {
         "RequestSpan" => RequestSpanLayer::new(),
         "Drain" => drain.layer(),
         "StreamHeaders" => StreamHeadersLayer::new(),
+        "Coalesce" => CoalesceLayer::new(),
         "Heartbeat" => HeartbeatLayer::new(),
         "ErrorWriter" => ErrorWriterLayer::new(),
         "Farewell" => drain.farewell(),

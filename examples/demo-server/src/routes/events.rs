@@ -57,7 +57,11 @@ mod tests {
 
     #[tokio::test]
     async fn count_0_is_endless() {
-        let app = crate::app(&crate::State::new(crate::Args::default()).unwrap());
+        let args = crate::Args {
+            coalesce: 0,
+            ..crate::Args::default()
+        };
+        let app = crate::app(&crate::State::new(args).unwrap());
         let request = Request::get("/events?count=0&interval_ms=0&bytes=1");
         let response = app.oneshot(request.body(Body::empty()).unwrap());
         let mut body = response.await.unwrap().into_body();

@@ -1,0 +1,249 @@
+//! The layer's effect on one response.
+
+use std::{fmt, pin::Pin, task::Poll};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body::SizeHint;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_stream_core::{
+    BoxError, Exchange,
+    wrapper::{
+        AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+    },
+};
+
+use crate::{CoalesceLayer, joined::Joined, layer::Config};
+
+/// A longer frame costs more to copy than to send by itself. A body with a shorter declared length passes unchanged.
+const LARGE: usize = 4096;
+
+/// The state of [`CoalesceLayer`] for one request.
+pub struct CoalesceStage(State);
+
+enum State {
+    Called {
+        config: Config,
+        method: Method,
+    },
+    /// Boxed: all stages of a request share one allocation, and most responses are not streams.
+    Following(Box<Following>),
+}
+
+struct Following {
+    config: Config,
+    joined: Joined,
+    /// What the body returned after the frames that were joined, and whether it is a heartbeat.
+    next: Option<(Result<Piece, BoxError>, bool)>,
+    /// Number of declared bytes that the body has not returned yet. At zero, the body is not polled again.
+    undelivered: u64,
+    /// Created at the first wait.
+    linger: Option<Linger>,
+}
+
+/// The timer of the frames that are held.
+struct Linger {
+    sleep: Pin<Box<Sleep>>,
+    is_set: bool,
+}
+
+impl Hook for CoalesceLayer {
+    type Stage = CoalesceStage;
+
+    #[inline]
+    fn is_off(&self) -> bool {
+        self.config().is_none()
+    }
+
+    #[inline]
+    fn on_request<B>(&self, request: &mut Request<B>, _: &Exchange) -> Begin<CoalesceStage> {
+        match self.config() {
+            Some(config) => Begin::Follow(CoalesceStage(State::Called {
+                config,
+                method: request.method().clone(),
+            })),
+            None => Begin::Pass,
+        }
+    }
+}
+
+impl Stage for CoalesceStage {
+    fn on_head(
+        &mut self,
+        head: &mut ResponseHead,
+        up: &mut impl Source,
+        _: &mut StageContext<'_, '_>,
+    ) -> Poll<AfterHead> {
+        let State::Called { config, method } = &self.0 else {
+            return Poll::Ready(AfterHead::Leave);
+        };
+        let delivery = head.delivery(method, &up.size_hint());
+        let declared = delivery.declared_length();
+        let short = declared.is_some_and(|length| length <= LARGE as u64);
+        if delivery.is_bodiless() || short || up.is_end_stream() {
+            return Poll::Ready(AfterHead::Leave);
+        }
+        self.0 = State::Following(Box::new(Following {
+            config: *config,
+            joined: Joined::new(),
+            next: None,
+            undelivered: declared.unwrap_or(u64::MAX),
+            linger: None,
+        }));
+        Poll::Ready(AfterHead::Stay)
+    }
+
+    #[inline(always)]
+    fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        match &mut self.0 {
+            State::Following(following) if following.next.is_some() => following.go_on(up, cx),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        up: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
+        if let State::Following(following) = &mut self.0 {
+            following.join(polled, up, cx);
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        match &self.0 {
+            State::Following(following) => following.next.is_some() || !following.joined.is_empty(),
+            State::Called { .. } => false,
+        }
+    }
+
+    #[inline]
+    fn size_hint(&self, up: &impl Hints) -> SizeHint {
+        let mut size = up.size_hint();
+        if let State::Following(following) = &self.0 {
+            let held = following.held();
+            // The upper bound first: a lower one above it panics.
+            if let Some(upper) = size.upper() {
+                size.set_upper(upper.saturating_add(held));
+            }
+            size.set_lower(size.lower().saturating_add(held));
+        }
+        size
+    }
+}
+
+impl Following {
+    /// Number of bytes that the body has returned and this stage has not.
+    fn held(&self) -> u64 {
+        let next = match &self.next {
+            Some((Ok(Piece::Data { data, .. }), _)) => data.len(),
+            _ => 0,
+        };
+        (next + self.joined.len()) as u64
+    }
+
+    /// Continues with what came after the last joined frame.
+    #[inline(never)]
+    fn go_on(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
+        let (next, heartbeat) = self.next.take()?;
+        cx.set_heartbeat(heartbeat);
+        let mut polled = Poll::Ready(Some(next));
+        self.join(&mut polled, up, cx);
+        Some(polled)
+    }
+
+    /// Joins the piece in `polled` with those that follow it and are ready.
+    #[inline(never)]
+    fn join(&mut self, polled: &mut Polled, up: &mut impl Source, cx: &mut StageContext<'_, '_>) {
+        loop {
+            let last = match polled {
+                Poll::Ready(Some(Ok(Piece::Data { data, last }))) if self.takes(data) => {
+                    let last = *last;
+                    self.undelivered = self.undelivered.saturating_sub(data.len() as u64);
+                    let data = std::mem::take(data);
+                    self.joined
+                        .push(data, cx.is_heartbeat(), self.config.max_bytes);
+                    if !last && self.undelivered > 0 && self.joined.frames < self.config.max_frames
+                    {
+                        *polled = up.poll(cx);
+                        continue;
+                    }
+                    last
+                }
+                _ if self.joined.is_empty() => {
+                    self.passes(polled);
+                    return;
+                }
+                Poll::Pending if self.lingers(cx) => return,
+                Poll::Pending => false,
+                Poll::Ready(None) => true,
+                Poll::Ready(Some(_)) => {
+                    if let Poll::Ready(Some(next)) = std::mem::replace(polled, Poll::Pending) {
+                        self.next = Some((next, cx.is_heartbeat()));
+                    }
+                    false
+                }
+            };
+            let is_idle = polled.is_pending() && self.next.is_none();
+            let (data, heartbeat) = self.joined.take();
+            if is_idle {
+                self.joined.shrink();
+            }
+            if let Some(linger) = &mut self.linger {
+                linger.is_set = false;
+            }
+            cx.set_heartbeat(heartbeat);
+            *polled = Poll::Ready(Some(Ok(Piece::Data { data, last })));
+            return;
+        }
+    }
+
+    /// Returns whether this frame is joined with the others.
+    #[inline(always)]
+    fn takes(&self, data: &Bytes) -> bool {
+        let length = self.joined.len() + data.len();
+        data.len() <= LARGE && length <= self.config.max_bytes
+    }
+
+    /// Nothing is held, and this is returned as it is.
+    #[inline(always)]
+    fn passes(&mut self, polled: &Polled) {
+        if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = polled {
+            self.undelivered = self.undelivered.saturating_sub(data.len() as u64);
+        }
+    }
+
+    /// Returns whether the held frames still wait for more.
+    #[inline]
+    fn lingers(&mut self, cx: &mut StageContext<'_, '_>) -> bool {
+        !self.config.linger.is_zero() && self.waits(cx)
+    }
+
+    #[cold]
+    fn waits(&mut self, cx: &mut StageContext<'_, '_>) -> bool {
+        let longest = self.config.linger;
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            sleep: Box::pin(sleep_until(Instant::now())),
+            is_set: false,
+        });
+        if !linger.is_set {
+            linger.is_set = true;
+            linger.sleep.as_mut().reset(Instant::now() + longest);
+        }
+        linger.sleep.as_mut().poll(cx.task).is_pending()
+    }
+}
+
+impl fmt::Debug for CoalesceStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.0 {
+            State::Called { .. } => "called",
+            State::Following(_) => "following",
+        };
+        f.debug_tuple("CoalesceStage").field(&state).finish()
+    }
+}

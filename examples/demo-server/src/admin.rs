@@ -107,6 +107,7 @@ mod tests {
         assert_eq!(ask(&state, "/compression").await.1["mode"], "on");
         for (mode, is_on) in [("off", false), ("adaptive", true), ("on", true)] {
             let request = Request::post(format!("/compression?mode={mode}"));
+            let request = request.header("host", "localhost");
             let request = request.body(Body::empty()).unwrap();
             let response = admin(&state).oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200);
@@ -117,7 +118,7 @@ mod tests {
             assert_eq!(coding().await, is_on, "{mode}");
         }
         for bad in ["", "?mode=", "?mode=gzip", "?mode=on&level=3"] {
-            let request = Request::post(format!("/compression{bad}"));
+            let request = Request::post(format!("/compression{bad}")).header("host", "localhost");
             let request = request.body(Body::empty()).unwrap();
             let response = admin(&state).oneshot(request).await.unwrap();
             assert_eq!(response.status(), 400, "{bad}");

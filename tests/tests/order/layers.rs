@@ -72,7 +72,7 @@ pub(crate) enum Piece {
 
 impl Piece {
     /// In the recommended order.
-    pub(crate) const OURS: [Self; 13] = [
+    pub(crate) const OURS: [Self; 14] = [
         Self::RequestId,
         Self::RequestSpan,
         Self::Metrics,

@@ -35,6 +35,9 @@ struct Following {
     joined: Joined,
     /// What the body returned after the frames that were joined, and whether it is a heartbeat.
     next: Option<(Result<Piece, BoxError>, bool)>,
+    /// Whether the body has ended after the frames that were joined. The end is returned in its own poll, as without the
+    /// layer: a layer outside that polls again after a last frame would make those inside report too early.
+    ended: bool,
     /// Number of declared bytes that the body has not returned yet. At zero, the body is not polled again.
     undelivered: u64,
     /// Created at the first wait.
@@ -87,6 +90,7 @@ impl Stage for CoalesceStage {
             config: *config,
             joined: Joined::new(),
             next: None,
+            ended: false,
             undelivered: declared.unwrap_or(u64::MAX),
             linger: None,
         }));
@@ -96,7 +100,9 @@ impl Stage for CoalesceStage {
     #[inline(always)]
     fn on_poll(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         match &mut self.0 {
-            State::Following(following) if following.next.is_some() => following.go_on(up, cx),
+            State::Following(following) if following.next.is_some() || following.ended => {
+                following.go_on(up, cx)
+            }
             _ => None,
         }
     }
@@ -149,7 +155,9 @@ impl Following {
     /// Continues with what came after the last joined frame.
     #[inline(never)]
     fn go_on(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
-        let (next, heartbeat) = self.next.take()?;
+        let Some((next, heartbeat)) = self.next.take() else {
+            return Some(Poll::Ready(None));
+        };
         cx.set_heartbeat(heartbeat);
         let mut polled = Poll::Ready(Some(next));
         self.join(&mut polled, up, cx);
@@ -180,7 +188,10 @@ impl Following {
                 }
                 Poll::Pending if self.lingers(cx) => return,
                 Poll::Pending => false,
-                Poll::Ready(None) => true,
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    false
+                }
                 Poll::Ready(Some(_)) => {
                     if let Poll::Ready(Some(next)) = std::mem::replace(polled, Poll::Pending) {
                         self.next = Some((next, cx.is_heartbeat()));

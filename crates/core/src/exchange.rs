@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     cell, fmt,
+    pin::Pin,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -47,7 +48,7 @@ pub(crate) struct Cell {
     /// With the depth of the layer that set it.
     request_id: OnceLock<(u32, RequestId)>,
     /// With the depth of the layer that set it.
-    drain: OnceLock<(u32, Arc<dyn Any + Send + Sync>)>,
+    drain: OnceLock<(u32, Arc<dyn DrainHandle>)>,
     /// With the depth of the layer that set it.
     permit: OnceLock<(u32, Weak<dyn Any + Send + Sync>)>,
     /// The dialect that was named first; the last one of the list applies.
@@ -87,6 +88,18 @@ struct NamedDialect {
 struct Fork {
     depth: u32,
     cell: Arc<Cell>,
+}
+
+/// A drain, as the layer that counts a request leaves it in the [`Exchange`].
+pub trait DrainHandle: Any + Send + Sync {
+    /// Holds the drain for work that outlives its request: it counts as in flight until the hold is dropped.
+    fn hold(self: Arc<Self>) -> Box<dyn DrainHold>;
+}
+
+/// Holds a drain, see [`Exchange::hold_drain`].
+pub trait DrainHold: Send + Sync {
+    /// Waits until everything in flight has to end. The work then has a moment, as last events have, before the drain is over.
+    fn deadline(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// Work that only one layer does per request, even if several could: see [`Exchange::claim`].
@@ -415,16 +428,16 @@ impl Exchange {
         self.cell().request_id.set((self.depth, id)).is_ok()
     }
 
-    /// The value that the drain layer of this request stored, for the handler.
+    /// The drain that counts this request, as its layer stored it, for the handler.
     #[inline]
     #[must_use]
-    pub fn drain(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+    pub fn drain(&self) -> Option<&Arc<dyn DrainHandle>> {
         self.cell().drain.get().map(|(_, drain)| drain)
     }
 
-    /// Stores a value of the drain layer. Returns false and changes nothing if a layer further outside has stored one.
+    /// Stores the drain that counts this request. Returns false and changes nothing if a layer further outside has stored one.
     #[inline]
-    pub fn set_drain(&self, drain: Arc<dyn Any + Send + Sync>) -> bool {
+    pub fn set_drain(&self, drain: Arc<dyn DrainHandle>) -> bool {
         self.cell().drain.set((self.depth, drain)).is_ok()
     }
 
@@ -440,6 +453,31 @@ impl Exchange {
     #[inline]
     pub fn set_permit(&self, permit: Weak<dyn Any + Send + Sync>) -> bool {
         self.cell().permit.set((self.depth, permit)).is_ok()
+    }
+
+    /// Holds the drain of this request, for work that outlives the response. `None` if there is no drain.
+    #[must_use]
+    pub fn hold_drain(&self) -> Option<Box<dyn DrainHold>> {
+        self.drain().map(|drain| Arc::clone(drain).hold())
+    }
+
+    /// Returns an exchange for work that is begun by this request and whose end is not that of the response: it has the request
+    /// id, the sequence, the dialect, the drain and the permit of this one, and neither its cause nor its claims.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let ours = self.cell();
+        let mut cell = Cell::new(self.depth);
+        cell.numbers_of = Some(Arc::clone(ours.numbers_of.as_ref().unwrap_or(ours)));
+        inherit(&ours.request_id, &cell.request_id, u32::MAX);
+        inherit(&ours.drain, &cell.drain, u32::MAX);
+        inherit(&ours.permit, &cell.permit, u32::MAX);
+        if let Some(named) = ours.dialects().last() {
+            cell.name_dialect(named.by, named.dialect);
+        }
+        Self {
+            cell: Arc::new(cell),
+            depth: self.depth,
+        }
     }
 
     /// The dialect of the response, if one was named: see [`Dialect`]. The dialect that was named last applies, which
@@ -713,9 +751,40 @@ mod tests {
         assert_eq!(first.cause().unwrap().message(), "attempt 1");
     }
 
+    struct NoDrain;
+
+    impl DrainHandle for NoDrain {
+        fn hold(self: Arc<Self>) -> Box<dyn DrainHold> {
+            Box::new(Self)
+        }
+    }
+
+    impl DrainHold for NoDrain {
+        fn deadline(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[test]
+    fn work_apart_has_the_ids_and_the_drain_and_an_end_of_its_own() {
+        let (outer, _) = outside();
+        assert!(outer.set_drain(Arc::new(NoDrain)));
+        outer.set_dialect(Dialect::OPENAI_CHAT);
+        assert!(outer.claim(Claim::ChunkNumbers));
+        outer.sequence().next();
+        let apart = outer.apart();
+        assert!(apart.hold_drain().is_some() && apart.claim(Claim::ChunkNumbers));
+        assert_eq!(apart.dialect().unwrap().name(), "openai-chat");
+        assert_eq!(apart.sequence().last(), outer.sequence().last());
+        apart.record(cause("of the work"));
+        assert!(outer.cause().is_none());
+        outer.record(cause("of the response"));
+        assert_eq!(apart.cause().unwrap().message(), "of the work");
+    }
+
     #[test]
     fn the_drain_of_a_layer_outside_of_the_retry_is_that_of_each_attempt() {
-        let drain = || Arc::new("a drain") as Arc<dyn Any + Send + Sync>;
+        let drain = || Arc::new(NoDrain) as Arc<dyn DrainHandle>;
         let (outer, request) = outside();
         assert!(outer.set_drain(drain()));
         for _ in 0..2 {

@@ -27,7 +27,7 @@ pub use self::{
     delivery::{Delivery, declared_length},
     dialect::{Dialect, ErrorReport, KeepAlive, Record},
     end::{Outcome, StreamEnd},
-    exchange::{Claim, Exchange},
+    exchange::{Claim, DrainHandle, DrainHold, Exchange},
     expected_digest::ExpectedDigest,
     head::{
         AddedNoTransform, allows_insertion, bytes_changed, bytes_encoded, digests_changed,

@@ -1,10 +1,10 @@
 //! Access of a request to its drain: a handle to observe it, and a token to hold it.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, pin::Pin, sync::Arc};
 
 use http::Extensions;
 use tokio::time::Instant;
-use tower_stream_core::Exchange;
+use tower_stream_core::{DrainHandle, DrainHold, Exchange};
 
 use crate::{Drain, State, shared::Shared};
 
@@ -39,8 +39,9 @@ fn innermost(request: &Extensions) -> Option<Arc<Shared>> {
     if let Some(InnerDrain(shared)) = request.get() {
         return Some(Arc::clone(shared));
     }
-    let drain = Exchange::get(request)?.drain()?;
-    Arc::clone(drain).downcast().ok()
+    let drain = Arc::clone(Exchange::get(request)?.drain()?);
+    let drain: Arc<dyn Any + Send + Sync> = drain;
+    drain.downcast().ok()
 }
 
 /// Lets a handler observe its drain, so that it can stop early. An extractor (feature `axum`).
@@ -159,6 +160,19 @@ impl DrainToken {
     #[must_use]
     pub fn draining(&self) -> Draining {
         Draining::new(Arc::clone(&self.shared))
+    }
+}
+
+impl DrainHandle for Shared {
+    fn hold(self: Arc<Self>) -> Box<dyn DrainHold> {
+        Box::new(DrainToken::take(self))
+    }
+}
+
+impl DrainHold for DrainToken {
+    fn deadline(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { shared.until(|schedule| schedule.deadline).await })
     }
 }
 

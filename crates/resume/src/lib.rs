@@ -1,13 +1,33 @@
 #![doc = include_str!("../README.md")]
 
+mod body;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod cursor;
+mod head;
+mod live;
 mod log;
+mod open;
+mod producer;
+mod reader;
+mod resume;
+mod service;
+mod splitter;
+mod streams;
 
-pub use self::log::{
-    Claimed, CodecError, Created, End, Entry, Epoch, InvalidStreamId, LogError, LogErrorKind,
-    LogFuture, LogReader, Memory, MemoryBuilder, NewStream, Overflow, Status, StreamId, StreamKey,
-    StreamLog, Takeover,
+pub use self::{
+    body::{ResponseBody, StreamBody},
+    log::{
+        Claimed, CodecError, Created, End, Entry, Epoch, InvalidStreamId, LogError, LogErrorKind,
+        LogFuture, LogReader, Memory, MemoryBuilder, NewStream, Overflow, Status, StreamId,
+        StreamKey, StreamLog, Takeover,
+    },
+    resume::{Builder, Resume, Stats, WhoLeft},
+    service::{ResponseFuture, ResumeLayer, ResumeService},
+    streams::Streams,
 };
 #[cfg(feature = "redis")]
 pub use self::log::{Redis, RedisBuilder};
+
+#[cfg(test)]
+mod tests;

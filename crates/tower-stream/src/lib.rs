@@ -10,6 +10,8 @@ pub use slot::{
     EncodedBody, PlainBody,
 };
 pub use stack::{InnerStack, OuterStack, Stacked, StreamStack};
+#[cfg(feature = "resume")]
+pub use stack::{ProducerStack, ReaderStack};
 #[cfg(feature = "coalesce")]
 pub use tower_stream_coalesce as coalesce;
 #[cfg(feature = "compress")]
@@ -31,6 +33,8 @@ pub use tower_stream_ids as ids;
 pub use tower_stream_limit as limit;
 #[cfg(feature = "metrics")]
 pub use tower_stream_metrics as metrics;
+#[cfg(feature = "resume")]
+pub use tower_stream_resume as resume;
 #[cfg(feature = "serve")]
 #[doc(inline)]
 pub use tower_stream_serve::{self as serve, serve};

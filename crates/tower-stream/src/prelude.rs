@@ -22,6 +22,8 @@ pub use crate::ids::{RequestIdLayer, SequenceLayer};
 pub use crate::limit::{BreakerLayer, StreamLimitLayer, StreamPermit};
 #[cfg(feature = "metrics")]
 pub use crate::metrics::StreamMetricsLayer;
+#[cfg(feature = "resume")]
+pub use crate::resume::{Resume, ResumeLayer};
 #[cfg(feature = "serve")]
 pub use crate::serve::serve;
 #[cfg(feature = "trace")]

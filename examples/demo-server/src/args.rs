@@ -131,6 +131,14 @@ pub struct Args {
     #[arg(long, env = "DEMO_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub admin_host: Vec<String>,
 
+    /// Where the records of /story and of chat completions are kept, so that a client can resume: memory, or off
+    #[arg(long, env = "DEMO_RESUME", value_name = "LOG", default_value = "memory", value_parser = resume)]
+    pub resume: ResumeLog,
+
+    /// How long such a stream goes on without a reader
+    #[arg(long, env = "DEMO_RESUME_GRACE", value_name = "DURATION", default_value = THIRTY_TEXT, value_parser = duration_or_none)]
+    pub resume_grace: Duration,
+
     /// Serve the same routes without any layer, for comparison
     #[arg(long, env = "DEMO_BARE")]
     pub bare: bool,
@@ -160,6 +168,16 @@ impl Compress {
             Self::Adaptive => Mode::Adaptive,
         }
     }
+}
+
+/// Where resumable streams are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResumeLog {
+    /// In the memory of this process.
+    #[default]
+    Memory,
+    /// Nowhere: no stream is resumable.
+    Off,
 }
 
 /// Format of the log lines.
@@ -199,6 +217,8 @@ impl Default for Args {
             tls_key: None,
             page_may_drain: false,
             admin_host: Vec::new(),
+            resume: ResumeLog::default(),
+            resume_grace: THIRTY,
             bare: false,
             log: LogFormat::default(),
         }
@@ -217,6 +237,12 @@ Public routes. Query parameters are shown with their defaults; unknown ones are 
          the name of the model that answers
   GET  /events?count=10&interval_ms=100&bytes=32
          server-sent events, each with that many bytes of text; count=0 is endless
+  GET  /story?interval_ms=20&words=200
+         server-sent events of the text model, one word each; resumable: a browser's EventSource
+         that lost its connection goes on where it was, with no word lost and none twice
+  GET  /streams/{id}, DELETE /streams/{id}, GET /streams/{id}/status
+         resumes (Last-Event-ID, or ?after= and the number of records received), cancels or
+         describes a stream of /story or of chat completions; id: its Stream-Id header
   GET  /lines?count=10&interval_ms=100&bytes=32
          NDJSON, one object a line; count=0 is endless
   GET  /bytes?size=1048576&chunk=16384&length=1
@@ -350,6 +376,14 @@ fn number_or_off(text: &str) -> Result<u32, String> {
     }
 }
 
+fn resume(text: &str) -> Result<ResumeLog, String> {
+    match text {
+        "memory" => Ok(ResumeLog::Memory),
+        "off" | "0" => Ok(ResumeLog::Off),
+        _ => Err("must be memory or off".to_owned()),
+    }
+}
+
 fn otlp(text: &str) -> Result<String, String> {
     if cfg!(not(feature = "otlp")) {
         return Err(
@@ -447,6 +481,8 @@ mod tests {
             ("--deadline", "0s"),
             ("--advertise", "-1s"),
             ("--settle", "late"),
+            ("--resume", "disk"),
+            ("--resume-grace", "soon"),
             ("--early-end-window", "x"),
             ("--public", "here"),
             ("--public", "unix:"),
@@ -480,6 +516,8 @@ mod tests {
             "/v1/models",
             "/events",
             "/lines",
+            "/story",
+            "/streams",
             "/bytes",
             "/files",
             "/fail",

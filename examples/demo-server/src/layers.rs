@@ -10,6 +10,7 @@ use tower_stream_headers::StreamHeadersLayer;
 use tower_stream_heartbeat::HeartbeatLayer;
 use tower_stream_ids::SequenceLayer;
 use tower_stream_limit::BreakerLayer;
+use tower_stream_resume::{Resume, ResumeLayer, WhoLeft};
 use tower_stream_trace::{ChunkSpanLayer, RequestSpanLayer};
 
 use crate::State;
@@ -17,8 +18,8 @@ use crate::State;
 /// Adds every layer to `routes`.
 ///
 /// Outermost first: `RequestId -> RequestSpan -> StreamMetrics -> Dialect -> Drain -> Limit -> StreamHeaders ->
-/// Digest(emit) -> Compress -> Coalesce -> Heartbeat -> ErrorWriter -> Farewell -> IdleTimeout -> ChunkSpan -> Sequence -> Digest(verify) ->
-/// handler`. `tower_stream::StreamStack` is one layer with this order; here the layers are separate, as examples.
+/// Digest(emit) -> Compress -> Coalesce -> Heartbeat -> ErrorWriter -> Farewell -> Resume -> IdleTimeout -> ChunkSpan -> Sequence ->
+/// Digest(verify) -> handler`. `tower_stream::StreamStack` is one layer with this order; here the layers are separate, as examples.
 pub(crate) fn stack(routes: Router, state: &State) -> Router {
     routes.layer(
         ServiceBuilder::new()
@@ -46,6 +47,8 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             .layer(ErrorWriterLayer::new())
             // Ends a stream that is in flight at the deadline with a last event.
             .layer(state.drain.farewell())
+            // Keeps the records of these streams, so that a client can go on where it was.
+            .layer(resumable(state))
             // Fails a stream that has no frame for this long.
             .layer(IdleTimeoutLayer::new(state.args.idle_timeout))
             .layer(state.traces.chunks())
@@ -54,6 +57,15 @@ pub(crate) fn stack(routes: Router, state: &State) -> Router {
             // Checks the digests that handlers declare.
             .layer(state.verify.clone()),
     )
+}
+
+/// Only for the routes whose streams are worth being kept.
+fn resumable(state: &State) -> ResumeLayer {
+    let layer = state.resume.as_ref().map(Resume::layer);
+    let layer = layer.unwrap_or_else(ResumeLayer::off);
+    layer
+        .who_left(WhoLeft::Grace(state.args.resume_grace))
+        .only_if(|request| ["/story", "/v1/chat/completions"].contains(&request.uri.path()))
 }
 
 /// Only around the chat route: a chunk of its streams is a token. Of two chunk layers, only the inner one is active.

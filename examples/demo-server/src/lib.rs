@@ -48,7 +48,7 @@ mod tls;
 mod traces;
 
 pub use admin::admin;
-pub use args::{Args, Compress, LogFormat};
+pub use args::{Args, Compress, LogFormat, ResumeLog};
 pub use listen::ListenAddr;
 pub use public::app;
 pub use server::Server;

@@ -31,7 +31,12 @@ fn routes(state: &State, layered: bool) -> Router {
             early = state.drain.farewell().policy(Policy::EndEarly);
         }
     }
-    let mut routes = Router::new()
+    let mut routes = match &state.resume {
+        Some(resume) if layered => Router::new().nest_service("/streams", resume.routes()),
+        _ => Router::new(),
+    };
+    routes = routes
+        .route("/story", get(routes::story::story))
         .route("/v1/chat/completions", chat)
         .route("/v1/models", get(chat::models))
         .route("/events", get(routes::events::events).layer(early))

@@ -10,7 +10,9 @@ use tower_stream_limit::{BreakerLayer, StreamLimitLayer};
 use tower_stream_metrics::{Prometheus, StreamMetricsLayer};
 use tower_stream_serve::Connections;
 
-use crate::{Args, Traces, layers};
+use tower_stream_resume::{Memory, Resume};
+
+use crate::{Args, ResumeLog, Traces, layers};
 
 /// Shared by both listeners. Clones share the state.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct State {
     pub(crate) digests: DigestLayer,
     pub(crate) verify: VerifyDigestLayer,
     pub(crate) traces: Traces,
+    /// `None` with `--resume off`.
+    pub(crate) resume: Option<Resume>,
 }
 
 impl State {
@@ -58,6 +62,11 @@ impl State {
         let verify = VerifyDigestLayer::md5();
         let traces = Traces::new(args.otlp.as_deref())?;
 
+        let resume = match args.resume {
+            ResumeLog::Memory if !args.bare => Some(Resume::builder(Memory::new()).build()),
+            ResumeLog::Memory | ResumeLog::Off => None,
+        };
+
         let prometheus = Prometheus::new("demo-server");
         let meter = prometheus.meter();
         // A demo shows everything. Both are off by default, because each chunk then needs one more clock read.
@@ -85,6 +94,7 @@ impl State {
             digests,
             verify,
             request_ids,
+            resume,
         })
     }
 

@@ -33,6 +33,8 @@ pub enum EventId {
 ///   not changed. An object that already has a member `sequence_id` then has two; most parsers keep the last one, which
 ///   is its own.
 ///
+/// A stream that a resume layer has made resumable, outside or inside of this one, gets no `id:` here: its ids are the cursors of that layer.
+///
 /// The layer does not buffer, split or join frames: each frame is passed on at once, with the inserted numbers. A frame
 /// without an insertion is passed on unchanged. A response with insertions loses its `Content-Length` and its digests,
 /// also in the trailers, because they describe other bytes. A body that ends before its declared length fails

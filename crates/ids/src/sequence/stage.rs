@@ -83,6 +83,10 @@ impl Stage for SequenceStage {
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
         self.stamp = self.stamp(head, up, cx.exchange.request_id());
+        // Another layer adds its ids, or has replaced those of the handler.
+        if matches!(self.stamp, Stamp::Sse(_)) && cx.exchange.is_claimed(Claim::EventIds) {
+            self.stamp = Stamp::Nothing;
+        }
         let stamps = !matches!(self.stamp, Stamp::Nothing);
         if stamps {
             bytes_changed(&mut head.headers);

@@ -60,9 +60,8 @@ async fn chunks(more: Value) -> Vec<Value> {
         .map(|frame| {
             let event = std::str::from_utf8(frame).unwrap();
             let data = event.strip_prefix("data: ").unwrap();
-            let (data, id) = data.split_once("\nid: ").unwrap();
-            assert!(id.ends_with("\n\n"), "{event:?}");
-            data
+            // Clients of this dialect count the events; an `id:` breaks some of them.
+            data.strip_suffix("\n\n").unwrap()
         })
         .collect();
     assert_eq!(events.pop(), Some("[DONE]"));

@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod lines;
 pub(crate) mod live;
 pub(crate) mod promise;
+pub(crate) mod story;
 pub(crate) mod upload;
 pub(crate) mod whoami;
 

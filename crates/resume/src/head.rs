@@ -1,0 +1,169 @@
+//! The response head of a stream, as it is kept, and as each reader gets it.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use tower_stream_core::{Dialect, RecordFormat, StreamKind};
+
+/// The fields that are kept. All others belong to one reader or to one connection.
+const KEPT: [HeaderName; 3] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LANGUAGE,
+    HeaderName::from_static("x-vercel-ai-ui-message-stream"),
+];
+
+/// What every reader of a stream must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: StreamKind,
+    /// Whether each event has its cursor as `id:`.
+    pub(crate) in_band: bool,
+    /// The dialect, if it is one that this server may know by its name.
+    pub(crate) dialect: String,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Head {
+    /// The head of this response. `None` if it is no stream of records that can be resumed.
+    pub(crate) fn of(parts: &response::Parts, dialect: Option<Dialect>) -> Option<Self> {
+        let kind = StreamKind::of(&parts.headers);
+        kind.records()?;
+        let whole = parts.status.is_success()
+            && ![StatusCode::PARTIAL_CONTENT, StatusCode::NO_CONTENT].contains(&parts.status);
+        if !whole {
+            return None;
+        }
+        let dialect = dialect.filter(|dialect| dialect.kind() == kind);
+        let mut headers = HeaderMap::new();
+        for name in KEPT {
+            if let Some(value) = parts.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        Some(Self {
+            status: parts.status,
+            kind,
+            // Some clients of the dialects of vendors do not take an `id:`.
+            in_band: kind == StreamKind::Sse && dialect.is_none(),
+            dialect: dialect.map_or("", |dialect| dialect.name()).to_owned(),
+            headers,
+        })
+    }
+
+    /// The format of the records.
+    pub(crate) fn format(&self) -> RecordFormat {
+        self.kind.records().unwrap_or(RecordFormat::Lines)
+    }
+
+    /// The dialect of a vendor, by the stored name.
+    pub(crate) fn dialect(&self) -> Option<Dialect> {
+        let mut vendors = Dialect::VENDORS.into_iter();
+        vendors.find(|vendor| vendor.name() == self.dialect)
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut to = BytesMut::new();
+        to.put_u8(1);
+        to.put_u16(self.status.as_u16());
+        to.put_u8(u8::from(self.in_band));
+        put(&mut to, self.dialect.as_bytes());
+        for (name, value) in &self.headers {
+            put(&mut to, name.as_str().as_bytes());
+            put(&mut to, value.as_bytes());
+        }
+        to.freeze()
+    }
+
+    /// `None` if the bytes were written by another version.
+    pub(crate) fn decode(mut from: Bytes) -> Option<Self> {
+        if from.try_get_u8() != Ok(1) {
+            return None;
+        }
+        let status = StatusCode::from_u16(from.try_get_u16().ok()?).ok()?;
+        let in_band = from.try_get_u8().ok()? == 1;
+        let dialect = String::from_utf8(get(&mut from)?.to_vec()).ok()?;
+        let mut headers = HeaderMap::new();
+        while !from.is_empty() {
+            let name = HeaderName::from_bytes(&get(&mut from)?).ok()?;
+            let value = HeaderValue::from_maybe_shared(get(&mut from)?).ok()?;
+            headers.insert(name, value);
+        }
+        let kind = StreamKind::of(&headers);
+        Some(Self {
+            status,
+            kind,
+            in_band,
+            dialect,
+            headers,
+        })
+    }
+}
+
+fn put(to: &mut BytesMut, bytes: &[u8]) {
+    to.put_u16(bytes.len() as u16);
+    to.put_slice(bytes);
+}
+
+fn get(from: &mut Bytes) -> Option<Bytes> {
+    let length = usize::from(from.try_get_u16().ok()?);
+    (length <= from.len()).then(|| from.split_to(length))
+}
+
+/// Adds the fields that name the stream, and those that keep its content from other people.
+pub(crate) fn announce(headers: &mut HeaderMap, path: &str, public: &str) {
+    let link = format!("<{path}/{public}>; rel=\"resume\"");
+    if let (Ok(link), Ok(id)) = (HeaderValue::try_from(link), HeaderValue::try_from(public)) {
+        headers.append(header::LINK, link);
+        headers.insert(STREAM_ID, id);
+    }
+    headers.insert(header::CACHE_CONTROL, PRIVATE);
+    headers.append(header::VARY, LAST_EVENT_ID_VALUE);
+    headers.append(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    headers.remove(header::CONTENT_LENGTH);
+    tower_stream_core::bytes_changed(headers);
+}
+
+const STREAM_ID: HeaderName = HeaderName::from_static("stream-id");
+const PRIVATE: HeaderValue = HeaderValue::from_static("no-store, private");
+const LAST_EVENT_ID_VALUE: HeaderValue = HeaderValue::from_static("Last-Event-ID");
+const EXPOSED: HeaderValue = HeaderValue::from_static("Stream-Id, Link");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_as_it_was_written_without_what_is_private() {
+        let response = http::Response::builder()
+            .status(201)
+            .header("content-type", "text/event-stream; charset=utf-8")
+            .header("set-cookie", "a=b")
+            .header("connection", "close");
+        let (parts, ()) = response.body(()).unwrap().into_parts();
+        let head = Head::of(&parts, Some(Dialect::OPENAI_CHAT)).unwrap();
+        assert_eq!(head.headers.len(), 1);
+        assert!(!head.in_band);
+        let read = Head::decode(head.encode()).unwrap();
+        assert_eq!(read, head);
+        assert_eq!(read.dialect().unwrap().name(), "openai-chat");
+        assert!(Head::of(&parts, None).unwrap().in_band);
+        let cut = head.encode();
+        assert_eq!(Head::decode(cut.slice(..cut.len() - 1)), None);
+    }
+
+    #[test]
+    fn a_response_without_records_is_no_stream() {
+        for (status, content_type) in [
+            (200, "text/html"),
+            (200, "application/json"),
+            (206, "text/event-stream"),
+            (204, "text/event-stream"),
+            (404, "text/event-stream"),
+        ] {
+            let response = http::Response::builder().status(status);
+            let response = response.header("content-type", content_type);
+            let (parts, ()) = response.body(()).unwrap().into_parts();
+            assert_eq!(Head::of(&parts, None), None, "{status} {content_type}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A stream whose producer runs in this process: the records that its readers have not all seen, or that are not yet stored.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower_stream_core::Cause;
+
+use crate::{End, Entry, Epoch, StreamId, head::Head};
+
+/// How far the producer runs ahead of its fastest reader, and of the log without readers. Also what is kept for readers that are
+/// behind, before they read the log instead.
+const AHEAD_RECORDS: usize = 1_024;
+const AHEAD_BYTES: usize = 1_024 * 1_024;
+
+/// With readers, the log may be behind by this much. After that the stream is no longer stored.
+const UNSTORED_RECORDS: usize = 4 * AHEAD_RECORDS;
+const UNSTORED_BYTES: usize = 4 * AHEAD_BYTES;
+
+/// The largest append.
+const APPEND_RECORDS: usize = 256;
+const APPEND_BYTES: usize = 256 * 1_024;
+
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) id: StreamId,
+    pub(crate) epoch: Epoch,
+    pub(crate) head: Head,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    records: VecDeque<Bytes>,
+    /// The offset of the first of the records.
+    first: u64,
+    bytes: usize,
+    /// The next offset to store.
+    to_store: u64,
+    unstored_bytes: usize,
+    end: Option<End>,
+    end_is_stored: bool,
+    /// The log has not got the rest of the stream, and will not get it.
+    is_broken: bool,
+    /// Why the producer must stop.
+    stop: Option<Cause>,
+    /// The readers' wakers. `None`: a free place.
+    readers: Vec<Option<Option<Waker>>>,
+    count: usize,
+    /// The last offset that a reader has taken, and the bytes after it.
+    fastest: u64,
+    ahead_bytes: usize,
+    /// Since when there is no reader.
+    alone_since: Option<Instant>,
+    pump: Option<Waker>,
+    store: Option<Waker>,
+}
+
+/// What the producer may do.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Produce a record.
+    Room,
+    /// Wait: the readers or the log are too far behind.
+    Full,
+    Stop(Cause),
+}
+
+/// What is to be done for the log.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Append(Entry),
+    /// The end is stored, or the log gets no more of the stream.
+    Done,
+}
+
+/// What a reader gets.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Record(Bytes),
+    End(End),
+    /// The record is no longer here: read the log.
+    Behind,
+}
+
+impl Live {
+    /// A stream without records, and with one reader at place 0.
+    pub(crate) fn new(id: StreamId, epoch: Epoch, head: Head) -> Self {
+        Self {
+            id,
+            epoch,
+            head,
+            state: Mutex::new(State {
+                records: VecDeque::new(),
+                first: 1,
+                bytes: 0,
+                to_store: 1,
+                unstored_bytes: 0,
+                end: None,
+                end_is_stored: false,
+                is_broken: false,
+                stop: None,
+                readers: vec![Some(None)],
+                count: 1,
+                fastest: 0,
+                ahead_bytes: 0,
+                alone_since: None,
+                pump: None,
+                store: None,
+            }),
+        }
+    }
+
+    /// Adds a record of the producer.
+    pub(crate) fn push(&self, record: Bytes) {
+        let mut state = self.state.lock();
+        let length = record.len();
+        state.bytes += length;
+        state.ahead_bytes += length;
+        state.records.push_back(record);
+        if !state.is_broken {
+            state.unstored_bytes += length;
+            let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
+            let too_far = unstored > UNSTORED_RECORDS || state.unstored_bytes > UNSTORED_BYTES;
+            if too_far && state.count > 0 {
+                state.break_off();
+            }
+        }
+        state.trim();
+    }
+
+    /// Wakes the readers and the store, after some pushes. `woken` is empty before and after; it saves an allocation.
+    pub(crate) fn publish(&self, woken: &mut Vec<Waker>) {
+        {
+            let mut state = self.state.lock();
+            woken.extend(state.readers.iter_mut().flatten().filter_map(Option::take));
+            woken.extend(state.store.take());
+        }
+        // Not under the lock: a waker may be anyone's code.
+        woken.drain(..).for_each(Waker::wake);
+    }
+
+    /// The producer has ended. Its readers get this end after the records.
+    pub(crate) fn finish(&self, end: End) {
+        self.state.lock().end.get_or_insert(end);
+        self.publish(&mut Vec::new());
+    }
+
+    /// Asks the producer to stop.
+    pub(crate) fn stop(&self, cause: Cause) {
+        let mut state = self.state.lock();
+        state.stop.get_or_insert(cause);
+        wake(state.pump.take());
+    }
+
+    /// What the producer may do next. It is woken when that changes.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> (Next, Option<Instant>) {
+        let mut state = self.state.lock();
+        if let Some(cause) = &state.stop {
+            return (Next::Stop(cause.clone()), None);
+        }
+        let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
+        let log_is_behind = unstored >= AHEAD_RECORDS || state.unstored_bytes >= AHEAD_BYTES;
+        let ahead = state.next() - 1 - state.fastest.min(state.next() - 1);
+        let is_ahead = ahead >= AHEAD_RECORDS as u64 || state.ahead_bytes >= AHEAD_BYTES;
+        let is_full = match state.count {
+            0 => log_is_behind && !state.is_broken,
+            _ => is_ahead,
+        };
+        store_waker(&mut state.pump, cx);
+        let next = if is_full { Next::Full } else { Next::Room };
+        (next, state.alone_since)
+    }
+
+    /// Sets since when there is no reader here: those elsewhere count as well.
+    pub(crate) fn attended(&self, until: Instant) {
+        if let Some(since) = &mut self.state.lock().alone_since {
+            *since = until;
+        }
+    }
+
+    /// What is to be stored next.
+    pub(crate) fn poll_work(&self, cx: &mut Context<'_>) -> Poll<Work> {
+        let mut state = self.state.lock();
+        if state.is_broken || state.end_is_stored {
+            return Poll::Ready(Work::Done);
+        }
+        let skipped = usize::try_from(state.to_store - state.first).unwrap_or(usize::MAX);
+        let left = state.records.len().saturating_sub(skipped);
+        if left == 0 && state.end.is_none() {
+            store_waker(&mut state.store, cx);
+            return Poll::Pending;
+        }
+        let mut bytes = 0;
+        let unstored = state.records.iter().skip(skipped).take(APPEND_RECORDS);
+        let unstored = unstored.take_while(|record| {
+            let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
+            bytes += record.len().max(1);
+            fits
+        });
+        let records: Vec<_> = unstored.cloned().collect();
+        let is_all = records.len() == left;
+        Poll::Ready(Work::Append(Entry {
+            first: state.to_store,
+            records,
+            end: state.end.clone().filter(|_| is_all),
+        }))
+    }
+
+    /// The entry is stored.
+    pub(crate) fn stored(&self, entry: &Entry) {
+        let mut state = self.state.lock();
+        state.to_store = entry.first + entry.records.len() as u64;
+        state.unstored_bytes = state.unstored_bytes.saturating_sub(entry.bytes());
+        state.end_is_stored = entry.end.is_some();
+        state.trim();
+        if state.count == 0 {
+            wake(state.pump.take());
+        }
+    }
+
+    /// Nothing more is stored.
+    pub(crate) fn break_off(&self) {
+        let mut state = self.state.lock();
+        state.break_off();
+        wake(state.pump.take());
+    }
+
+    pub(crate) fn is_resumable(&self) -> bool {
+        !self.state.lock().is_broken
+    }
+
+    /// Whether the producer has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().end.is_some()
+    }
+
+    pub(crate) fn has_readers(&self) -> bool {
+        self.state.lock().count > 0
+    }
+
+    /// The offset of the end, if the producer has ended.
+    pub(crate) fn end_offset(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.end.as_ref().map(|_| state.next())
+    }
+
+    /// Adds a reader. Returns its place.
+    pub(crate) fn join(&self) -> usize {
+        let mut state = self.state.lock();
+        state.count += 1;
+        state.alone_since = None;
+        wake(state.pump.take());
+        match state.readers.iter().position(Option::is_none) {
+            Some(place) => {
+                state.readers[place] = Some(None);
+                place
+            }
+            None => {
+                state.readers.push(Some(None));
+                state.readers.len() - 1
+            }
+        }
+    }
+
+    pub(crate) fn leave(&self, place: usize) {
+        let mut state = self.state.lock();
+        state.readers[place] = None;
+        state.count -= 1;
+        if state.count == 0 {
+            state.alone_since = Some(Instant::now());
+        }
+        wake(state.pump.take());
+    }
+
+    /// The record with this offset, or the end.
+    #[inline]
+    pub(crate) fn poll_take(&self, place: usize, at: u64, cx: &mut Context<'_>) -> Poll<Taken> {
+        let mut state = self.state.lock();
+        if at < state.first {
+            return Poll::Ready(Taken::Behind);
+        }
+        let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
+        if let Some(record) = state.records.get(index) {
+            let record = record.clone();
+            state.taken(at);
+            return Poll::Ready(Taken::Record(record));
+        }
+        if let Some(end) = &state.end {
+            return Poll::Ready(Taken::End(end.clone()));
+        }
+        if let Some(waker) = &mut state.readers[place] {
+            store_waker(waker, cx);
+        }
+        Poll::Pending
+    }
+
+    /// A reader has taken this record from the log. Returns whether the next one is here.
+    pub(crate) fn taken_elsewhere(&self, at: u64) -> bool {
+        let mut state = self.state.lock();
+        state.taken(at);
+        at + 1 >= state.first
+    }
+}
+
+impl State {
+    /// The offset of the next record, or of the end.
+    fn next(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    #[inline]
+    fn taken(&mut self, at: u64) {
+        if at <= self.fastest {
+            return;
+        }
+        let index = |at: u64| usize::try_from(at.saturating_sub(self.first));
+        let after = index(at + 1).unwrap_or(usize::MAX);
+        let one = after.checked_sub(1).and_then(|one| self.records.get(one));
+        self.ahead_bytes = match one {
+            Some(one) if at == self.fastest + 1 => self.ahead_bytes.saturating_sub(one.len()),
+            _ => self.records.iter().skip(after).map(Bytes::len).sum(),
+        };
+        self.fastest = at;
+        wake(self.pump.take());
+    }
+
+    fn break_off(&mut self) {
+        self.is_broken = true;
+        self.unstored_bytes = 0;
+        self.to_store = self.next();
+        wake(self.store.take());
+    }
+
+    /// Drops the records that are stored and that no fast reader needs.
+    fn trim(&mut self) {
+        while self.first < self.to_store
+            && (self.records.len() > AHEAD_RECORDS || self.bytes > AHEAD_BYTES)
+        {
+            // Without a log, a record is kept until the fastest reader has it.
+            if self.is_broken && self.first > self.fastest {
+                break;
+            }
+            let Some(oldest) = self.records.pop_front() else {
+                break;
+            };
+            self.bytes -= oldest.len();
+            self.first += 1;
+        }
+        if self.is_broken {
+            self.to_store = self.next();
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[inline]
+fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(known) if known.will_wake(cx.waker()) => {}
+        place => *place = Some(cx.waker().clone()),
+    }
+}

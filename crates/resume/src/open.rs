@@ -1,0 +1,180 @@
+//! Finds a stream for a request that has a cursor.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
+use tokio::time::timeout;
+use tower_stream_core::{Claim, Exchange, Problem, answer_method, retry_after};
+
+use crate::{
+    LogErrorKind, Status, StreamId,
+    body::StreamBody,
+    cursor::{Position, Refused},
+    head::{Head, announce},
+    live::Live,
+    reader::Reader,
+    resume::Shared,
+};
+
+/// In the extensions of a response that is a stream of this crate, so that no layer of it begins another one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IsResumed;
+
+/// The value of `Last-Event-ID`. An empty one is none (WHATWG HTML section 9.2.3).
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<Result<&str, Refused>> {
+    let value = headers.get("last-event-id")?;
+    if value.is_empty() {
+        return None;
+    }
+    Some(value.to_str().map_err(|_| Refused::Malformed))
+}
+
+impl Shared {
+    /// The response to a request for the rest of a stream.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        request: &Parts,
+        id: StreamId,
+        at: Position,
+    ) -> Response<StreamBody> {
+        let owner = self.owner_of(request);
+        let public = self.issuer.issue(&id, owner.as_deref());
+        if let Some(live) = self.live(&id) {
+            return self.open_live(request, &live, &public, at);
+        }
+        let status = async {
+            self.bury(&id).await?;
+            self.log.status(&id).await
+        };
+        let status = match timeout(self.lease, status).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => return self.gone(request),
+            _ => return self.unavailable(request),
+        };
+        let Some(head) = Head::decode(status.meta.clone()) else {
+            return self.gone(request);
+        };
+        if at.epoch > status.epoch {
+            // The log has lost what it had.
+            return self.gone(request);
+        }
+        let after = after(&status, at);
+        if status.end_offset().is_some_and(|end| after >= end) {
+            return self.no_content();
+        }
+        let has_gap = status.first > after + 1 && status.first <= status.next;
+        let lost = has_gap && status.end_offset() != Some(after + 1);
+        if lost && self.refuses_gaps {
+            return self.gone(request);
+        }
+        let epoch = status.epoch;
+        self.respond(request, &head, &public, |head| {
+            Reader::stored(self, id, head, &public, epoch, after)
+        })
+    }
+
+    fn open_live(
+        self: &Arc<Self>,
+        request: &Parts,
+        live: &Arc<Live>,
+        public: &str,
+        at: Position,
+    ) -> Response<StreamBody> {
+        if live.end_offset().is_some_and(|end| at.offset >= end) {
+            return self.no_content();
+        }
+        self.respond(request, &live.head, public, |_| {
+            Reader::live(self, live, live.join(), public, at.offset)
+        })
+    }
+
+    fn respond(
+        self: &Arc<Self>,
+        request: &Parts,
+        head: &Head,
+        public: &str,
+        reader: impl FnOnce(Head) -> Reader,
+    ) -> Response<StreamBody> {
+        if let Some(exchange) = Exchange::get(&request.extensions) {
+            if head.in_band {
+                exchange.claim(Claim::EventIds);
+            }
+            if let Some(dialect) = head.dialect() {
+                exchange.set_dialect(dialect);
+            }
+        }
+        self.count(|figures| &figures.resumed);
+        let body = match request.method == Method::HEAD {
+            true => StreamBody::text(Bytes::new()),
+            false => StreamBody::reader(reader(head.clone())),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        response.headers_mut().clone_from(&head.headers);
+        announce(response.headers_mut(), &self.path, public);
+        response.extensions_mut().insert(IsResumed);
+        response
+    }
+
+    /// The response to a cursor that is refused.
+    pub(crate) fn refuse(&self, request: &Parts, refused: Refused) -> Response<StreamBody> {
+        let (status, detail) = match refused {
+            Refused::Malformed => (StatusCode::BAD_REQUEST, "the cursor is malformed"),
+            Refused::Foreign => (StatusCode::NOT_FOUND, "there is no such stream"),
+        };
+        self.problem(request, status, detail)
+    }
+
+    pub(crate) fn gone(&self, request: &Parts) -> Response<StreamBody> {
+        self.problem(request, StatusCode::GONE, "the stream is no longer kept")
+    }
+
+    pub(crate) fn unavailable(&self, request: &Parts) -> Response<StreamBody> {
+        let detail = "the log of the streams is unavailable";
+        let mut response = self.problem(request, StatusCode::SERVICE_UNAVAILABLE, detail);
+        let wait = retry_after(Duration::from_secs(2));
+        response.headers_mut().insert(header::RETRY_AFTER, wait);
+        response
+    }
+
+    pub(crate) fn problem(
+        &self,
+        request: &Parts,
+        status: StatusCode,
+        detail: &str,
+    ) -> Response<StreamBody> {
+        self.count(|figures| &figures.refused);
+        let mut response = Problem::new(status).detail(detail).into_response();
+        answer_method(&request.method, &mut response);
+        private(StreamBody::respond(response))
+    }
+
+    /// An `EventSource` stops quietly at this status, and at no other (WHATWG HTML section 9.2.3).
+    pub(crate) fn no_content(&self) -> Response<StreamBody> {
+        let mut response = Response::new(StreamBody::text(Bytes::new()));
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        private(response)
+    }
+}
+
+pub(crate) fn private(mut response: Response<StreamBody>) -> Response<StreamBody> {
+    let headers = response.headers_mut();
+    let private = header::HeaderValue::from_static("no-store, private");
+    headers.insert(header::CACHE_CONTROL, private);
+    headers.append(
+        header::VARY,
+        header::HeaderValue::from_static("Last-Event-ID"),
+    );
+    response.extensions_mut().insert(IsResumed);
+    response
+}
+
+/// The offset after which a reader reads. A reader that has records of an earlier epoch which the log has not goes on where the epochs
+/// part, so that it gets the end, or the records of the next epoch.
+fn after(status: &Status, at: Position) -> u64 {
+    match status.forked_at(at.epoch) {
+        Some(fork) => at.offset.min(fork - 1),
+        None => at.offset,
+    }
+}

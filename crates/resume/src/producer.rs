@@ -1,0 +1,341 @@
+//! The task that drives the body of a handler.
+
+use std::{
+    any::Any,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::Body;
+use tokio::time::{Instant, Sleep, interval_at, sleep, sleep_until, timeout};
+use tower_stream_core::{BoxError, Cause, DrainHold, Exchange, FaultKind};
+
+use crate::{
+    End, LogErrorKind, Overflow, WhoLeft,
+    live::{Live, Next, Work},
+    resume::Shared,
+    splitter::Splitter,
+};
+
+/// Everything of the request that the producer keeps.
+pub(crate) struct Producer<B> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) body: B,
+    pub(crate) exchange: Exchange,
+    pub(crate) who_left: WhoLeft,
+    pub(crate) drain: Option<Box<dyn DrainHold>>,
+}
+
+impl<B> Producer<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Runs until the body has ended and its end is stored.
+    pub(crate) async fn run(self) {
+        let Self {
+            shared,
+            live,
+            body,
+            exchange,
+            who_left,
+            drain,
+        } = self;
+        // Also if this task is dropped with its runtime.
+        let registered = Registered {
+            shared: Arc::clone(&shared),
+            live: Arc::clone(&live),
+        };
+        let deadline = drain.as_ref().map(|drain| drain.deadline());
+        let pump = async {
+            let mut pump = Pump {
+                live: &live,
+                body: Some(Box::pin(body)),
+                splitter: Splitter::new(live.head.format()),
+                exchange,
+                deadline,
+                alone: None,
+                woken: Vec::new(),
+            };
+            let end = loop {
+                match poll_fn(|cx| pump.poll(who_left, cx)).await {
+                    Pumped::End(end) => break end,
+                    // Perhaps there is a reader elsewhere.
+                    Pumped::Alone => match attended(&shared, &live).await {
+                        Some(left) => live.attended(Instant::now() + left),
+                        None => {
+                            let message = "the last reader left";
+                            let cause = Cause::new(FaultKind::Cancelled, message);
+                            live.stop(cause);
+                        }
+                    },
+                }
+            };
+            pump.drop_body();
+            live.finish(end);
+        };
+        tokio::join!(pump, store(&shared, &live, who_left));
+        drop(registered);
+        // Last, so that the drain waits for the end to be stored.
+        drop(drain);
+    }
+}
+
+/// Takes the stream out of the list of those that run here.
+struct Registered {
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.forget(&self.live.id);
+        if !self.live.has_ended() {
+            let cause = Cause::new(FaultKind::Unfinished, "the producer was dropped");
+            self.live.finish(End::Failed(cause));
+        }
+    }
+}
+
+/// How long the stream still has a reader on another replica.
+async fn attended(shared: &Shared, live: &Live) -> Option<Duration> {
+    let status = shared.log.status(&live.id);
+    match timeout(shared.lease, status).await {
+        Ok(Ok(status)) => status.attended,
+        // Unknown: ask again.
+        Err(_) => Some(shared.lease),
+        Ok(Err(error)) if error.kind() == LogErrorKind::Unavailable => Some(shared.lease),
+        Ok(Err(_)) => None,
+    }
+}
+
+struct Pump<'a, B> {
+    live: &'a Live,
+    /// `None` once it is dropped.
+    body: Option<Pin<Box<B>>>,
+    splitter: Splitter,
+    exchange: Exchange,
+    deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    alone: Option<Pin<Box<Sleep>>>,
+    woken: Vec<Waker>,
+}
+
+enum Pumped {
+    End(End),
+    /// There was no reader for as long as the policy allows.
+    Alone,
+}
+
+impl<B> Pump<'_, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll(&mut self, who_left: WhoLeft, cx: &mut Context<'_>) -> Poll<Pumped> {
+        // A body that is always ready must not keep the thread: other tasks run after this many frames.
+        let mut turns = 64;
+        let (yields, alone_since) = loop {
+            let (next, alone_since) = self.live.poll_next(cx);
+            match next {
+                Next::Stop(cause) => return Poll::Ready(Pumped::End(End::Failed(cause))),
+                Next::Full => break (false, alone_since),
+                Next::Room if turns == 0 => break (true, alone_since),
+                Next::Room => {}
+            }
+            turns -= 1;
+            match self.poll_body(cx) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(end)) => return Poll::Ready(Pumped::End(end)),
+                Poll::Pending => break (false, alone_since),
+            }
+        };
+        self.live.publish(&mut self.woken);
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let message = "the server was shut down before the stream was complete";
+            let cause = Cause::new(FaultKind::Drain, message);
+            return Poll::Ready(Pumped::End(End::Failed(cause)));
+        }
+        let alone = self.poll_alone(who_left, alone_since, cx);
+        if yields && alone.is_pending() {
+            cx.waker().wake_by_ref();
+        }
+        alone
+    }
+
+    /// Waits until there was no reader for too long.
+    fn poll_alone(
+        &mut self,
+        who_left: WhoLeft,
+        since: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Pumped> {
+        let Some(since) = since else {
+            self.alone = None;
+            return Poll::Pending;
+        };
+        let Some(at) = since.checked_add(who_left.longest_alone()) else {
+            return Poll::Pending;
+        };
+        let alone = self.alone.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alone.deadline() != at {
+            alone.as_mut().reset(at);
+        }
+        ready!(alone.as_mut().poll(cx));
+        self.alone = None;
+        Poll::Ready(Pumped::Alone)
+    }
+
+    /// Takes the next frame. `Some`: the body has ended.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(Some(End::Complete));
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(cx)));
+        let frame = match polled {
+            Ok(polled) => ready!(polled),
+            Err(panic) => return Poll::Ready(Some(self.failed(panicked(panic)))),
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.take(data),
+                // Trailers belong to one response.
+                Err(_) => None,
+            },
+            Some(Err(error)) => {
+                let error: BoxError = error.into();
+                Some(self.failed(Cause::of(&*error)))
+            }
+            None => Some(self.ended()),
+        })
+    }
+
+    #[inline]
+    fn take(&mut self, data: Bytes) -> Option<End> {
+        let live = self.live;
+        let taken = self.splitter.push(data, |record| live.push(record));
+        taken.err().map(|_| {
+            let message = "a record is longer than a stream that can be resumed may have";
+            self.failed(Cause::new(FaultKind::Other, message))
+        })
+    }
+
+    fn ended(&mut self) -> End {
+        if let Some(cause) = self.exchange.cause() {
+            return End::Failed(cause.clone());
+        }
+        if let Some(last) = self.splitter.finish() {
+            self.live.push(last);
+        }
+        End::Complete
+    }
+
+    /// The end of a body that failed: by the cause that a layer inside has recorded, or by this one.
+    fn failed(&self, cause: Cause) -> End {
+        let known = self.exchange.cause();
+        End::Failed(known.cloned().unwrap_or(cause))
+    }
+
+    fn drop_body(&mut self) {
+        let body = self.body.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(body))) {
+            std::mem::forget(panic);
+        }
+    }
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Cause {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    // A panic payload may panic when it is dropped.
+    std::mem::forget(panic);
+    let message = text.unwrap_or_else(|| "the body panicked".to_owned());
+    Cause::new(FaultKind::Panic, message)
+}
+
+/// Stores the records, and renews the lease, until the end is stored.
+async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
+    let mut renew = interval_at(Instant::now() + shared.renew, shared.renew);
+    let mut failures = 0_u32;
+    loop {
+        let work = tokio::select! {
+            biased;
+            work = poll_fn(|cx| live.poll_work(cx)) => Some(work),
+            _ = renew.tick() => None,
+        };
+        let done = match &work {
+            Some(Work::Done) => return,
+            None => shared.log.renew(&live.id, live.epoch),
+            Some(Work::Append(entry)) => {
+                // Without readers the producer waits for one rather than lose what none has seen.
+                let may_wait = !live.has_readers() && !live.has_ended();
+                let overflow = match may_wait && !who_left.is_detached() {
+                    true => Overflow::Refuse,
+                    false => Overflow::Trim,
+                };
+                shared.log.append(&live.id, live.epoch, entry, overflow)
+            }
+        };
+        // A log bounds its time itself; this is for one that does not.
+        let done = match timeout(shared.lease * 2, done).await {
+            Ok(done) => done.map_err(|error| error.kind()),
+            Err(_) => Err(LogErrorKind::Unavailable),
+        };
+        match done {
+            Ok(()) => {
+                failures = 0;
+                if let Some(Work::Append(entry)) = &work {
+                    live.stored(entry);
+                    renew.reset();
+                }
+            }
+            Err(LogErrorKind::Fenced | LogErrorKind::Ended) => {
+                live.stop(fenced(shared, live).await);
+                live.break_off();
+                return;
+            }
+            Err(LogErrorKind::Full) if !live.has_ended() => sleep(shared.renew / 4).await,
+            Err(LogErrorKind::Unavailable) if !live.has_ended() || failures < LAST_TRIES => {
+                failures = failures.saturating_add(1);
+                let wait = Duration::from_millis(50) * failures.min(20);
+                sleep(wait).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a stream is no longer stored and cannot be resumed");
+                shared.count(|figures| &figures.broken);
+                live.break_off();
+                return;
+            }
+        }
+    }
+}
+
+/// How often the end of a stream is tried to be stored: for some 15 s.
+const LAST_TRIES: u32 = 25;
+
+/// Why another producer has taken the stream over: the end that it has stored, or will store at once.
+async fn fenced(shared: &Shared, live: &Live) -> Cause {
+    let until = Instant::now() + shared.renew;
+    while Instant::now() < until {
+        let status = timeout(shared.renew, shared.log.status(&live.id)).await;
+        match status {
+            Ok(Ok(status)) => match status.end {
+                Some(End::Failed(cause)) => return cause,
+                Some(End::Complete) => break,
+                None => sleep(Duration::from_millis(20)).await,
+            },
+            _ => break,
+        }
+    }
+    Cause::new(
+        FaultKind::ProducerLost,
+        "another producer has taken the stream over",
+    )
+}

@@ -1,0 +1,331 @@
+//! The layer and its service.
+//!
+//! Not a [`Hook`](tower_stream_core::wrapper::Hook): a stage borrows the body of the handler for a poll at a time, and this layer moves it into a
+//! task that outlives the response.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Extensions, Method, Request, Response, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::timeout;
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_stream_core::{BoxError, Claim, Dialect, Exchange};
+use tracing::Instrument;
+
+use crate::{
+    Created, Epoch, NewStream, ResponseBody, StreamId, WhoLeft,
+    body::StreamBody,
+    cursor::{Cursor, Refused},
+    head::{Head, announce},
+    live::Live,
+    open::{IsResumed, last_event_id},
+    producer::Producer,
+    reader::Reader,
+    resume::Shared,
+};
+
+/// Makes the streams of a handler resumable. See the [crate] documentation. Made by [`Resume::layer`](crate::Resume::layer).
+///
+/// # Panics
+///
+/// A request panics outside of a tokio runtime with its timer enabled.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until a service is given to it"]
+pub struct ResumeLayer {
+    config: Option<Config>,
+}
+
+#[derive(Clone)]
+struct Config {
+    shared: Arc<Shared>,
+    who_left: WhoLeft,
+    rule: Option<Rule>,
+}
+
+type Rule = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
+
+impl ResumeLayer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            config: Some(Config {
+                shared,
+                who_left: WhoLeft::default(),
+                rule: None,
+            }),
+        }
+    }
+
+    /// A disabled layer of the same type.
+    pub const fn off() -> Self {
+        Self { config: None }
+    }
+
+    /// Sets what happens to a producer when its last reader leaves. Default: `WhoLeft::Grace` with 30 s.
+    pub fn who_left(mut self, who_left: WhoLeft) -> Self {
+        if let Some(config) = &mut self.config {
+            config.who_left = who_left;
+        }
+        self
+    }
+}
+
+impl ResumeLayer {
+    /// Follows only requests for which this is true. All others pass, also those with a `Last-Event-ID`. Default: all.
+    pub fn only_if(mut self, rule: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        if let Some(config) = &mut self.config {
+            config.rule = Some(Arc::new(rule));
+        }
+        self
+    }
+}
+
+impl<S> Layer<S> for ResumeLayer {
+    type Service = ResumeService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ResumeService {
+            inner,
+            config: self.config.clone(),
+        }
+    }
+}
+
+/// The service of a [`ResumeLayer`].
+#[derive(Clone)]
+pub struct ResumeService<S> {
+    inner: S,
+    config: Option<Config>,
+}
+
+impl<S, ReqBody, B> Service<Request<ReqBody>> for ResumeService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, B, S::Error>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let Some(config) = &self.config else {
+            return ResponseFuture::inner(self.inner.call(request));
+        };
+        let (mut parts, body) = request.into_parts();
+        if !config.follows(&parts) {
+            let request = Request::from_parts(parts, body);
+            return ResponseFuture::inner(self.inner.call(request));
+        }
+        if last_event_id(&parts.headers).is_some() {
+            let shared = Arc::clone(&config.shared);
+            return ResponseFuture::boxed(async move {
+                let response = shared.resume(&parts).await;
+                Ok(response.map(ResponseBody::stream))
+            });
+        }
+        let (config, known) = (config.clone(), parts.clone());
+        let exchange = apart(&mut parts.extensions);
+        let head = self.inner.call(Request::from_parts(parts, body));
+        ResponseFuture::boxed(async move {
+            let response = head.await?;
+            Ok(begin(&config, &known, exchange, response).await)
+        })
+    }
+}
+
+impl Config {
+    fn follows(&self, request: &Parts) -> bool {
+        // The answer to HEAD has no body that could be kept, and CONNECT has no stream of records.
+        let has_stream = !matches!(request.method, Method::HEAD | Method::CONNECT);
+        has_stream && self.rule.as_ref().is_none_or(|rule| rule(request))
+    }
+}
+
+/// Gives the producer an exchange of its own: how one reader's response ends is not how the producer ends. No layer inside adds an
+/// `id:`, since the cursors are the ids.
+fn apart(request: &mut Extensions) -> Exchange {
+    let outer = request.remove::<Exchange>();
+    let inner = outer.map_or_else(Exchange::new, |outer| outer.apart());
+    inner.claim(Claim::EventIds);
+    request.insert(inner.clone());
+    inner
+}
+
+impl Shared {
+    /// The response to a request with a `Last-Event-ID`.
+    async fn resume(self: &Arc<Self>, request: &Parts) -> Response<StreamBody> {
+        let text = match last_event_id(&request.headers) {
+            Some(Ok(text)) => text,
+            _ => return self.refuse(request, Refused::Malformed),
+        };
+        let owner = self.owner_of(request);
+        match Cursor::read(&self.issuer, text, owner.as_deref()) {
+            Ok(Cursor { id, at }) => self.open(request, id, at).await,
+            Err(refused) => self.refuse(request, refused),
+        }
+    }
+}
+
+/// Begins a stream with the response of the handler, if that is one.
+async fn begin<B>(
+    config: &Config,
+    request: &Parts,
+    exchange: Exchange,
+    response: Response<B>,
+) -> Response<ResponseBody<B>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let shared = &config.shared;
+    let (mut parts, body) = response.into_parts();
+    let pass = |parts, body| Response::from_parts(parts, ResponseBody::inner(body));
+    if parts.extensions.get::<IsResumed>().is_some() {
+        return pass(parts, body);
+    }
+    let named = parts.extensions.get::<Dialect>().copied();
+    let named = named.or_else(|| Dialect::of_headers(&parts.headers));
+    let dialect = named.or_else(|| exchange.dialect());
+    let Some(head) = Head::of(&parts, dialect) else {
+        return pass(parts, body);
+    };
+    let id = StreamId::random();
+    let new = NewStream::new(head.encode(), shared.lease);
+    let created = timeout(LONGEST_CREATE, shared.log.create(&id, new)).await;
+    match created {
+        Ok(Ok(Created::New)) => {}
+        failed => {
+            let error = match failed {
+                Ok(Err(error)) => error.to_string(),
+                _ => "the log did not answer".to_owned(),
+            };
+            tracing::warn!(error, "a stream is not stored and cannot be resumed");
+            shared.count(|figures| &figures.broken);
+            return pass(parts, body);
+        }
+    }
+    shared.count(|figures| &figures.created);
+    // The layers outside follow the reader, not the producer.
+    parts.extensions.remove::<Exchange>();
+    if head.in_band
+        && let Some(outer) = Exchange::get(&request.extensions)
+    {
+        outer.claim(Claim::EventIds);
+    }
+    let live = Arc::new(Live::new(id, Epoch::FIRST, head));
+    shared.remember(&live);
+    let owner = shared.owner_of(request);
+    let public = shared.issuer.issue(&id, owner.as_deref());
+    let reader = Reader::live(shared, &live, 0, &public, 0);
+    let drain = Exchange::get(&request.extensions).and_then(Exchange::hold_drain);
+    let producer = Producer {
+        shared: Arc::clone(shared),
+        live,
+        body,
+        exchange,
+        who_left: config.who_left,
+        drain,
+    };
+    let span = tracing::info_span!("producer", stream = ?id);
+    tokio::spawn(producer.run().instrument(span));
+    announce(&mut parts.headers, &shared.path, &public);
+    parts.extensions.insert(IsResumed);
+    let body = ResponseBody::stream(StreamBody::reader(reader));
+    Response::from_parts(parts, body)
+}
+
+/// How long a response head waits for the log.
+const LONGEST_CREATE: Duration = Duration::from_secs(1);
+
+pin_project! {
+    /// The response future of a [`ResumeService`].
+    pub struct ResponseFuture<F, B, E> {
+        #[pin]
+        kind: FutureKind<F, B, E>,
+    }
+}
+
+type Boxed<B, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
+
+pin_project! {
+    #[project = FutureKindProj]
+    enum FutureKind<F, B, E> {
+        Inner { #[pin] future: F },
+        Boxed { future: Boxed<B, E> },
+    }
+}
+
+impl<F, B, E> ResponseFuture<F, B, E> {
+    fn inner(future: F) -> Self {
+        Self {
+            kind: FutureKind::Inner { future },
+        }
+    }
+
+    fn boxed(
+        future: impl Future<Output = Result<Response<ResponseBody<B>>, E>> + Send + 'static,
+    ) -> Self {
+        Self {
+            kind: FutureKind::Boxed {
+                future: Box::pin(future),
+            },
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B, E>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            FutureKindProj::Inner { future } => future
+                .poll(cx)
+                .map_ok(|response| response.map(ResponseBody::inner)),
+            FutureKindProj::Boxed { future } => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F, B, E> fmt::Debug for ResponseFuture<F, B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ResumeLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who_left = self.config.as_ref().map(|config| config.who_left);
+        f.debug_struct("ResumeLayer")
+            .field("who_left", &who_left)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ResumeService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResumeService")
+            .field("inner", &self.inner)
+            .field("is_on", &self.config.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+mod cursors;
+mod lost;
+mod policies;
+mod support;

@@ -15,6 +15,8 @@ mod service;
 mod splitter;
 mod streams;
 
+#[cfg(feature = "redis")]
+pub use self::log::{Redis, RedisBuilder};
 pub use self::{
     body::{ResponseBody, StreamBody},
     log::{
@@ -26,8 +28,6 @@ pub use self::{
     service::{ResponseFuture, ResumeLayer, ResumeService},
     streams::Streams,
 };
-#[cfg(feature = "redis")]
-pub use self::log::{Redis, RedisBuilder};
 
 #[cfg(test)]
 mod tests;

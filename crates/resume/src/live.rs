@@ -168,7 +168,8 @@ impl Live {
         let ahead = state.next() - 1 - state.fastest.min(state.next() - 1);
         let is_ahead = ahead >= AHEAD_RECORDS as u64 || state.ahead_bytes >= AHEAD_BYTES;
         let is_full = match state.count {
-            0 => log_is_behind && !state.is_broken,
+            0 if !state.is_broken => log_is_behind,
+            // Without a log, the records stay here until a reader comes.
             _ => is_ahead,
         };
         store_waker(&mut state.pump, cx);

@@ -97,9 +97,7 @@ impl Shared {
         reader: impl FnOnce(Head) -> Reader,
     ) -> Response<StreamBody> {
         if let Some(exchange) = Exchange::get(&request.extensions) {
-            if head.in_band {
-                exchange.claim(Claim::EventIds);
-            }
+            exchange.claim(Claim::EventIds);
             if let Some(dialect) = head.dialect() {
                 exchange.set_dialect(dialect);
             }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Body;
-use tokio::time::{Instant, Sleep, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval_at, sleep, sleep_until, timeout};
 use tower_stream_core::{BoxError, Cause, DrainHold, Exchange, FaultKind};
 
 use crate::{
@@ -263,6 +263,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Cause {
 /// Stores the records, and renews the lease, until the end is stored.
 async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
     let mut renew = interval_at(Instant::now() + shared.renew, shared.renew);
+    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0_u32;
     loop {
         let work = tokio::select! {

@@ -223,9 +223,8 @@ where
     shared.count(|figures| &figures.created);
     // The layers outside follow the reader, not the producer.
     parts.extensions.remove::<Exchange>();
-    if head.in_band
-        && let Some(outer) = Exchange::get(&request.extensions)
-    {
+    // Nor does one outside.
+    if let Some(outer) = Exchange::get(&request.extensions) {
         outer.claim(Claim::EventIds);
     }
     let live = Arc::new(Live::new(id, Epoch::FIRST, head));

@@ -26,6 +26,7 @@ use tower_stream::{
     ids,
     metrics::names,
     prelude::*,
+    resume,
 };
 use tracing::{level_filters::LevelFilter, subscriber::DefaultGuard};
 use tracing_subscriber::{
@@ -57,6 +58,8 @@ pub(crate) enum Piece {
     ChunkSpan,
     Sequence,
     Verify,
+    /// Not in [`Self::OURS`]: it changes the bytes, and tells readers and producer apart. See the module `resume`.
+    Resume,
     // tower-http's
     Gzip,
     Timeout,
@@ -392,6 +395,10 @@ fn apply(
         Piece::ChunkSpan => app.layer(ChunkSpanLayer::new(telemetry.tracer())),
         Piece::Sequence => app.layer(SequenceLayer::new()),
         Piece::Verify => app.layer(VerifyDigestLayer::md5()),
+        Piece::Resume => {
+            let resume = Resume::builder(resume::Memory::new()).build();
+            app.layer(resume.layer())
+        }
         Piece::Gzip if stack.our_gzip => {
             let gzip = Settings::on().codings([(Coding::Gzip, 6)]);
             app.layer(CompressLayer::new().settings(gzip))

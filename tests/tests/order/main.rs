@@ -11,6 +11,7 @@ mod layers;
 mod log;
 mod pairs;
 mod probe;
+mod resume;
 mod retry;
 mod run;
 mod stack;

@@ -83,7 +83,7 @@ mod tests {
         let chat = r#"{"model":"alice-markov","stream":true,"max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
         let request = Request::post("/v1/chat/completions?interval_ms=0");
         let request = request.header("content-type", "application/json");
-        let response = app.clone().oneshot(request.body(chat.into()).unwrap());
+        let response = app.clone().oneshot(request.body(Body::from(chat)).unwrap());
         let response = response.await.unwrap();
         let link = response.headers()["link"].to_str().unwrap();
         let path = link.strip_prefix('<').unwrap().split_once('>').unwrap().0;

@@ -30,6 +30,8 @@ pub(crate) struct Producer<B> {
     pub(crate) exchange: Exchange,
     pub(crate) who_left: WhoLeft,
     pub(crate) drain: Option<Box<dyn DrainHold>>,
+    /// The permit of the request: the producer counts against its limit too.
+    pub(crate) permit: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl<B> Producer<B>
@@ -46,6 +48,7 @@ where
             exchange,
             who_left,
             drain,
+            permit,
         } = self;
         // Also if this task is dropped with its runtime.
         let registered = Registered {
@@ -81,7 +84,7 @@ where
             live.finish(end);
         };
         tokio::join!(pump, store(&shared, &live, who_left));
-        drop(registered);
+        drop((registered, permit));
         // Last, so that the drain waits for the end to be stored.
         drop(drain);
     }

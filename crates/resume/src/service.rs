@@ -232,14 +232,15 @@ where
     let owner = shared.owner_of(request);
     let public = shared.issuer.issue(&id, owner.as_deref());
     let reader = Reader::live(shared, &live, 0, &public, 0);
-    let drain = Exchange::get(&request.extensions).and_then(Exchange::hold_drain);
+    let outer = Exchange::get(&request.extensions);
     let producer = Producer {
         shared: Arc::clone(shared),
         live,
         body,
         exchange,
         who_left: config.who_left,
-        drain,
+        drain: outer.and_then(Exchange::hold_drain),
+        permit: outer.and_then(Exchange::permit),
     };
     let span = tracing::info_span!("producer", stream = ?id);
     tokio::spawn(producer.run().instrument(span));

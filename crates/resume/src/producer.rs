@@ -55,7 +55,18 @@ where
             shared: Arc::clone(&shared),
             live: Arc::clone(&live),
         };
-        let deadline = drain.as_ref().map(|drain| drain.deadline());
+        let deadline = drain.as_ref().map(|drain| {
+            let (deadline, live) = (drain.deadline(), Arc::clone(&live));
+            Box::pin(async move {
+                deadline.await;
+                // The readers get their farewell first, with when to come back. `leave` wakes this task.
+                let left = poll_fn(|_| match live.has_readers() {
+                    true => Poll::Pending,
+                    false => Poll::Ready(()),
+                });
+                drop(timeout(FAREWELL, left).await);
+            }) as Pin<Box<dyn Future<Output = ()> + Send>>
+        });
         let pump = async {
             let mut pump = Pump {
                 live: &live,
@@ -89,6 +100,9 @@ where
         drop(drain);
     }
 }
+
+/// How long readers may take to leave at the deadline of a drain.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Takes the stream out of the list of those that run here.
 struct Registered {

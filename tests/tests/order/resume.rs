@@ -58,7 +58,12 @@ async fn every_ending(stack: Stack, protocol: Protocol, telemetry: &Telemetry) {
                 };
                 // Between them are the blank lines of blocks that only have a cursor.
                 let records = records.trim_start_matches('\n');
-                assert!(records.starts_with(expected), "{text:?}");
+                // What was not flushed is lost when the body is aborted.
+                let begins = match seen.end.is_whole() {
+                    true => records.starts_with(expected),
+                    false => expected.starts_with(records),
+                };
+                assert!(begins, "{text:?}");
                 let fails = !ending.is_fine();
                 let says = records.contains("event: error\n");
                 assert!(!says || fails, "{text:?}");

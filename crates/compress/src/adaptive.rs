@@ -126,7 +126,10 @@ mod tests {
         }
     }
 
-    struct Script(Arc<Mutex<Vec<(Option<f64>, Duration)>>>, Option<f64>);
+    /// The calls, each with the load that was left and the time that had passed.
+    type Calls = Vec<(Option<f64>, Duration)>;
+
+    struct Script(Arc<Mutex<Calls>>, Option<f64>);
 
     impl LoadSource for Script {
         fn load(&mut self, elapsed: Duration) -> Option<f64> {

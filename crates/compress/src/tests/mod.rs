@@ -7,7 +7,6 @@ mod stream;
 
 use std::{convert::Infallible, pin::Pin};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt, service_fn};

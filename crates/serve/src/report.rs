@@ -19,10 +19,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns whether every connection ended by itself or with a last event, so that none was aborted.
+    /// Returns whether every stream and every connection ended by itself or with a last event, so that none was aborted.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.stats.aborted == 0
+        self.stats.aborted == 0 && self.connections_aborted == 0
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{Method, Request, Uri, Version};
 use tokio::time::Instant;
-use tower_stream_core::{Exchange, RequestId, StreamEnd, matched_route};
+use tower_stream_core::{Exchange, StreamEnd, matched_route};
 use tracing::{Level, level_filters::LevelFilter};
 
 use crate::request::Seen;
@@ -204,7 +204,7 @@ impl Line {
             bytes = has(AccessFields::BYTES).then_some(seen.bytes),
             first_chunk_ms = seen.to_first.filter(|_| has(AccessFields::FIRST_CHUNK)).map(milliseconds),
             duration_ms = has(AccessFields::DURATION).then(|| milliseconds(ended - seen.called)),
-            request_id = exchange.request_id().filter(|_| has(AccessFields::REQUEST_ID)).map(RequestId::as_str),
+            request_id = exchange.request_id().filter(|_| has(AccessFields::REQUEST_ID)).map(tracing::field::display),
             "response"
         );
     }
@@ -217,7 +217,7 @@ fn log_chunk(index: i64, length: usize, exchange: &Exchange) {
         parent: None,
         chunk_seq = index,
         wire_size_bytes = length,
-        request_id = exchange.request_id().map(RequestId::as_str),
+        request_id = exchange.request_id().map(tracing::field::display),
         "chunk"
     );
 }

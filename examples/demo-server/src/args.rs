@@ -131,7 +131,8 @@ pub struct Args {
     #[arg(long, env = "DEMO_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub admin_host: Vec<String>,
 
-    /// Where the records of /story and of chat completions are kept, so that a client can resume: memory, or off
+    /// Where the records of /story and of chat completions are kept, so that a client can resume: memory, redis://.. (all
+    /// servers with the same URL resume each other's streams; needs the feature `redis`), or off
     #[arg(long, env = "DEMO_RESUME", value_name = "LOG", default_value = "memory", value_parser = resume)]
     pub resume: ResumeLog,
 
@@ -171,11 +172,13 @@ impl Compress {
 }
 
 /// Where resumable streams are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ResumeLog {
     /// In the memory of this process.
     #[default]
     Memory,
+    /// In the Redis with this URL, for all servers that use it.
+    Redis(String),
     /// Nowhere: no stream is resumable.
     Off,
 }
@@ -380,7 +383,13 @@ fn resume(text: &str) -> Result<ResumeLog, String> {
     match text {
         "memory" => Ok(ResumeLog::Memory),
         "off" | "0" => Ok(ResumeLog::Off),
-        _ => Err("must be memory or off".to_owned()),
+        _ if !text.starts_with("redis") || !text.contains("://") => {
+            Err("must be memory, off or the redis:// URL of a Redis".to_owned())
+        }
+        _ if cfg!(not(feature = "redis")) => {
+            Err("this build has no Redis: add `--features redis` to its cargo command".to_owned())
+        }
+        url => Ok(ResumeLog::Redis(url.to_owned())),
     }
 }
 

@@ -62,9 +62,11 @@ impl State {
         let verify = VerifyDigestLayer::md5();
         let traces = Traces::new(args.otlp.as_deref())?;
 
-        let resume = match args.resume {
-            ResumeLog::Memory if !args.bare => Some(Resume::builder(Memory::new()).build()),
-            ResumeLog::Memory | ResumeLog::Off => None,
+        let resume = match &args.resume {
+            _ if args.bare => None,
+            ResumeLog::Off => None,
+            ResumeLog::Memory => Some(Resume::builder(Memory::new()).build()),
+            ResumeLog::Redis(url) => Some(redis(url)?),
         };
 
         let prometheus = Prometheus::new("demo-server");
@@ -102,4 +104,17 @@ impl State {
     pub fn traces(&self) -> &Traces {
         &self.traces
     }
+}
+
+#[cfg(feature = "redis")]
+fn redis(url: &str) -> io::Result<Resume> {
+    let log = tower_stream_resume::Redis::builder(url).build();
+    let log = log.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    // Every server with this log must accept the ids that another one signed. A service of yours has a secret of its own.
+    Ok(Resume::builder(log).secret(url).build())
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_: &str) -> io::Result<Resume> {
+    Err(io::ErrorKind::Unsupported.into())
 }

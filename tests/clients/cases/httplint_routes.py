@@ -35,6 +35,8 @@ EXPLAINED = {
     "FRESHNESS_NO_CACHE_NO_VALIDATOR",
     # The handler says nothing of caching. That is for the handler to know.
     "FRESHNESS_HEURISTIC",
+    # A resumable stream is `no-store, private` for its one reader, and `no-transform` for what no-store does not concern: proxies.
+    "CC_CONFLICTING",
     # A 400 it is.
     "STATUS_BAD_REQUEST",
 }

@@ -1,0 +1,82 @@
+"""Two demo servers that share a Redis: a stream that began on one goes on at the other."""
+
+import http.client
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+DEMO = sys.argv[1]
+passed = failed = 0
+
+
+def check(what, good, why=""):
+    global passed, failed
+    passed, failed = passed + bool(good), failed + (not good)
+    print(f"ok - {what}" if good else f"not ok - {what}: {why}", flush=True)
+
+
+class Server:
+    def __init__(self, url):
+        command = [DEMO, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--resume", url]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self.process.stdout.readline()
+        self.last_id = None
+        self.address = dict(pair.split("=") for pair in line.split()[1:])["public"]
+
+    def read(self, events, last=None, path="/story?words=100&interval_ms=20"):
+        """At most so many events, as (id, event, data), and the status. The connection is cut then."""
+        host, _, port = self.address.partition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        connection.request("GET", path, headers={"Last-Event-ID": last} if last else {})
+        response = connection.getresponse()
+        found, fields = [], {}
+        while len(found) < events and (line := response.readline().decode()):
+            name, _, value = line.rstrip("\n").partition(": ")
+            if name:
+                fields[name] = value
+                self.last_id = fields.get("id") or self.last_id
+            elif "data" in fields:
+                found.append((fields.get("id"), fields.get("event"), json.loads(fields["data"])))
+                fields = {}
+        connection.close()
+        return response.status, found
+
+
+with tempfile.TemporaryDirectory() as scratch:
+    options = "--port 0 --unixsocket socket --save '' --appendonly no".split()
+    redis = subprocess.Popen(["redis-server", *options], cwd=scratch, stdout=subprocess.DEVNULL)
+    socket = pathlib.Path(scratch) / "socket"
+    while not socket.exists():
+        time.sleep(0.05)
+    url = f"redis+unix://{socket}"
+    one, two = Server(url), Server(url)
+    try:
+        _, first = one.read(30)
+        last = first[-1][0]
+        status, rest = two.read(1000, last)
+        stories = [data for _, event, data in first + rest if event is None]
+        check("the other server goes on where the first was", [story["n"] for story in stories] == list(range(100)), stories[-3:])
+        check("the handler ran once", len({story["run"] for story in stories}) == 1)
+        # The id of the end comes in a block without data.
+        status, _ = two.read(1, two.last_id)
+        check("at the end there is nothing more", status == 204, status)
+
+        _, first = one.read(20)
+        last = first[-1][0]
+        one.process.send_signal(signal.SIGKILL)
+        one.process.wait()
+        status, rest = two.read(1000, last)
+        numbers = [data["n"] for _, event, data in first + rest if event is None]
+        check("of a server that was killed, nothing stored is lost or doubled", numbers == list(range(len(numbers))), numbers)
+        check("the reader is told that the producer is lost", "producer_lost" in json.dumps(rest[-1]), rest[-1])
+    finally:
+        for process in (one.process, two.process, redis):
+            process.kill()
+            process.wait()
+print(f"{passed} passed, {failed} failed")
+sys.exit(bool(failed))

@@ -50,7 +50,9 @@ def judge(spans: list[Span], demo: Demo, exported: int, lost: int) -> None:
     requests = {span.id: span for span in spans if span.kind == "SPAN_KIND_SERVER"}
     chunks = [span for span in spans if span.name == CHUNK]
     equal("one request span a request", len(requests), demo.requests)
-    equal("nothing but requests and chunks", len(requests) + len(chunks), len(spans))
+    producers = [span for span in spans if span.name == "producer"]
+    check("each producer of a resumable stream has a span", len(producers) > 0, len(producers))
+    equal("nothing but requests, producers and chunks", len(requests) + len(producers) + len(chunks), len(spans))
 
     orphans = [span for span in chunks if span.parent not in requests]
     equal("every chunk has its request for a parent", orphans, [])

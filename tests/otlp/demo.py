@@ -13,6 +13,8 @@ class Demo:
     def __init__(self, otlp: str, scratch: str) -> None:
         self.log_path = os.path.join(scratch, f"demo-{time.monotonic_ns()}.log")
         command = [os.environ["DEMO_BIN"], "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        # Otherwise the request spans count joined chunks, and the chunk spans those of the handler.
+        command += ["--coalesce", "0"]
         command += ["--otlp", otlp]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)

@@ -10,6 +10,7 @@ use tower_stream_core::{
     BoxError, Exchange,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
+        longer_by,
     },
 };
 
@@ -129,16 +130,10 @@ impl Stage for CoalesceStage {
 
     #[inline]
     fn size_hint(&self, up: &impl Hints) -> SizeHint {
-        let mut size = up.size_hint();
-        if let State::Following(following) = &self.0 {
-            let held = following.held();
-            // The upper bound first: a lower one above it panics.
-            if let Some(upper) = size.upper() {
-                size.set_upper(upper.saturating_add(held));
-            }
-            size.set_lower(size.lower().saturating_add(held));
+        match &self.0 {
+            State::Following(following) => longer_by(following.held(), &up.size_hint()),
+            State::Called { .. } => up.size_hint(),
         }
-        size
     }
 }
 

@@ -39,8 +39,8 @@ pub use self::{
     problem::{PlainProblem, Problem, Refused, answer_method, retry_after},
     records::Records,
     request::{
-        OTHER_METHOD, PeerAddr, matched_route, method_name, peer_address, protocol_version,
-        url_scheme, with_head,
+        OTHER_METHOD, PeerAddr, forwarded_address, matched_route, method_name, peer_address,
+        protocol_version, url_scheme, with_head,
     },
     scope::{Scope, Scoped},
     upload::UploadBody,

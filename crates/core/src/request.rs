@@ -1,6 +1,9 @@
 //! Attributes of a request that several layers read.
 
-use std::{mem, net::SocketAddr};
+use std::{
+    mem,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{Extensions, Method, Request, Uri, Version, request::Parts};
 
@@ -145,6 +148,24 @@ impl<A: Send + Sync + 'static> PeerAddr<A> {
 #[must_use]
 pub fn peer_address(request: &Extensions) -> Option<SocketAddr> {
     PeerAddr::of(request).copied()
+}
+
+/// The address in a field of a proxy, which may have a port; an IPv6 address may have brackets.
+///
+/// ```
+/// use tower_stream_core::forwarded_address;
+///
+/// let address = "2001:db8::1".parse().ok();
+/// for text in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:4711"] {
+///     assert_eq!(forwarded_address(text), address);
+/// }
+/// assert_eq!(forwarded_address("unknown"), None);
+/// ```
+#[must_use]
+pub fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    text.parse().ok().or_else(with_port).or_else(bare)
 }
 
 #[cfg(test)]

@@ -14,7 +14,10 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 use tower_stream_core::{
     BoxError, Cause, Delivery, PlainProblem, Records, StreamKind, chosen_reset,
-    wrapper::{AfterHead, At, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext},
+    wrapper::{
+        AfterHead, At, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext, at_least,
+        longer_by,
+    },
 };
 
 use crate::{
@@ -461,12 +464,10 @@ impl Stage for ErrorWriterStage {
                 return SizeHint::default();
             }
         };
-        let mut with_ours = SizeHint::new();
-        if let (Some(upper), false) = (size.upper(), self.writable) {
-            with_ours.set_upper(upper.saturating_add(ours as u64));
+        match self.writable {
+            true => at_least(size.lower().saturating_add(ours as u64)),
+            false => longer_by(ours as u64, &size),
         }
-        with_ours.set_lower(size.lower().saturating_add(ours as u64));
-        with_ours
     }
 }
 

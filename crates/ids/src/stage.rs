@@ -1,10 +1,10 @@
 //! One request under a [`RequestIdLayer`].
 
-use std::{mem, sync::atomic::Ordering, task::Poll};
+use std::{sync::atomic::Ordering, task::Poll};
 
-use http::{HeaderName, Request, request};
+use http::{HeaderName, Request};
 use tower_stream_core::{
-    Exchange, InvalidRequestId, RequestId, Scope,
+    Exchange, InvalidRequestId, RequestId, Scope, with_head,
     wrapper::{AfterHead, At, Begin, Hook, ResponseHead, Source, Stage, StageContext},
 };
 
@@ -134,22 +134,4 @@ impl Config {
             Some(make) => with_head(request, |head| make.make_request_id(head)),
         }
     }
-}
-
-/// Calls `look` with the head of a request. `Parts` cannot be borrowed from a request, so the head is moved out and
-/// back.
-fn with_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&request::Parts) -> T) -> T {
-    let (mut head, ()) = Request::new(()).into_parts();
-    swap_head(request, &mut head);
-    let seen = look(&head);
-    swap_head(request, &mut head);
-    seen
-}
-
-fn swap_head<B>(request: &mut Request<B>, head: &mut request::Parts) {
-    mem::swap(request.method_mut(), &mut head.method);
-    mem::swap(request.uri_mut(), &mut head.uri);
-    mem::swap(request.version_mut(), &mut head.version);
-    mem::swap(request.headers_mut(), &mut head.headers);
-    mem::swap(request.extensions_mut(), &mut head.extensions);
 }

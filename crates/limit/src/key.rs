@@ -3,12 +3,12 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hash, Hasher, RandomState},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
 use http::{HeaderMap, HeaderName, Request, request::Parts};
-use tower_stream_core::{peer_address, with_head};
+use tower_stream_core::{forwarded_address, peer_address, with_head};
 
 /// Which requests share a limit: those of one client address, with one value of a header, or by a rule of your own.
 ///
@@ -148,16 +148,7 @@ fn forwarded(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
     let mut members = members
         .map(<[u8]>::trim_ascii)
         .filter(|member| !member.is_empty());
-    address(str::from_utf8(members.nth(from_right)?).ok()?)
-}
-
-/// Some proxies write a port.
-fn address(text: &str) -> Option<IpAddr> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
-    bare.unwrap_or(text).parse().or_else(|_| with_port()).ok()
+    forwarded_address(str::from_utf8(members.nth(from_right)?).ok()?)
 }
 
 impl fmt::Debug for KeyBy {
@@ -173,6 +164,8 @@ impl fmt::Debug for KeyBy {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use tower_stream_core::PeerAddr;
 

@@ -53,6 +53,12 @@ impl Slots {
     #[inline]
     pub(crate) fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
+        self.add();
+    }
+
+    /// Adds a free slot, or makes up for one that is surplus.
+    #[inline]
+    fn add(&self) {
         let less = |surplus: usize| surplus.checked_sub(1);
         let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
         if self.surplus.load(Ordering::Acquire) == 0
@@ -84,11 +90,7 @@ impl Slots {
             self.surplus.fetch_add(surplus, Ordering::AcqRel);
         }
         for _ in before..limit {
-            let less = |surplus: usize| surplus.checked_sub(1);
-            let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
-            if self.surplus.fetch_update(set, fetch, less).is_err() {
-                self.free.add_permits(1);
-            }
+            self.add();
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::{
     sync::Notify,
     time::{Sleep, sleep_until},
 };
-use tower_stream_core::{Cause, Exchange};
+use tower_stream_core::{Cause, Exchange, wrapper::longer_by};
 
 use crate::{
     activity::{Activity, Open},
@@ -314,16 +314,6 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.inner.size_hint();
-        let rest = self.rest.len() as u64;
-        if rest > 0 {
-            let (lower, upper) = (hint.lower(), hint.upper());
-            hint = SizeHint::new();
-            hint.set_lower(lower.saturating_add(rest));
-            if let Some(upper) = upper {
-                hint.set_upper(upper.saturating_add(rest));
-            }
-        }
-        hint
+        longer_by(self.rest.len() as u64, &self.inner.size_hint())
     }
 }

@@ -282,7 +282,7 @@ fn unprocessed(error: &hyper::Error) -> Option<Ending> {
 }
 
 /// The error with all its sources: hyper and h2 put the details there.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let texts: Vec<String> = sources(error).map(ToString::to_string).collect();
     texts.join(": ")
 }

@@ -97,5 +97,5 @@ pub use self::{
     hook::{Begin, Hook},
     piece::{Piece, Polled},
     service::Wrapped,
-    stage::{AfterHead, At, Hints, Source, Stage, StageContext, at_least},
+    stage::{AfterHead, At, Hints, Source, Stage, StageContext, at_least, longer_by},
 };

@@ -348,6 +348,16 @@ pub fn at_least(bytes: u64) -> SizeHint {
     hint
 }
 
+/// The size of a body to which exactly `bytes` are added.
+#[must_use]
+pub fn longer_by(bytes: u64, size: &SizeHint) -> SizeHint {
+    let mut hint = at_least(size.lower().saturating_add(bytes));
+    if let Some(upper) = size.upper() {
+        hint.set_upper(upper.saturating_add(bytes));
+    }
+    hint
+}
+
 /// The inside of a stage: the stages further inside, and the body of the service.
 ///
 /// The body of the service fails if it ends before its declared length. Every `Err` that it returns is recorded in the

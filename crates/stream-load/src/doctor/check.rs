@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use http::{Version, header};
+use tower_stream_core::is_encoded;
 
 use super::{
     diagnosis::{Check, Diagnosis},
-    probe::{End, Seen, is_encoded},
+    probe::{End, Seen},
 };
 
 /// The least difference of delays that a proxy is blamed for; a busy machine holds up a stream for less.

@@ -1,18 +1,19 @@
 //! One stream, and when each part of it arrived.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
-use tower_stream_core::{RecordFormat, StreamKind, boundary::Scanner};
+use tower_stream_core::{RecordFormat, StreamKind, boundary::Scanner, is_encoded};
 
 use crate::{
     Args, Format, UsageError,
     client::{Address, Client, Unanswered},
     records::{Records, Word},
     request::request,
+    stream::chain,
 };
 
 /// Reads one stream.
@@ -231,16 +232,6 @@ impl Seen {
     pub(super) fn silence(&self) -> Duration {
         self.ended - self.chunks.last().copied().unwrap_or(self.head)
     }
-}
-
-pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
-    tower_stream_core::is_encoded(headers)
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let sources = std::iter::successors(Some(error), |error| (*error).source());
-    let texts: Vec<String> = sources.map(ToString::to_string).collect();
-    texts.join(": ")
 }
 
 #[cfg(test)]

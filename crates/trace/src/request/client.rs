@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, header};
+use tower_stream_core::forwarded_address;
 
 /// The source of `client.address`.
 ///
@@ -30,7 +31,9 @@ impl ClientAddress {
             }
             Self::XForwardedFor(proxies) => from_end(headers, X_FORWARDED_FOR, proxies),
         };
-        forwarded.and_then(address).or(peer.map(|peer| peer.ip()))
+        forwarded
+            .and_then(forwarded_address)
+            .or(peer.map(|peer| peer.ip()))
     }
 }
 
@@ -56,13 +59,6 @@ fn forwarded_for(element: &str) -> Option<&str> {
             .eq_ignore_ascii_case("for")
             .then(|| value.trim().trim_matches('"'))
     })
-}
-
-/// An address with or without a port; IPv6 with or without brackets.
-fn address(text: &str) -> Option<IpAddr> {
-    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
-    text.parse().ok().or_else(with_port).or_else(bare)
 }
 
 #[cfg(test)]

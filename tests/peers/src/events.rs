@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -22,9 +22,13 @@ use tokio::time::{Interval, interval};
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(crate) struct Ask {
     count: usize,
+    #[serde(default)]
     bytes: usize,
     #[serde(default)]
     interval_ms: u64,
+    /// Chunks of a chat completion that say when they were made, in place of `bytes`
+    #[serde(default)]
+    chat: bool,
 }
 
 pub(crate) async fn events(ask: Query<Ask>) -> Response {
@@ -39,8 +43,9 @@ pub(crate) async fn ending(Query(ask): Query<Ask>, last: &'static str) -> Respon
     response
 }
 
-/// The same event a number of times.
+/// The same event a number of times, or chunks of a chat completion.
 struct Events {
+    chat: bool,
     event: Bytes,
     left: usize,
     last: Bytes,
@@ -56,6 +61,7 @@ impl Events {
             event: format!("data: {{{}}}\n\n", "x".repeat(data)).into(),
             left: ask.count,
             last: Bytes::from_static(last.as_bytes()),
+            chat: ask.chat,
             interval: (!every.is_zero()).then(|| Box::new(interval(every))),
         }
     }
@@ -77,6 +83,29 @@ impl http_body::Body for Events {
             ready!(interval.poll_tick(cx));
         }
         self.left -= 1;
-        Poll::Ready(Some(Ok(Frame::data(self.event.clone()))))
+        let event = match self.chat {
+            true => chunk(self.left),
+            false => self.event.clone(),
+        };
+        Poll::Ready(Some(Ok(Frame::data(event))))
     }
 }
+
+/// One token of a chat completion, and the nanoseconds since 1970 at which it was made. The Go server writes the same.
+fn chunk(left: usize) -> Bytes {
+    let word = WORDS[left * 7 % WORDS.len()];
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_nanos();
+    format!(
+        "data: {{\"id\":\"chatcmpl-9zK3pQ2mXv7Lr4\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\
+         \"model\":\"demo-1\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" {word}\"}},\"finish_reason\":null}}],\
+         \"at\":{now}}}\n\n"
+    )
+    .into()
+}
+
+const WORDS: [&str; 31] = [
+    "the", "rabbit", "hole", "went", "straight", "on", "like", "a", "tunnel", "for", "some", "way",
+    "and", "then", "dipped", "suddenly", "down", "so", "that", "Alice", "had", "not", "moment",
+    "to", "think", "about", "stopping", "herself", "before", "she", "found",
+];

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, predicate::SizeAbove},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     trace::TraceLayer,
 };
@@ -62,6 +63,8 @@ enum Layers {
     TowerHttp,
     /// `StreamStack` with a drain: `RequestId`, `RequestSpan`, `Drain`, `ErrorWriter`, `Farewell`, `ChunkSpan`
     Ours,
+    /// The same with `Coalesce`
+    OursCoalesce,
     /// `StreamStack` with every layer off
     Off,
     /// A layer that does nothing, to measure the cost of `Router::layer` itself
@@ -78,6 +81,8 @@ enum Layers {
     Headers,
     Coalesce,
     Compress,
+    /// tower-http's compression, server-sent events included
+    TowerHttpCompression,
     Heartbeat,
     ErrorWriter,
     Farewell,
@@ -129,6 +134,10 @@ async fn main() -> std::io::Result<()> {
                 .layer(PropagateRequestIdLayer::x_request_id()),
         ),
         Layers::Ours => app.layer(six.drain(&drain).chunk_span(chunks)),
+        Layers::OursCoalesce => {
+            let coalesce = CoalesceLayer::new();
+            app.layer(six.drain(&drain).chunk_span(chunks).coalesce(coalesce))
+        }
         Layers::Off => app.layer(StreamStack::off()),
         Layers::RouterLayer => app.layer(MapRequestLayer::new(|request: Request| request)),
         Layers::Nothing => app.layer(nothing::NothingLayer),
@@ -141,6 +150,9 @@ async fn main() -> std::io::Result<()> {
         Layers::Digest => app.layer(DigestLayer::md5()),
         Layers::Headers => app.layer(StreamHeadersLayer::new()),
         Layers::Compress => app.layer(CompressLayer::new()),
+        Layers::TowerHttpCompression => {
+            app.layer(CompressionLayer::new().compress_when(SizeAbove::new(0)))
+        }
         Layers::Coalesce => app.layer(CoalesceLayer::new()),
         Layers::Heartbeat => app.layer(HeartbeatLayer::new()),
         Layers::ErrorWriter => app.layer(ErrorWriterLayer::new()),

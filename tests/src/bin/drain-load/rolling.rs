@@ -61,20 +61,24 @@ pub(crate) async fn run(options: &Options, findings: &mut Findings) -> Result<()
     std::fs::create_dir_all(&scratch)?;
     let mut proxy = options.proxy.start(front, &backends, &scratch)?;
     let outcome = under_load(options, front, &mut backends, findings).await;
-    if outcome.is_err() {
+    if !matches!(outcome, Ok(0)) {
         findings.note(std::fs::read_to_string(scratch.join("log")).unwrap_or_default())?;
+    }
+    if outcome.is_ok() {
+        control(options, front, &mut backends[0], findings).await?;
     }
     proxy.kill().await?;
     std::fs::remove_dir_all(&scratch)?;
-    outcome
+    outcome.map(drop)
 }
 
+/// Returns the number of failed requests.
 async fn under_load(
     options: &Options,
     front: SocketAddr,
     backends: &mut [Backend],
     findings: &mut Findings,
-) -> Result<(), BoxError> {
+) -> Result<u64, BoxError> {
     reachable(front).await?;
     let clients = Clients::start(front, options.clients).await?;
     sleep(Duration::from_secs(1)).await;
@@ -113,7 +117,7 @@ async fn under_load(
         found.farewells > 0,
         format_args!("{} endless streams got their farewell", found.farewells),
     )?;
-    control(options, front, &mut backends[0], findings).await
+    Ok(found.failed)
 }
 
 /// Control: the same load must detect a server that is killed.

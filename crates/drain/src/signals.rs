@@ -53,11 +53,11 @@ fn listen(drain: &Drain) -> io::Result<()> {
 
 fn begin(drain: &Drain, name: &str) {
     let interrupt = name != TERMINATE;
+    tracing::info!(signal = name, "shutdown signal");
     match drain.in_flight() {
         0 if interrupt => drain.start_without_advertise(),
         _ => drain.start(),
     }
-    tracing::info!(signal = name, "draining");
     let in_flight = drain.in_flight();
     if interrupt && in_flight > 0 {
         tracing::info!(

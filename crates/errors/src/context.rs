@@ -1,4 +1,4 @@
-//! One request as the error writer follows it: what it needs to tell a failure.
+//! What the error writer keeps of one request to report its failure.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Context {
         }
     }
 
-    /// The head is there: follows the attempt that it is of.
+    /// Called when the head arrives. A request may be retried: this follows the attempt that the head belongs to.
     pub(crate) fn follow(&mut self, exchange: &Exchange) {
         self.exchange = exchange.clone();
     }
@@ -44,18 +44,13 @@ impl Context {
             message,
             location,
             backtrace,
-            logged: by_hook,
         } = payload.read();
-        let backtrace = backtrace.map(|backtrace| backtrace.to_string());
         let cause = Cause::new(FaultKind::Panic, message.as_str());
         self.exchange.record(cause);
         let to_log = self.exchange.cause_to_log();
         let own = to_log.filter(|cause| cause.kind() == FaultKind::Panic);
         if let (Some(earlier), None) = (to_log, own) {
             log(earlier);
-        }
-        if by_hook {
-            return;
         }
         if let Some(cause) = own {
             tracing::error!(
@@ -130,7 +125,7 @@ impl Context {
             entry.or_insert_with(|| retry_after(wait));
         }
         answer_method(&self.request.method, &mut response);
-        // for outer layers that did not see the request that this layer saw
+        // For outer layers, which did not see the request that this layer saw.
         response.extensions_mut().insert(self.exchange.clone());
         response
     }
@@ -162,10 +157,11 @@ impl Context {
 }
 
 impl Drop for Context {
-    /// Layers further in or out end responses too, and what they wrote in place may have looked well from here.
+    /// Another layer may have recorded a failure, and then sent something that looked like a complete response from here, or
+    /// dropped the response. Nobody has logged that yet.
     fn drop(&mut self) {
         if self.exchange.cause().is_some()
-            // a subscriber may panic
+            // A subscriber may panic.
             && let Err(payload) = catch(|| self.log())
         {
             payload.read();
@@ -181,18 +177,18 @@ fn log(cause: &Cause) {
         FaultKind::Drain => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended by a drain");
         }
-        // anyone can do that as often as they like
+        // Any client can do that as often as it likes.
         FaultKind::ClientLeft => {
             tracing::debug!(target: "tower_stream_errors", outcome, kind, error, "the client left in mid-upload");
         }
-        // what a client asked for
+        // The client asked for it.
         FaultKind::Cancelled => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended because its stream was cancelled");
         }
         FaultKind::SlowReader => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "the client stopped reading");
         }
-        // the answer to what a client asked for, as a 404 is
+        // The client caused it, as it causes a 404.
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");
         }

@@ -1,6 +1,7 @@
 //! A panic hook that remembers where a panic was.
 
 use std::{
+    any::Any,
     backtrace::{Backtrace, BacktraceStatus},
     cell::{Cell, RefCell},
     panic,
@@ -9,8 +10,10 @@ use std::{
 
 thread_local! {
     static LAST: RefCell<Option<Seen>> = const { RefCell::new(None) };
-    /// how often the hook ran on this thread
+    /// How often the hook ran on this thread.
     static RUNS: Cell<u32> = const { Cell::new(0) };
+    /// Whether this thread runs code whose panics are caught, and logged, by this crate.
+    static WATCHED: Cell<bool> = const { Cell::new(false) };
 }
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -19,28 +22,69 @@ static LOG: AtomicBool = AtomicBool::new(false);
 
 /// What the hook saw of a panic.
 pub(crate) struct Seen {
+    message: String,
     pub(crate) location: String,
     pub(crate) backtrace: Option<Backtrace>,
-    /// The hook has logged the panic, with its place.
-    pub(crate) logged: bool,
 }
 
-/// How often the hook has run on this thread; 0 without a hook, so that a frame then reads no thread-local.
-#[inline]
-pub(crate) fn runs() -> u32 {
-    match INSTALLED.load(Ordering::Relaxed) {
-        true => RUNS.get(),
-        false => 0,
+/// A section of this thread whose panics are caught, and logged, by this crate, so that the hook need not log them.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch {
+    /// Without a hook, no thread-local is read.
+    installed: bool,
+    outer: bool,
+    runs: u32,
+}
+
+impl Watch {
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        let installed = INSTALLED.load(Ordering::Relaxed);
+        Self {
+            installed,
+            outer: installed && WATCHED.replace(true),
+            runs: if installed { RUNS.get() } else { 0 },
+        }
     }
-}
 
-/// The last panic of this thread, if the hook has run since [`runs`] gave `before`.
-///
-/// `resume_unwind` does not run the hook: a panic that is handed on from another task has no location here, and what
-/// the hook saw last is another panic.
-pub(crate) fn take_since(before: u32) -> Option<Seen> {
-    let last = LAST.try_with(|last| last.try_borrow_mut().ok()?.take());
-    last.ok()?.filter(|_| runs() != before)
+    /// Ends the section, in which no panic was caught, unless its code caught one itself. The hook has not logged that one.
+    #[inline]
+    pub(crate) fn end(self) {
+        self.end_by_panic();
+        if self.installed && RUNS.get() != self.runs {
+            self.log_last();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn end_by_panic(self) {
+        if self.installed {
+            WATCHED.set(self.outer);
+        }
+    }
+
+    /// The last panic of the section, if the hook has run in it, and nobody else has taken it.
+    ///
+    /// `resume_unwind` does not run the hook: a panic that another task passes on has no location here, and what the
+    /// hook saw last is another panic.
+    pub(crate) fn take(self) -> Option<Seen> {
+        if !self.installed || RUNS.get() == self.runs {
+            return None;
+        }
+        LAST.try_with(|last| last.try_borrow_mut().ok()?.take())
+            .ok()?
+    }
+
+    /// Logs the panic as the hook does, unless somebody outside does.
+    #[cold]
+    pub(crate) fn log_last(self) {
+        if !self.outer
+            && LOG.load(Ordering::Relaxed)
+            && let Some(seen) = self.take()
+        {
+            seen.log();
+        }
+    }
 }
 
 /// Opt-in: lets the log event of a caught panic name its place in the source, and show a backtrace.
@@ -78,11 +122,13 @@ impl PanicHook {
         self
     }
 
-    /// Whether each panic of the process is one `tracing` event, at ERROR with `error`, `location`, `thread` and, when it was
-    /// captured, `backtrace`, and the hook that was there before does not run. Default: false.
+    /// Whether each panic of the process is one `tracing` event, and the hook that was there before does not run. Default:
+    /// false.
     ///
-    /// A response that fails by such a panic is not logged a second time. A backtrace is captured when `RUST_BACKTRACE` asks
-    /// for one, or [`PanicHook::backtrace`] does. A panic within the subscriber itself, while it holds a lock, can deadlock.
+    /// A panic that the [`ErrorWriterLayer`](crate::ErrorWriterLayer) catches is in the event of its response, which also has
+    /// `outcome` and `kind`. Any other panic is an event `panicked` at ERROR, with `error`, `location` and `thread`. Both
+    /// have a `backtrace` if `RUST_BACKTRACE` or [`PanicHook::backtrace`] asks for one. A panic within the subscriber
+    /// itself, while it holds a lock, can deadlock.
     ///
     /// ```
     /// use tower_stream_errors::PanicHook;
@@ -115,18 +161,19 @@ impl PanicHook {
                 false => None,
             };
             let seen = Seen {
+                message: message(info.payload()).to_owned(),
                 location: info.location().map(ToString::to_string).unwrap_or_default(),
                 backtrace: backtrace.filter(|b| b.status() == BacktraceStatus::Captured),
-                logged: log,
             };
-            if log {
-                log_panic(info, &seen);
+            // Accessing a thread-local must not fail here, because a panic in a hook aborts the process.
+            let watched = WATCHED.try_with(Cell::get).unwrap_or(false);
+            if log && !watched {
+                seen.log();
             }
-            RUNS.set(RUNS.get().wrapping_add(1));
-            // neither may fail here: a panic in a hook ends the process
+            let _ = RUNS.try_with(|runs| runs.set(runs.get().wrapping_add(1)));
             let _ = LAST.try_with(|last| {
                 if let Ok(mut last) = last.try_borrow_mut() {
-                    *last = Some(seen);
+                    *last = watched.then_some(seen);
                 }
             });
             if !log {
@@ -136,18 +183,23 @@ impl PanicHook {
     }
 }
 
-#[cold]
-fn log_panic(info: &panic::PanicHookInfo<'_>, seen: &Seen) {
-    let payload = info.payload();
+impl Seen {
+    #[cold]
+    fn log(&self) {
+        tracing::error!(
+            target: "tower_stream_errors",
+            error = self.message,
+            location = self.location,
+            thread = std::thread::current().name(),
+            backtrace = self.backtrace.as_ref().map(ToString::to_string),
+            "panicked"
+        );
+    }
+}
+
+/// The message of a panic.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or(payload.downcast_ref::<String>().map(String::as_str));
-    let backtrace = seen.backtrace.as_ref().map(ToString::to_string);
-    tracing::error!(
-        target: "tower_stream_errors",
-        error = text.unwrap_or("a panic whose payload is not a string"),
-        location = seen.location,
-        thread = std::thread::current().name(),
-        backtrace,
-        "panicked"
-    );
+    text.unwrap_or("a panic whose payload is not a string")
 }

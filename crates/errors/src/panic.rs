@@ -2,17 +2,15 @@
 
 use std::{
     any::Any,
-    backtrace::Backtrace,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use crate::hook;
+use crate::hook::{self, Watch};
 
 /// What a panic left behind.
 pub(crate) struct Payload {
     thrown: Box<dyn Any + Send>,
-    /// [`hook::runs`] before the code that panicked
-    hook_runs: u32,
+    watch: Watch,
 }
 
 /// What is known of a panic.
@@ -20,16 +18,23 @@ pub(crate) struct Payload {
 pub(crate) struct Panicked {
     pub(crate) message: String,
     pub(crate) location: Option<String>,
-    pub(crate) backtrace: Option<Backtrace>,
-    /// The panic hook has logged it.
-    pub(crate) logged: bool,
+    pub(crate) backtrace: Option<String>,
 }
 
 /// Runs `run`; a panic ends here.
 #[inline]
 pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Payload> {
-    let hook_runs = hook::runs();
-    catch_unwind(AssertUnwindSafe(run)).map_err(|thrown| Payload { thrown, hook_runs })
+    let watch = Watch::begin();
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(value) => {
+            watch.end();
+            Ok(value)
+        }
+        Err(thrown) => {
+            watch.end_by_panic();
+            Err(Payload { thrown, watch })
+        }
+    }
 }
 
 /// Logs a panic in a drop, which changes nothing else.
@@ -38,41 +43,33 @@ pub(crate) fn log_dropped(what: &str, payload: Payload) {
     let Panicked {
         message,
         location,
-        logged,
-        ..
+        backtrace,
     } = payload.read();
-    if !logged {
-        tracing::error!(
-            target: "tower_stream_errors",
-            error = message,
-            location,
-            "{what} panicked while it was dropped"
-        );
-    }
+    tracing::error!(
+        target: "tower_stream_errors",
+        error = message,
+        location,
+        backtrace,
+        "{what} panicked while it was dropped"
+    );
 }
 
 impl Payload {
     /// Lets the panic go on.
     #[cold]
     pub(crate) fn resume(self) -> ! {
+        self.watch.log_last();
         std::panic::resume_unwind(self.thrown)
     }
 
     /// Reads the panic, at once: the next panic of this thread overwrites the recorded location.
     #[cold]
     pub(crate) fn read(self) -> Panicked {
-        let (location, backtrace, logged) = match hook::take_since(self.hook_runs) {
-            Some(seen) => (Some(seen.location), seen.backtrace, seen.logged),
-            None => (None, None, false),
+        let (location, backtrace) = match self.watch.take() {
+            Some(seen) => (Some(seen.location), seen.backtrace),
+            None => (None, None),
         };
-        let message = match (
-            self.thrown.downcast_ref::<&str>(),
-            self.thrown.downcast_ref::<String>(),
-        ) {
-            (Some(text), _) => (*text).to_owned(),
-            (_, Some(text)) => text.clone(),
-            _ => "a panic whose payload is not a string".to_owned(),
-        };
+        let message = hook::message(&*self.thrown).to_owned();
         // the payload's own drop may panic, and the payload of that panic too
         if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(self.thrown))) {
             std::mem::forget(second);
@@ -80,8 +77,7 @@ impl Payload {
         Panicked {
             message,
             location,
-            backtrace,
-            logged,
+            backtrace: backtrace.map(|backtrace| backtrace.to_string()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One response, from the call to its last frame: what of it may be given out, and what ends it when it fails.
+//! One response, from the call to its last frame: which bytes may be sent, and what ends it when it fails.
 
 use std::{
     fmt,
@@ -134,7 +134,7 @@ impl ErrorWriterStage {
         self.stash = Some(piece);
         if matches!(self.state, State::Open) {
             self.state = State::Stashed;
-            // now that it has begun, it may know its size; the server will declare it
+            // A body that has begun may know its size, which the server then declares.
             let Some(size) = Self::around(Some(self), At::Body, || up.size_hint()) else {
                 return false;
             };
@@ -168,7 +168,13 @@ impl ErrorWriterStage {
     ) {
         let given = std::mem::replace(polled, Poll::Pending);
         *polled = match self.poll_inner(Some(given), up, cx) {
-            Ok(Poll::Ready(piece)) => Poll::Ready(piece.map(Ok)),
+            Ok(Poll::Ready(piece)) => {
+                // A layer inside may have ended the response. Here its line has the span of the request.
+                if piece.as_ref().is_none_or(Piece::is_last) {
+                    self.context.log();
+                }
+                Poll::Ready(piece.map(Ok))
+            }
             Ok(Poll::Pending) => Poll::Pending,
             Err(chosen) => self.end(chosen, up, cx),
         };
@@ -185,14 +191,14 @@ impl ErrorWriterStage {
             let polled = match first.take() {
                 Some(polled) => polled,
                 None if *self.poisoned.get_mut() => return Err(None),
-                // everything of the body, and of an error's own code, runs in here
+                // All code of the body runs in here, because it may panic.
                 None => Self::around(Some(self), At::Body, || up.poll(cx)).ok_or(None)?,
             };
             match polled {
                 Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
                     self.given += data.len() as u64;
                     let last = last && !self.is_short();
-                    // a heartbeat stands between two records, so nothing is held
+                    // A heartbeat is between two records, so no part of a record is held.
                     if cx.is_heartbeat() || self.records.passes(&data) {
                         return Ok(Poll::Ready(Some(Piece::Data { data, last })));
                     }
@@ -256,9 +262,9 @@ impl ErrorWriterStage {
         cx: &mut StageContext<'_, '_>,
     ) {
         Self::around(Some(self), At::Drop, || up.discard(cx));
-        // what is still held of a record is never given
+        // The held part of a record is never sent.
         self.records.discard();
-        // behind the last record of its dialect a response is complete, whatever happens to its body
+        // After the last record of its dialect, a response is complete, whatever happens to its body.
         let complete = cx.exchange.is_terminal() && cx.exchange.cause().is_none();
         if self.bodiless || complete {
             self.state = State::Ended;
@@ -294,7 +300,7 @@ impl ErrorWriterStage {
                 self.stash = Some(Piece::trailers(trailers));
                 State::Ended
             }
-            // a tail of nothing: the end would be clean, and a silent success
+            // With an empty tail, the failed response would look complete, so it is aborted.
             Tail::Abort | Tail::Data(_) | Tail::Trailers(_) => settling(settle, None),
         };
     }
@@ -424,9 +430,9 @@ impl Stage for ErrorWriterStage {
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) {
-        // what nearly every poll gives passes as it is
+        // The result of nearly every poll passes unchanged.
         match polled {
-            Poll::Ready(Some(Ok(Piece::Data { data, .. })))
+            Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
                 if self.learnt == 0 && self.records.passes(data) =>
             {
                 self.given += data.len() as u64;
@@ -458,7 +464,7 @@ impl Stage for ErrorWriterStage {
         let size = match catch(|| up.size_hint()) {
             Ok(size) => size,
             Err(payload) => {
-                // the next poll ends it
+                // The next poll ends the response.
                 self.poisoned.store(true, Ordering::Relaxed);
                 self.context.panicked(payload);
                 return SizeHint::default();

@@ -3,10 +3,17 @@
 
 mod logged;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
-use tower_stream_core::mock;
-use tower_stream_errors::PanicHook;
+use http::{Request, Response};
+use serde_json::Value;
+use tower::{ServiceExt, service_fn};
+use tower_layer::Layer;
+use tower_stream_core::mock::{self, MockBody};
+use tower_stream_errors::{ErrorWriterLayer, PanicHook};
 
 use logged::{Lines, send};
 
@@ -23,37 +30,56 @@ async fn each_panic_is_one_line_and_the_hook_before_is_silent() {
     let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone());
     tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
 
-    // of a response, which the error writer does not log again
+    // The panic of a response is in the event of that response.
     let steps = [mock::data("{}\n"), mock::panic("in a body")];
     let sent = send("application/x-ndjson", steps).await;
     assert!(sent.starts_with("{}\n{\"error\""), "{sent:?}");
-    // and any other
+    // A panic that the handler catches itself fails no response.
+    let handler = service_fn(|_: Request<()>| async {
+        assert!(std::panic::catch_unwind(|| panic!("caught by the handler")).is_err());
+        Ok::<_, Infallible>(Response::new(MockBody::new([])))
+    });
+    let service = ErrorWriterLayer::new().layer(handler);
+    assert_eq!(
+        service.oneshot(Request::new(())).await.unwrap().status(),
+        200
+    );
+    // A panic elsewhere.
     let thread = std::thread::Builder::new().name("elsewhere".to_owned());
     let joined = thread.spawn(|| std::panic::panic_any(7)).unwrap().join();
     assert!(joined.is_err());
 
     let events = lines.events();
-    assert_eq!(events.len(), 2, "{events:?}");
-    let expected = [
-        ("in a body", "mock.rs:", "each_panic"),
-        (
-            "a panic whose payload is not a string",
-            "hook.rs:",
-            "elsewhere",
-        ),
-    ];
-    for (event, (error, location, thread)) in events.iter().zip(expected) {
-        let fields = &event["fields"];
-        let holds = |name: &str, text: &str| fields[name].as_str().unwrap().contains(text);
-        assert_eq!(
-            (event["level"].as_str(), fields["message"].as_str()),
-            (Some("ERROR"), Some("panicked"))
-        );
-        assert_eq!(fields["error"], error);
-        assert!(
-            holds("location", location) && holds("thread", thread),
-            "{event}"
-        );
-    }
+    let read = |event: &Value| {
+        assert_eq!(event["level"], "ERROR");
+        let names = ["message", "outcome", "error", "location", "thread"];
+        names.map(|name| {
+            event["fields"][name]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        })
+    };
+    let [failed, caught, elsewhere] = &events[..] else {
+        panic!("{events:?}")
+    };
+    let [message, outcome, error, location, _] = read(failed);
+    assert_eq!(
+        [&*message, &outcome, &error],
+        ["response failed", "panic", "in a body"]
+    );
+    assert!(location.contains("mock.rs:"), "{location}");
+    let [message, outcome, error, location, _] = read(caught);
+    assert_eq!(
+        [&*message, &outcome, &error],
+        ["panicked", "", "caught by the handler"]
+    );
+    assert!(location.contains("hook.rs:"), "{location}");
+    let [message, outcome, error, _, thread] = read(elsewhere);
+    assert_eq!(
+        [&*message, &outcome, &thread],
+        ["panicked", "", "elsewhere"]
+    );
+    assert!(error.contains("not a string"), "{error}");
     assert_eq!(RAN.load(Ordering::Relaxed), 0, "the hook before ours");
 }

@@ -24,6 +24,26 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.stats.aborted == 0 && self.connections_aborted == 0
     }
+
+    pub(crate) fn log(&self) {
+        let Stats {
+            served,
+            refused,
+            ended_early,
+            aborted,
+            ..
+        } = self.stats;
+        tracing::info!(
+            took_ms = self.took.as_millis() as u64,
+            served,
+            refused,
+            ended_early,
+            aborted,
+            connections = self.connections,
+            connections_aborted = self.connections_aborted,
+            "drained"
+        );
+    }
 }
 
 impl fmt::Display for Report {
@@ -37,8 +57,8 @@ impl fmt::Display for Report {
         } = self.stats;
         write!(
             f,
-            "drained in {} ms: served {served}, refused {refused}, ended early {ended_early}, aborted {aborted} \
-             ({} of {} connections)",
+            "drained in {} ms: served {served}, refused {refused}, ended early {ended_early}, aborted {aborted}; \
+             aborted {} of {} connections",
             self.took.as_millis(),
             self.connections_aborted,
             self.connections

@@ -441,7 +441,7 @@ where
                 .started_at()
                 .map_or(Duration::ZERO, |started| started.elapsed()),
         };
-        tracing::info!("{report}");
+        report.log();
         report
     }
 }

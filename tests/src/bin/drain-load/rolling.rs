@@ -88,7 +88,7 @@ async fn under_load(
         backend.process.signal(Signal::TERM)?;
         let status = backend.process.exit(Duration::from_secs(30)).await?;
         clean += usize::from(status.code() == Some(0));
-        served += figure(&backend.process.log().text(), "served ");
+        served += figure(&backend.process.log().text(), "served");
         backend.process = start(backend.public, backend.admin).await?;
         // Until the proxy uses the server again.
         sleep(Duration::from_millis(400)).await;
@@ -146,16 +146,12 @@ async fn control(
     Ok(())
 }
 
-/// The number after `name` in the server's report.
+/// The field `name` of the server's report of its drain.
 fn figure(log: &str, name: &str) -> u64 {
-    let report = log.lines().find(|line| line.contains("drained in"));
-    let figure = report.and_then(|line| line.split_once(name));
-    let digits = figure.map_or("", |(_, rest)| {
-        rest.split(|c: char| !c.is_ascii_digit())
-            .next()
-            .unwrap_or("")
-    });
-    digits.parse().unwrap_or(0)
+    let report = log.lines().find(|line| line.contains(": drained "));
+    let figure = report.and_then(|line| line.split_once(&format!("{name}=")));
+    let digits = figure.and_then(|(_, rest)| rest.split_whitespace().next());
+    digits.unwrap_or_default().parse().unwrap_or(0)
 }
 
 async fn start(public: SocketAddr, admin: SocketAddr) -> Result<DemoProcess, BoxError> {

@@ -177,8 +177,8 @@ async fn drain(
     running.ended().await;
     drop(idle);
     let log = server.log().text();
-    let report = log.lines().find(|line| line.contains("drained in"));
-    let report = report.and_then(|line| line.find("drained in").map(|at| &line[at..]));
+    let report = log.lines().find_map(|line| line.split_once(": drained "));
+    let report = report.map(|(_, fields)| fields);
     Ok(Run {
         signalled,
         exit,

@@ -35,7 +35,8 @@ pub trait Listener: Send + 'static {
     /// Returns the connections that the system has completed but that have not been accepted yet, then stops listening.
     /// Their clients may already have sent a request, which would be lost if the listener were only dropped.
     ///
-    /// It does not wait. An error means that a connection cannot be accepted now, most likely because the process has
+    /// It does not wait. The server asks again some milliseconds after the first `None`, for connections whose handshake was in
+    /// progress, and then drops the iterator. An error means that a connection cannot be accepted now, most likely because the process has
     /// no file descriptors left: the server tries again when a connection has ended, until the drain is dead.
     fn close(self) -> impl Iterator<Item = io::Result<(Self::Io, Self::Addr)>> + Send
     where
@@ -64,6 +65,9 @@ impl Listener for TcpListener {
 
     fn close(self) -> impl Iterator<Item = io::Result<(TcpStream, SocketAddr)>> + Send {
         let listener = self.into_std();
+        if let Ok(listener) = &listener {
+            begin_no_handshake(listener);
+        }
         backlog(listener, |listener| {
             let (stream, peer) = listener.accept()?;
             stream.set_nonblocking(true)?;
@@ -111,6 +115,33 @@ fn backlog<L, C>(
     })
 }
 
+/// Makes the kernel drop each SYN to a closing listener. A connection that is established between the last `accept` and
+/// the close would be reset, and its client may have sent a request that cannot be repeated. The client of a dropped SYN
+/// sends it again after a second, and is then refused: it knows that its request was not processed.
+///
+/// On other systems than Linux, connections of that short time are still reset.
+fn begin_no_handshake(listener: &std::net::TcpListener) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use socket2::{SockFilter, SockRef};
+
+        /// Classic BPF (Linux, Documentation/networking/filter.rst). A packet begins with its TCP header, whose flags are in
+        /// byte 13.
+        const SYN_ALONE: [SockFilter; 5] = [
+            SockFilter::new(0x30, 0, 0, 13),       // load the byte 13
+            SockFilter::new(0x54, 0, 0, 0x12),     // keep SYN and ACK
+            SockFilter::new(0x15, 0, 1, 0x02),     // SYN without ACK:
+            SockFilter::new(0x06, 0, 0, 0),        // drop it
+            SockFilter::new(0x06, 0, 0, u32::MAX), // pass it
+        ];
+        if let Err(error) = SockRef::from(listener).attach_filter(&SYN_ALONE) {
+            tracing::debug!(%error, "the last connections of the listener may be reset");
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = listener;
+}
+
 /// Otherwise the kernel delays a small frame until the previous one is acknowledged.
 fn without_delay(stream: TcpStream) -> TcpStream {
     if let Err(error) = stream.set_nodelay(true) {
@@ -130,4 +161,32 @@ async fn wait_out(error: &io::Error) {
     // Most likely out of file descriptors; some will be closed.
     tracing::error!(%error, "cannot accept");
     tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_to_a_closing_listener_is_accepted_or_refused() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let early = TcpStream::connect(addr).await?;
+        let mut backlog = listener.close();
+        let (_stream, peer) = backlog.next().expect("it is in the backlog")?;
+        assert_eq!(peer, early.local_addr()?);
+        assert!(backlog.next().is_none());
+
+        // The last moment before the close.
+        let mut late = tokio::spawn(TcpStream::connect(addr));
+        let in_time = tokio::time::timeout(Duration::from_millis(200), &mut late).await;
+        assert!(
+            in_time.is_err(),
+            "a connection that nobody will accept: {in_time:?}"
+        );
+        drop(backlog);
+        let refused = late.await?.map_err(|error| error.kind());
+        assert_eq!(refused.err(), Some(io::ErrorKind::ConnectionRefused));
+        Ok(())
+    }
 }

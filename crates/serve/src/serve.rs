@@ -342,6 +342,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 /// endlessly many while clients keep connecting.
 const MAX_BACKLOG: u32 = 65_536;
 
+/// How long a closing listener waits for handshakes in progress: some round trips within a network.
+const HANDSHAKE: Duration = Duration::from_millis(5);
+
 /// After this many of them, other tasks of the thread run.
 const BACKLOG_STEP: u32 = 64;
 
@@ -391,9 +394,16 @@ where
         }
         let mut dead = pin!(drain.dead());
         let mut taken = 0;
-        for incoming in listener.close() {
-            match incoming {
-                Ok(incoming) => {
+        let mut backlog = listener.close();
+        let mut asked_again = false;
+        loop {
+            match backlog.next() {
+                None if asked_again => break,
+                None => {
+                    asked_again = true;
+                    sleep(HANDSHAKE).await;
+                }
+                Some(Ok(incoming)) => {
                     taken += 1;
                     server.begin(incoming, L::tcp);
                     if taken == MAX_BACKLOG {
@@ -404,7 +414,7 @@ where
                         yield_now().await;
                     }
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     tracing::debug!(%error, "cannot accept");
                     tokio::select! {
                         biased;
@@ -416,6 +426,7 @@ where
                 }
             }
         }
+        drop(backlog);
         let all_done = async { while server.connections.join_next().await.is_some() {} };
         let in_time = tokio::select! {
             biased;

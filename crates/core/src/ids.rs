@@ -196,57 +196,31 @@ impl fmt::Debug for Sequence {
 
 #[cfg(feature = "axum")]
 mod extract {
+    use axum_core::extract::FromRequestParts;
+    use http::request::Parts;
+
     use super::{RequestId, Sequence};
-    use axum_core::{
-        extract::FromRequestParts,
-        response::{IntoResponse, Response},
-    };
-    use http::{StatusCode, request::Parts};
-    use std::fmt;
+    use crate::MissingLayer;
 
-    macro_rules! extractor {
-        ($type:ident, $rejection:ident, $what:literal, $found:expr) => {
-            #[doc = concat!("The rejection when a request has no ", $what, ".")]
-            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-            #[non_exhaustive]
-            pub struct $rejection;
+    const LAYER: &str = "RequestIdLayer of tower-stream-ids";
 
-            impl fmt::Display for $rejection {
-                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str(concat!(
-                        "this request has no ",
-                        $what,
-                        ": add tower-stream-ids' RequestIdLayer outside of this handler"
-                    ))
-                }
-            }
+    impl<S: Sync> FromRequestParts<S> for RequestId {
+        type Rejection = MissingLayer;
 
-            impl std::error::Error for $rejection {}
-
-            impl IntoResponse for $rejection {
-                fn into_response(self) -> Response {
-                    (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
-                }
-            }
-
-            impl<S: Sync> FromRequestParts<S> for $type {
-                type Rejection = $rejection;
-
-                async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, $rejection> {
-                    $found(&parts.extensions).ok_or($rejection)
-                }
-            }
-        };
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+            let id = Self::of(&parts.extensions).cloned();
+            id.ok_or(MissingLayer::new("request id", LAYER))
+        }
     }
 
-    extractor!(RequestId, MissingRequestId, "request id", |request| {
-        RequestId::of(request).cloned()
-    });
-    extractor!(Sequence, MissingSequence, "sequence", Sequence::of);
-}
+    impl<S: Sync> FromRequestParts<S> for Sequence {
+        type Rejection = MissingLayer;
 
-#[cfg(feature = "axum")]
-pub use extract::{MissingRequestId, MissingSequence};
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+            Self::of(&parts.extensions).ok_or(MissingLayer::new("sequence", LAYER))
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

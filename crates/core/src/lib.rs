@@ -12,6 +12,8 @@ mod head;
 mod hold;
 mod ids;
 mod kind;
+#[cfg(feature = "axum")]
+mod missing;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod problem;
@@ -47,10 +49,7 @@ pub use self::{
 };
 
 #[cfg(feature = "axum")]
-pub use self::{
-    ids::{MissingRequestId, MissingSequence},
-    upload::mark_upload,
-};
+pub use self::{missing::MissingLayer, upload::mark_upload};
 
 /// Any error that a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

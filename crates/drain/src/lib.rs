@@ -35,8 +35,6 @@ mod stats;
 mod token;
 
 pub use self::state::{Phase, State};
-#[cfg(all(feature = "axum", not(loom)))]
-pub use self::token::MissingDrain;
 #[cfg(not(loom))]
 pub use self::{
     drain::{Drain, States},
@@ -48,6 +46,8 @@ pub use self::{
     stats::Stats,
     token::{DrainToken, Draining},
 };
+#[cfg(all(feature = "axum", not(loom)))]
+pub use tower_stream_core::MissingLayer;
 
 #[cfg(all(test, not(loom)))]
 mod tests;

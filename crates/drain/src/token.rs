@@ -190,49 +190,27 @@ impl fmt::Debug for DrainToken {
 
 #[cfg(feature = "axum")]
 mod extract {
+    use axum_core::extract::FromRequestParts;
+    use http::request::Parts;
+    use tower_stream_core::MissingLayer;
+
     use super::{DrainToken, Draining};
-    use axum_core::{
-        extract::FromRequestParts,
-        response::{IntoResponse, Response},
-    };
-    use http::{StatusCode, request::Parts};
-    use std::fmt;
 
-    /// The rejection for a request that passed no [`DrainLayer`](crate::DrainLayer).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[non_exhaustive]
-    pub struct MissingDrain;
-
-    impl fmt::Display for MissingDrain {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("this request has no drain: add DrainLayer outside of this handler")
-        }
-    }
-
-    impl std::error::Error for MissingDrain {}
-
-    impl IntoResponse for MissingDrain {
-        fn into_response(self) -> Response {
-            (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
-        }
-    }
+    const MISSING: MissingLayer = MissingLayer::new("drain", "DrainLayer of tower-stream-drain");
 
     impl<S: Sync> FromRequestParts<S> for Draining {
-        type Rejection = MissingDrain;
+        type Rejection = MissingLayer;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingDrain> {
-            Self::of(&parts.extensions).ok_or(MissingDrain)
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+            Self::of(&parts.extensions).ok_or(MISSING)
         }
     }
 
     impl<S: Sync> FromRequestParts<S> for DrainToken {
-        type Rejection = MissingDrain;
+        type Rejection = MissingLayer;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingDrain> {
-            Self::of(&parts.extensions).ok_or(MissingDrain)
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+            Self::of(&parts.extensions).ok_or(MISSING)
         }
     }
 }
-
-#[cfg(feature = "axum")]
-pub use extract::MissingDrain;

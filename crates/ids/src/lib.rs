@@ -11,9 +11,9 @@ mod scope;
 mod sequence;
 mod stage;
 
-pub use tower_stream_core::{InvalidRequestId, RequestId, Sequence};
 #[cfg(feature = "axum")]
-pub use tower_stream_core::{MissingRequestId, MissingSequence};
+pub use tower_stream_core::MissingLayer;
+pub use tower_stream_core::{InvalidRequestId, RequestId, Sequence};
 
 #[cfg(feature = "tokio")]
 pub use self::scope::spawn;

@@ -16,8 +16,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "axum")]
-pub use self::permit::MissingPermit;
 pub use self::{
     adaptive::Adaptive,
     breaker::{BreakerLayer, BreakerStage, BreakerState, BreakerStats},
@@ -28,3 +26,5 @@ pub use self::{
     rate::Rate,
     stage::StreamLimitStage,
 };
+#[cfg(feature = "axum")]
+pub use tower_stream_core::MissingLayer;

@@ -167,52 +167,28 @@ impl StreamPermit {
 
 #[cfg(feature = "axum")]
 mod extract {
+    use std::convert::Infallible;
+
+    use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+    use http::request::Parts;
+    use tower_stream_core::MissingLayer;
+
     use super::StreamPermit;
-    use axum_core::{
-        extract::FromRequestParts,
-        response::{IntoResponse, Response},
-    };
-    use http::{StatusCode, request::Parts};
-    use std::fmt;
-
-    /// The rejection for a request that passed no [`StreamLimitLayer`](crate::StreamLimitLayer).
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    #[non_exhaustive]
-    pub struct MissingPermit;
-
-    impl fmt::Display for MissingPermit {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("this request has no permit: add StreamLimitLayer outside of this handler, or extract an Option")
-        }
-    }
-
-    impl std::error::Error for MissingPermit {}
-
-    impl IntoResponse for MissingPermit {
-        fn into_response(self) -> Response {
-            (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
-        }
-    }
 
     impl<S: Sync> FromRequestParts<S> for StreamPermit {
-        type Rejection = MissingPermit;
+        type Rejection = MissingLayer;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingPermit> {
-            Self::of(&parts.extensions).ok_or(MissingPermit)
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingLayer> {
+            let layer = "StreamLimitLayer of tower-stream-limit";
+            Self::of(&parts.extensions).ok_or(MissingLayer::new("permit", layer))
         }
     }
 
-    impl<S: Sync> axum_core::extract::OptionalFromRequestParts<S> for StreamPermit {
-        type Rejection = std::convert::Infallible;
+    impl<S: Sync> OptionalFromRequestParts<S> for StreamPermit {
+        type Rejection = Infallible;
 
-        async fn from_request_parts(
-            parts: &mut Parts,
-            _: &S,
-        ) -> Result<Option<Self>, std::convert::Infallible> {
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
             Ok(Self::of(&parts.extensions))
         }
     }
 }
-
-#[cfg(feature = "axum")]
-pub use extract::MissingPermit;

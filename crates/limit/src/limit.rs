@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::request::Parts;
+use http::{HeaderValue, request::Parts};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -20,7 +20,7 @@ use crate::{
     adaptive::{Adaptive, Gradient},
     key::KeyBy,
     permit::Permit,
-    rate::{Left, Meter, MonotonicClock, Rate, check},
+    rate::{Meter, MonotonicClock, Rate, Remaining},
     refusal::Reason,
     slots::Slots,
     table::{Entry, Table},
@@ -88,6 +88,8 @@ pub(crate) struct Limit {
     pub(crate) gradient: Option<Gradient>,
     keys: Option<Table<KeyEntry>>,
     clock: MonotonicClock,
+    /// `RateLimit-Policy`, if there is a rate.
+    pub(crate) policy: Option<HeaderValue>,
     refused: [AtomicU64; Reason::COUNT],
 }
 
@@ -137,6 +139,7 @@ impl Limit {
             gradient: config.adaptive.map(Gradient::new),
             keys,
             clock,
+            policy: config.rate.and_then(|rate| rate.policy()),
             refused: Default::default(),
             config,
         })
@@ -151,10 +154,14 @@ impl Limit {
         self.keys.is_some()
     }
 
-    /// Counts the request of a key against its rate. `None` without a rate.
-    pub(crate) fn check_rate(&self, entry: Option<&KeyEntry>) -> Option<Left> {
+    /// Counts the request of a key against its rate, or returns the time until the next one is admitted. `None` without a
+    /// rate.
+    pub(crate) fn check_rate(
+        &self,
+        entry: Option<&KeyEntry>,
+    ) -> Option<(Remaining, Option<Duration>)> {
         let meter = entry?.meter.as_ref()?;
-        Some(check(meter, &self.clock))
+        Some(self.config.rate?.check(meter, &self.clock))
     }
 
     /// Admits a request, lets it wait or refuses it.

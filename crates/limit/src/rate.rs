@@ -50,15 +50,20 @@ impl Rate {
         }
     }
 
-    /// Sets how many requests may come at once after a pause.
+    /// Sets how many requests may come at once after a pause: at most as many as the rate allows in a year.
     ///
     /// # Panics
     ///
     /// Panics if `requests` is 0.
     #[must_use]
     pub fn burst(self, requests: u32) -> Self {
+        // `governor` counts in nanoseconds and overflows after 584 years.
+        let interval = self.quota.replenish_interval().as_nanos().max(1);
+        let most = u32::try_from(YEAR.as_nanos() / interval).unwrap_or(u32::MAX);
         Self {
-            quota: self.quota.allow_burst(positive(requests)),
+            quota: self
+                .quota
+                .allow_burst(positive(requests).min(positive(most))),
         }
     }
 
@@ -71,46 +76,59 @@ impl Rate {
         self.quota.burst_size_replenished_in()
     }
 
-    /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers. The window is the time in which a burst
-    /// is replenished; `t` is the time until the whole quota is available again, or until the next request for a request
-    /// that was refused.
-    pub(crate) fn fields(&self, left: Left) -> [(HeaderName, String); 2] {
+    /// `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers. The window is the time in which a burst is replenished.
+    pub(crate) fn policy(&self) -> Option<HeaderValue> {
         let quota = self.quota.burst_size();
-        let window = seconds(self.replenished_in());
-        let Left { requests, wait } = left;
-        let wait = wait.unwrap_or_else(|| {
-            self.quota.replenish_interval() * quota.get().saturating_sub(requests)
-        });
-        let reset = seconds(wait);
-        [
-            (
-                HeaderName::from_static("ratelimit-policy"),
-                format!("\"default\";q={quota};w={}", window.max(1)),
-            ),
-            (
-                HeaderName::from_static("ratelimit"),
-                format!("\"default\";r={requests};t={reset}"),
-            ),
-        ]
+        let window = seconds(self.replenished_in()).max(1);
+        HeaderValue::try_from(format!("\"default\";q={quota};w={window}")).ok()
+    }
+
+    /// Counts a request, or returns the time until the next one is admitted.
+    pub(crate) fn check(
+        &self,
+        meter: &Meter,
+        clock: &MonotonicClock,
+    ) -> (Remaining, Option<Duration>) {
+        let outcome: Result<StateSnapshot, NotUntil<Duration>> = meter.check();
+        let (requests, wait) = match outcome {
+            Ok(state) => (state.remaining_burst_capacity(), None),
+            Err(until) => (0, Some(until.wait_time_from(clock.now()))),
+        };
+        let used = self.quota.burst_size().get().saturating_sub(requests);
+        let reset = wait.unwrap_or_else(|| self.quota.replenish_interval() * used);
+        let remaining = Remaining {
+            requests,
+            reset: u32::try_from(seconds(reset)).unwrap_or(u32::MAX),
+        };
+        (remaining, wait)
     }
 }
 
-/// What is left of a quota.
+/// What remains of a quota.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left {
-    pub(crate) requests: u32,
-    /// The time until the next request, if this one is refused.
-    pub(crate) wait: Option<Duration>,
+pub(crate) struct Remaining {
+    requests: u32,
+    /// Seconds until the whole quota is available again; for a request that was refused, until the next one is admitted.
+    reset: u32,
 }
 
-/// Adds a line, because a layer inside may have a policy of its own.
-pub(crate) fn append(fields: [(HeaderName, String); 2], headers: &mut HeaderMap) {
-    for (name, value) in fields {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.append(name, value);
+impl Remaining {
+    /// Adds the fields of draft-ietf-httpapi-ratelimit-headers. Adds lines, because a layer inside may have a policy of its
+    /// own.
+    pub(crate) fn tell(self, policy: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+        const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+        let Self { requests, reset } = self;
+        if let Some(policy) = policy {
+            headers.append(POLICY, policy.clone());
+        }
+        if let Ok(left) = HeaderValue::try_from(format!("\"default\";r={requests};t={reset}")) {
+            headers.append(LEFT, left);
         }
     }
 }
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 fn positive(requests: u32) -> NonZeroU32 {
     match NonZeroU32::new(requests) {
@@ -126,21 +144,6 @@ fn seconds(time: Duration) -> u64 {
 /// The requests of one key.
 pub(crate) type Meter =
     RateLimiter<NotKeyed, InMemoryState, MonotonicClock, StateInformationMiddleware>;
-
-/// Counts a request, or refuses it.
-pub(crate) fn check(meter: &Meter, clock: &MonotonicClock) -> Left {
-    let outcome: Result<StateSnapshot, NotUntil<Duration>> = meter.check();
-    match outcome {
-        Ok(state) => Left {
-            requests: state.remaining_burst_capacity(),
-            wait: None,
-        },
-        Err(until) => Left {
-            requests: 0,
-            wait: Some(until.wait_time_from(clock.now())),
-        },
-    }
-}
 
 /// The clock of tokio, which never goes back and which tests can pause. Counted from its creation.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tower_stream_core::{Problem, Refused, RequestId, answer_method, grpc, retry_after};
 
 /// Why a request was refused.
@@ -98,14 +98,16 @@ impl Asked {
                 .instance(self.id.as_ref())
                 .into_response(),
         };
-        come_back(response.headers_mut(), wait);
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, retry_after(wait));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.grpc.is_some() {
+            // What a gRPC client with a retry policy reads in place of `Retry-After` (proposal A6, "Pushback").
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            headers.insert("grpc-retry-pushback-ms", HeaderValue::from(millis));
+        }
         response.extensions_mut().insert(Refused);
         answer_method(&self.method, &mut response);
         response
     }
-}
-
-fn come_back(headers: &mut HeaderMap, wait: Duration) {
-    headers.insert(header::RETRY_AFTER, retry_after(wait));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A limit on how many are in at once. First come, first served: a slot that is given back goes to the first that waits.
 #[derive(Debug)]
@@ -11,8 +11,9 @@ pub(crate) struct Slots {
     free: Semaphore,
     limit: AtomicUsize,
     /// Slots that are taken, and will not be free again because the limit has fallen below them.
+    ///
+    /// At any time `taken = limit + surplus - free`, so that a request writes nothing but the semaphore.
     surplus: AtomicUsize,
-    taken: AtomicUsize,
     waiting: AtomicUsize,
     resizing: Mutex<()>,
 }
@@ -24,7 +25,6 @@ impl Slots {
             free: Semaphore::new(limit),
             limit: AtomicUsize::new(limit),
             surplus: AtomicUsize::new(0),
-            taken: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             resizing: Mutex::new(()),
         }
@@ -33,39 +33,32 @@ impl Slots {
     /// Takes a slot if one is free.
     #[inline]
     pub(crate) fn try_take(&self) -> bool {
-        let Ok(permit) = self.free.try_acquire() else {
-            return false;
-        };
-        permit.forget();
-        self.taken.fetch_add(1, Ordering::Relaxed);
-        true
+        self.free.try_acquire().map(SemaphorePermit::forget).is_ok()
     }
 
     /// Waits for a slot.
     pub(crate) async fn take(&self) {
-        if let Ok(permit) = self.free.acquire().await {
-            permit.forget();
-            self.taken.fetch_add(1, Ordering::Relaxed);
-        }
+        // An error would mean that the semaphore was closed, which nobody does.
+        let _ = self.free.acquire().await.map(SemaphorePermit::forget);
     }
 
-    /// Gives a slot back.
+    /// Gives a slot back: it is free, or makes up for one that is surplus.
     #[inline]
     pub(crate) fn give_back(&self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
-        self.add();
+        match self.surplus.load(Ordering::Acquire) {
+            0 => self.free.add_permits(1),
+            _ => self.add(1),
+        }
     }
 
-    /// Adds a free slot, or makes up for one that is surplus.
-    #[inline]
-    fn add(&self) {
-        let less = |surplus: usize| surplus.checked_sub(1);
-        let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
-        if self.surplus.load(Ordering::Acquire) == 0
-            || self.surplus.fetch_update(set, fetch, less).is_err()
-        {
-            self.free.add_permits(1);
-        }
+    /// Makes up for surplus slots; the others of these are free.
+    fn add(&self, slots: usize) {
+        let less = |surplus: usize| Some(surplus.saturating_sub(slots));
+        let surplus = self
+            .surplus
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+            .unwrap_or_default();
+        self.free.add_permits(slots.saturating_sub(surplus));
     }
 
     /// Joins the queue if fewer than `longest` wait.
@@ -84,14 +77,11 @@ impl Slots {
         let _one_at_a_time = self.resizing.lock();
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let before = self.limit.swap(limit, Ordering::Relaxed);
-        if limit < before {
-            let removed = self.free.forget_permits(before - limit);
-            let surplus = before - limit - removed;
-            self.surplus.fetch_add(surplus, Ordering::AcqRel);
-        }
-        for _ in before..limit {
-            self.add();
-        }
+        let fewer = before.saturating_sub(limit);
+        // Surplus first: a slot that is given back between these two lines must not become free.
+        self.surplus.fetch_add(fewer, Ordering::AcqRel);
+        let removed = self.free.forget_permits(fewer);
+        self.add(removed + limit.saturating_sub(before));
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -99,7 +89,9 @@ impl Slots {
     }
 
     pub(crate) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+        let _not_resizing = self.resizing.lock();
+        let all = self.limit() + self.surplus.load(Ordering::Acquire);
+        all.saturating_sub(self.free.available_permits())
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -109,6 +101,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -125,6 +119,72 @@ mod tests {
             3 => Just(Op::GiveBack),
             1 => (0..12_usize).prop_map(Op::Limit),
         ]
+    }
+
+    #[test]
+    fn a_change_of_the_limit_neither_loses_a_slot_nor_lets_one_more_in() {
+        const LEAST: usize = 1;
+        const MOST: usize = 4;
+        let slots = Slots::new(MOST);
+        let (inside, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        // Odd while the lower limit holds: it is set, and no more than that are in.
+        let period = AtomicUsize::new(0);
+        let visit = || {
+            let before = period.load(Ordering::SeqCst);
+            if !slots.try_take() {
+                return;
+            }
+            let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+            std::thread::yield_now();
+            if period.load(Ordering::SeqCst) == before {
+                let most = if before.is_multiple_of(2) {
+                    MOST
+                } else {
+                    LEAST
+                };
+                assert!(now <= most, "{now} of {most}");
+            }
+            inside.fetch_sub(1, Ordering::SeqCst);
+            slots.give_back();
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::SeqCst) {
+                        visit();
+                    }
+                });
+            }
+            for _ in 0..300 {
+                slots.set_limit(LEAST);
+                while slots.taken() > LEAST {
+                    std::thread::yield_now();
+                }
+                period.fetch_add(1, Ordering::SeqCst);
+                std::thread::yield_now();
+                period.fetch_add(1, Ordering::SeqCst);
+                slots.set_limit(MOST);
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        assert_eq!((slots.taken(), slots.limit()), (0, MOST));
+        let taken = (0..=MOST).filter(|_| slots.try_take()).count();
+        assert_eq!(taken, MOST);
+    }
+
+    #[test]
+    fn the_limit_may_be_any_number() {
+        let slots = Slots::new(usize::MAX);
+        assert!(slots.try_take());
+        for limit in [0, usize::MAX, 1, 0, usize::MAX] {
+            slots.set_limit(limit);
+            let most = limit.min(Semaphore::MAX_PERMITS);
+            assert_eq!((slots.taken(), slots.limit()), (1, most));
+            assert_eq!(slots.try_take(), limit > 1);
+            if limit > 1 {
+                slots.give_back();
+            }
+        }
     }
 
     proptest! {

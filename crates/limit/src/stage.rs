@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response};
+use http::{Request, Response};
 use tower_stream_core::{
     Exchange, StreamEnd, with_head,
     wrapper::{AfterHead, Begin, Hook, Piece, ResponseHead, Source, Stage, StageContext},
@@ -19,7 +19,7 @@ use crate::{
     adaptive::Awaited,
     limit::{Decision, Limit, WaitFuture},
     permit::{self, Permit},
-    rate,
+    rate::Remaining,
     refusal::{Asked, Reason},
 };
 
@@ -48,16 +48,17 @@ impl Hook for StreamLimitLayer {
         }
         let mut stage = StreamLimitStage {
             extra: None,
+            remaining: None,
             permit: None,
         };
         let mut entry = None;
         if limit.is_keyed() {
             entry = limit.entry(limit.config.key.key(request));
-            if let Some((rate, left)) = limit.config.rate.zip(limit.check_rate(entry.as_deref())) {
-                stage.extra().fields = Some(rate.fields(left));
-                if let Some(wait) = left.wait {
+            if let Some((remaining, wait)) = limit.check_rate(entry.as_deref()) {
+                stage.remaining = Some(remaining);
+                if let Some(wait) = wait {
                     let asked = Asked::of(request, exchange.request_id());
-                    let response = refuse(limit, &asked, Reason::Rate, wait);
+                    let response = stage.refuse(limit, &asked, Reason::Rate, wait);
                     return Begin::Refuse(stage, response);
                 }
             }
@@ -71,7 +72,7 @@ impl Hook for StreamLimitLayer {
             }
             Decision::Refused(reason) => {
                 let asked = Asked::of(request, exchange.request_id());
-                let response = refuse(limit, &asked, reason, limit.config.retry_after);
+                let response = stage.refuse(limit, &asked, reason, limit.config.retry_after);
                 return Begin::Refuse(stage, response);
             }
         };
@@ -88,16 +89,12 @@ impl Hook for StreamLimitLayer {
     }
 }
 
-#[cold]
-fn refuse(limit: &Limit, asked: &Asked, reason: Reason, wait: Duration) -> Box<Response<Bytes>> {
-    limit.count_refusal(reason);
-    Box::new(asked.refuse(reason, wait))
-}
-
 /// The state of [`StreamLimitLayer`] for one request.
 pub struct StreamLimitStage {
     /// Boxed: all stages of a stack share one allocation, and a request that neither waits nor is measured needs none of it.
     extra: Option<Box<Extra>>,
+    /// What the response head says of the rate.
+    remaining: Option<Remaining>,
     /// `None` if the request was refused. Dropped after the inner body, so that the next request is admitted only when
     /// that is gone.
     permit: Option<Arc<Permit>>,
@@ -106,8 +103,6 @@ pub struct StreamLimitStage {
 #[derive(Default)]
 struct Extra {
     waiting: Option<Waiting>,
-    /// The fields of the rate.
-    fields: Option<[(HeaderName, String); 2]>,
     /// Only for an adaptive limit, until the first chunk.
     awaited: Option<Awaited>,
 }
@@ -120,6 +115,22 @@ struct Waiting {
 impl StreamLimitStage {
     fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    #[cold]
+    fn refuse(
+        &mut self,
+        limit: &Limit,
+        asked: &Asked,
+        reason: Reason,
+        wait: Duration,
+    ) -> Box<Response<Bytes>> {
+        limit.count_refusal(reason);
+        let mut response = Box::new(asked.refuse(reason, wait));
+        if let Some(remaining) = self.remaining.take() {
+            remaining.tell(limit.policy.as_ref(), response.headers_mut());
+        }
+        response
     }
 
     #[inline]
@@ -167,21 +178,20 @@ impl StreamLimitStage {
         let permit = self.permit.take();
         Poll::Ready(permit.map(|permit| {
             let limit = permit.limit();
-            refuse(limit, &waiting.asked, reason, limit.config.retry_after)
+            self.refuse(limit, &waiting.asked, reason, limit.config.retry_after)
         }))
     }
 
     #[cold]
     fn edit_head(&mut self, head: &mut ResponseHead) {
         let is_error = head.status.is_client_error() || head.status.is_server_error();
-        let Some(extra) = &mut self.extra else {
-            return;
-        };
-        if let Some(fields) = extra.fields.take() {
-            rate::append(fields, &mut head.headers);
-        }
         // Without a time to measure, a frame has nothing to do.
-        if is_error || extra.awaited.is_none() {
+        if is_error
+            || self
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.awaited.is_none())
+        {
             self.first_chunk(None);
         }
     }
@@ -206,6 +216,11 @@ impl Stage for StreamLimitStage {
         _: &mut impl Source,
         _: &mut StageContext<'_, '_>,
     ) -> Poll<AfterHead> {
+        if let Some(permit) = &self.permit
+            && let Some(remaining) = self.remaining.take()
+        {
+            remaining.tell(permit.limit().policy.as_ref(), &mut head.headers);
+        }
         if self.extra.is_some() {
             self.edit_head(head);
         }

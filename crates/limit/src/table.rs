@@ -1,6 +1,11 @@
 //! A bounded table of what is kept for each key.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -24,8 +29,26 @@ pub(crate) struct Table<E> {
 }
 
 struct Entries<E> {
-    by_key: HashMap<u128, Seen<E>>,
+    by_key: HashMap<u128, Seen<E>, BuildHasherDefault<KeyHash>>,
     swept: Option<Instant>,
+}
+
+/// A key is a hash already, with a random seed (see [`KeyBy`](crate::KeyBy)).
+#[derive(Default)]
+struct KeyHash(u64);
+
+impl Hasher for KeyHash {
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        unreachable!("the key is a u128, not {bytes:?}")
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 struct Seen<E> {
@@ -41,7 +64,7 @@ impl<E: Entry> Table<E> {
     pub(crate) fn new(capacity: usize, expiry: Duration, new: impl Fn() -> E) -> Self {
         Self {
             entries: Mutex::new(Entries {
-                by_key: HashMap::new(),
+                by_key: HashMap::default(),
                 swept: None,
             }),
             capacity,

@@ -6,7 +6,7 @@ mod nothing;
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, extract::Request, routing::get, serve::ListenerExt};
+use axum::{Router, extract::Request, http::header::HOST, routing::get, serve::ListenerExt};
 use clap::{Parser, ValueEnum};
 use opentelemetry::{global, trace::TracerProvider};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
@@ -29,7 +29,7 @@ use tower_stream::{
     headers::StreamHeadersLayer,
     heartbeat::HeartbeatLayer,
     ids::{RequestIdLayer, SequenceLayer},
-    limit::{BreakerLayer, StreamLimitLayer},
+    limit::{Adaptive, BreakerLayer, KeyBy, Rate, StreamLimitLayer},
     metrics::StreamMetricsLayer,
     serve,
     trace::{ChunkSpanLayer, RequestSpanLayer},
@@ -75,7 +75,14 @@ enum Layers {
     RequestSpan,
     Metrics,
     Drain,
+    /// A limit of streams for all
     Limit,
+    /// The same, and a limit for each value of `Host`, to measure what a key costs
+    LimitKey,
+    /// A rate for each value of `Host`, with its fields
+    LimitRate,
+    /// A limit that follows the time to first chunk
+    LimitAdaptive,
     Breaker,
     Digest,
     Headers,
@@ -123,6 +130,7 @@ async fn main() -> std::io::Result<()> {
     let drain = Drain::builder().build();
     let chunks = ChunkSpanLayer::new(provider.tracer("chunks"));
     let six = StreamStack::new().headers(StreamHeadersLayer::off());
+    let limit = StreamLimitLayer::new().key(KeyBy::header(HOST));
     let app = Router::new().route("/events", get(events::events));
     let app = match args.layers {
         Layers::Bare => app,
@@ -145,7 +153,10 @@ async fn main() -> std::io::Result<()> {
         Layers::RequestSpan => app.layer(RequestSpanLayer::new()),
         Layers::Metrics => app.layer(StreamMetricsLayer::new(&global::meter("peer-servers"))),
         Layers::Drain => app.layer(drain.layer()),
-        Layers::Limit => app.layer(StreamLimitLayer::new().streams(1_000)),
+        Layers::Limit => app.layer(limit.streams(1_000)),
+        Layers::LimitKey => app.layer(limit.streams(1_000).streams_per_key(100)),
+        Layers::LimitRate => app.layer(limit.rate_per_key(Rate::per_second(1_000_000_000))),
+        Layers::LimitAdaptive => app.layer(limit.adaptive(Adaptive::between(20, 1_000))),
         Layers::Breaker => app.layer(BreakerLayer::new()),
         Layers::Digest => app.layer(DigestLayer::md5()),
         Layers::Headers => app.layer(StreamHeadersLayer::new()),

@@ -161,7 +161,10 @@ async fn a_refusal_has_the_format_of_its_client() {
         assert_eq!(refused.status(), 200);
         assert_eq!(header(&refused, "content-type"), kind);
         assert_eq!(header(&refused, "grpc-status"), "8");
-        assert!(!header(&refused, "retry-after").is_empty());
+        let number = |name| header(&refused, name).parse::<u64>().unwrap();
+        let millis = number("grpc-retry-pushback-ms");
+        assert!((2_000..=4_000).contains(&millis), "{millis}");
+        assert_eq!(number("retry-after"), millis.div_ceil(1_000));
         assert_eq!(text(refused).await, "");
     }
     let mut request = get("/");
@@ -243,4 +246,40 @@ async fn a_limit_that_is_lowered_ends_no_stream_and_admits_none_until_enough_hav
         assert_eq!(text(open.pop().unwrap()).await, "ab");
     }
     assert_eq!(send(&service, get("/")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_routes_of_a_router_share_a_layer_and_a_layer_of_one_route_is_its_own() {
+    use axum::{Router, body::Body, routing::get as route};
+    let (all, one) = (
+        StreamLimitLayer::new().streams(2),
+        StreamLimitLayer::new().streams(1),
+    );
+    let app: Router = Router::new()
+        .route("/a", route(|| async { "a" }))
+        .route("/b", route(|| async { "b" }).layer(one.clone()))
+        .layer(all.clone())
+        .route("/free", route(|| async { "free" }));
+    let ask = |path| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        app.clone().oneshot(request)
+    };
+    let mut open = Vec::new();
+    for (path, status, in_use) in [
+        ("/b", 200, (1, 1)),
+        ("/b", 503, (1, 1)),
+        ("/a", 200, (2, 1)),
+        ("/a", 503, (2, 1)),
+        ("/free", 200, (2, 1)),
+    ] {
+        let response = ask(path).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        match status {
+            200 => open.push(response),
+            _ => drop(response),
+        }
+        assert_eq!((all.stats().in_use, one.stats().in_use), in_use, "{path}");
+    }
+    drop(open);
+    assert_eq!((all.stats().in_use, one.stats().in_use), (0, 0));
 }

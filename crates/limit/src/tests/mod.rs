@@ -24,6 +24,7 @@ use tower_stream_core::{
 };
 
 mod adaptive;
+mod bad_input;
 mod breaker;
 mod limit;
 mod mixed;

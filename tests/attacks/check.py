@@ -105,7 +105,9 @@ def rapid_reset(demo: Demo) -> None:
 def continuation_flood(demo: Demo) -> None:
     for size in [16_384, 0]:
         client, sent = attackers.continuation_flood(demo.public, size, 20_000)
-        check(f"CONTINUATION frames of {size} bytes: the connection is closed", client.end() and sent < 20_000, sent)
+        # Small frames may all have been sent to the kernel before the server has closed.
+        in_time = size == 0 or sent < 20_000
+        check(f"CONTINUATION frames of {size} bytes: the connection is closed", client.end() and in_time, sent)
 
 
 def large_heads(demo: Demo) -> None:

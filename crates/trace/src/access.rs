@@ -35,7 +35,7 @@ bitflags::bitflags! {
         const STATUS = 1 << 4;
         /// `outcome`: `complete`, `aborted`, `error` or `panic`; and `error.type` unless it is `complete`.
         const OUTCOME = 1 << 5;
-        /// `error`: why the response failed.
+        /// `error`: why the response failed, or that it was dropped.
         const ERROR = 1 << 6;
         /// `chunks`: number of data frames.
         const CHUNKS = 1 << 7;
@@ -186,8 +186,9 @@ impl Line {
         let has = |field| self.fields.contains(field);
         let ended = self.ended.unwrap_or_else(Instant::now);
         let error = match end {
-            StreamEnd::Failed(cause) if has(AccessFields::ERROR) => Some(cause.message()),
-            _ => None,
+            StreamEnd::Complete => None,
+            StreamEnd::Failed(cause) => Some(cause.message()),
+            StreamEnd::Dropped => Some(DROPPED),
         };
         let cut = |text| crate::request::cut(text, self.value_limit);
         event_at!(
@@ -199,7 +200,7 @@ impl Line {
             status = seen.status.filter(|_| has(AccessFields::STATUS)).map(|status| status.as_u16()),
             outcome = has(AccessFields::OUTCOME).then(|| end.outcome().as_str()),
             error.type = end.error_type().filter(|_| has(AccessFields::OUTCOME)),
-            error = error,
+            error = error.filter(|_| has(AccessFields::ERROR)),
             chunks = has(AccessFields::CHUNKS).then_some(seen.chunks),
             bytes = has(AccessFields::BYTES).then_some(seen.bytes),
             first_chunk_ms = seen.to_first.filter(|_| has(AccessFields::FIRST_CHUNK)).map(milliseconds),
@@ -209,6 +210,8 @@ impl Line {
         );
     }
 }
+
+const DROPPED: &str = "dropped before its end, most likely because the client disconnected";
 
 #[cold]
 fn log_chunk(index: i64, length: usize, exchange: &Exchange) {

@@ -162,7 +162,13 @@ async fn each_way_to_end_is_one_line() {
         let line = lines.one();
         assert_eq!(line["outcome"], outcome);
         assert_eq!(line.get("error.type").and_then(Value::as_str), error_type);
-        let why = (outcome == "error").then_some("disk gone");
+        let why = match outcome {
+            "error" => Some("disk gone"),
+            "aborted" => {
+                Some("dropped before its end, most likely because the client disconnected")
+            }
+            _ => None,
+        };
         assert_eq!(line.get("error").and_then(Value::as_str), why);
     }
 

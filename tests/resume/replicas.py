@@ -1,16 +1,16 @@
-"""Two demo servers that share a Redis: a stream that began on one goes on at the other."""
+"""Two demo servers that share a store: a stream that began on one goes on at the other."""
 
 import http.client
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
-DEMO = sys.argv[1]
+from stores import STORES
+
+DEMO, STORE = sys.argv[1:]
 passed = failed = 0
 
 
@@ -48,13 +48,8 @@ class Server:
 
 
 with tempfile.TemporaryDirectory() as scratch:
-    options = "--port 0 --unixsocket socket --save '' --appendonly no".split()
-    redis = subprocess.Popen(["redis-server", *options], cwd=scratch, stdout=subprocess.DEVNULL)
-    socket = pathlib.Path(scratch) / "socket"
-    while not socket.exists():
-        time.sleep(0.05)
-    url = f"redis+unix://{socket}"
-    one, two = Server(url), Server(url)
+    store = STORES[STORE](scratch)
+    one, two = Server(store.url), Server(store.url)
     try:
         _, first = one.read(30)
         last = first[-1][0]
@@ -75,7 +70,7 @@ with tempfile.TemporaryDirectory() as scratch:
         check("of a server that was killed, nothing stored is lost or doubled", numbers == list(range(len(numbers))), numbers)
         check("the reader is told that the producer is lost", "producer_lost" in json.dumps(rest[-1]), rest[-1])
     finally:
-        for process in (one.process, two.process, redis):
+        for process in (one.process, two.process, store.process):
             process.kill()
             process.wait()
 print(f"{passed} passed, {failed} failed")

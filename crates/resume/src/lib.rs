@@ -15,6 +15,8 @@ mod service;
 mod splitter;
 mod streams;
 
+#[cfg(feature = "nats")]
+pub use self::log::{Nats, NatsBuilder};
 #[cfg(feature = "redis")]
 pub use self::log::{Redis, RedisBuilder};
 pub use self::{

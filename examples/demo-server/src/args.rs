@@ -131,8 +131,8 @@ pub struct Args {
     #[arg(long, env = "DEMO_ADMIN_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub admin_host: Vec<String>,
 
-    /// Where the records of /story and of chat completions are kept, so that a client can resume: memory, redis://.. (all
-    /// servers with the same URL resume each other's streams; needs the feature `redis`), or off
+    /// Where the records of /story and of chat completions are kept, so that a client can resume: memory, redis://.. or
+    /// nats://.. (all servers with the same URL resume each other's streams; need the features `redis` and `nats`), or off
     #[arg(long, env = "DEMO_RESUME", value_name = "LOG", default_value = "memory", value_parser = resume)]
     pub resume: ResumeLog,
 
@@ -179,6 +179,8 @@ pub enum ResumeLog {
     Memory,
     /// In the Redis with this URL, for all servers that use it.
     Redis(String),
+    /// In the JetStream of the NATS server with this URL, for all servers that use it.
+    Nats(String),
     /// Nowhere: no stream is resumable.
     Off,
 }
@@ -383,14 +385,22 @@ fn resume(text: &str) -> Result<ResumeLog, String> {
     match text {
         "memory" => Ok(ResumeLog::Memory),
         "off" | "0" => Ok(ResumeLog::Off),
-        _ if !text.starts_with("redis") || !text.contains("://") => {
-            Err("must be memory, off or the redis:// URL of a Redis".to_owned())
+        url if url.starts_with("redis") && url.contains("://") => match cfg!(feature = "redis") {
+            true => Ok(ResumeLog::Redis(url.to_owned())),
+            false => Err(missing("Redis", "redis")),
+        },
+        url if url.starts_with("nats://") || url.starts_with("tls://") => {
+            match cfg!(feature = "nats") {
+                true => Ok(ResumeLog::Nats(url.to_owned())),
+                false => Err(missing("NATS", "nats")),
+            }
         }
-        _ if cfg!(not(feature = "redis")) => {
-            Err("this build has no Redis: add `--features redis` to its cargo command".to_owned())
-        }
-        url => Ok(ResumeLog::Redis(url.to_owned())),
+        _ => Err("must be memory, off, or the redis:// or nats:// URL of a store".to_owned()),
     }
+}
+
+fn missing(store: &str, feature: &str) -> String {
+    format!("this build has no {store}: add `--features {feature}` to its cargo command")
 }
 
 fn otlp(text: &str) -> Result<String, String> {

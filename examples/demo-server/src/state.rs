@@ -67,6 +67,7 @@ impl State {
             ResumeLog::Off => None,
             ResumeLog::Memory => Some(Resume::builder(Memory::new()).build()),
             ResumeLog::Redis(url) => Some(redis(url)?),
+            ResumeLog::Nats(url) => Some(nats(url)?),
         };
 
         let prometheus = Prometheus::new("demo-server");
@@ -108,10 +109,27 @@ impl State {
 
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> io::Result<Resume> {
-    let log = tower_stream_resume::Redis::builder(url).build();
+    shared(tower_stream_resume::Redis::builder(url).build(), url)
+}
+
+#[cfg(feature = "nats")]
+fn nats(url: &str) -> io::Result<Resume> {
+    shared(tower_stream_resume::Nats::builder(url).build(), url)
+}
+
+#[cfg(any(feature = "redis", feature = "nats"))]
+fn shared(
+    log: Result<impl tower_stream_resume::StreamLog, tower_stream_resume::LogError>,
+    url: &str,
+) -> io::Result<Resume> {
     let log = log.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     // Every server with this log must accept the ids that another one signed. A service of yours has a secret of its own.
     Ok(Resume::builder(log).secret(url).build())
+}
+
+#[cfg(not(feature = "nats"))]
+fn nats(_: &str) -> io::Result<Resume> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(not(feature = "redis"))]

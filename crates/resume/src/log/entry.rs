@@ -175,6 +175,13 @@ fn get_text(from: &mut Bytes) -> Result<String, CodecError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodecError(());
 
+impl CodecError {
+    #[cfg(feature = "nats")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
 impl From<bytes::TryGetError> for CodecError {
     fn from(_: bytes::TryGetError) -> Self {
         Self(())

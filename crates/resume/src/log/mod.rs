@@ -5,6 +5,8 @@ mod entry;
 mod error;
 mod id;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -13,6 +15,8 @@ use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_core::Stream;
 
+#[cfg(feature = "nats")]
+pub use self::nats::{Nats, NatsBuilder};
 #[cfg(feature = "redis")]
 pub use self::redis::{Redis, RedisBuilder};
 pub use self::{

@@ -1,0 +1,127 @@
+//! Reads a stream: what is stored, and then what is appended.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::stream;
+use tokio::time::timeout;
+
+use super::{
+    Shared,
+    jetstream::{JetStream, Message},
+    watch::Watch,
+};
+use crate::{Entry, LogError, LogErrorKind, LogReader, StreamId};
+
+/// How often a reader looks without having been woken: wake-ups are lost with the connection, and there is none when a stream has
+/// reached its age.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) fn read(shared: Arc<Shared>, id: StreamId, after: u64) -> LogReader {
+    let reader = Reader {
+        subject: shared.subject(&id),
+        shared,
+        id,
+        after,
+        position: None,
+        watch: None,
+    };
+    Box::pin(stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        let item = reader.next().await;
+        let goes_on = matches!(&item, Ok(entry) if entry.end.is_none());
+        Some((item, goes_on.then_some(reader)))
+    }))
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    id: StreamId,
+    subject: String,
+    /// The offset up to which everything was returned.
+    after: u64,
+    /// The sequence number of the next message. `None` before the first look.
+    position: Option<u64>,
+    watch: Option<Arc<Watch>>,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Entry, LogError> {
+        let shared = Arc::clone(&self.shared);
+        let server = shared.server().await?;
+        loop {
+            let watch = match &self.watch {
+                Some(watch) => Arc::clone(watch),
+                None => {
+                    // Before the first look, so that no append after it is missed.
+                    let subject = shared.changed(&self.id);
+                    let watch = shared.watches.watch(&server.client, self.id, subject);
+                    let watch = shared.within(watch).await?;
+                    Arc::clone(self.watch.insert(watch))
+                }
+            };
+            let mut changed = pin!(watch.changed.notified());
+            changed.as_mut().enable();
+            let found = shared.within(self.look(server)).await?;
+            match found.and_then(|entry| entry.after(self.after)) {
+                Some(entry) => {
+                    self.after = self.after.max(entry.next() - 1);
+                    return Ok(entry);
+                }
+                None if self.is_behind(server).await? => {}
+                None => drop(timeout(LOOK, changed).await),
+            }
+        }
+    }
+
+    /// Reads the next entry. `None`: there is none yet, or only after the messages that were just skipped.
+    async fn look(&mut self, server: &JetStream) -> Result<Option<Entry>, LogError> {
+        let position = match self.position {
+            Some(position) => position,
+            None => *self.position.insert(self.seek(server).await?),
+        };
+        let Some(message) = server.next(&self.subject, position).await? else {
+            return Ok(None);
+        };
+        self.position = Some(message.sequence + 1);
+        Ok(message.state()?.entry)
+    }
+
+    /// Whether there are messages that were not read. A reader that began behind the end of the stream returns to the end.
+    async fn is_behind(&mut self, server: &JetStream) -> Result<bool, LogError> {
+        let last = self.shared.within(self.last(server)).await?;
+        let position = self.position.unwrap_or_default();
+        if last.sequence < position && last.state()?.end().is_some() {
+            self.position = Some(last.sequence);
+            return Ok(true);
+        }
+        Ok(last.sequence >= position)
+    }
+
+    async fn last(&self, server: &JetStream) -> Result<Message, LogError> {
+        let last = server.last(&self.subject).await?;
+        Ok(last.ok_or(LogErrorKind::NotFound)?)
+    }
+
+    /// The sequence number of the message in which the next offset is, or of the last one before it.
+    async fn seek(&self, server: &JetStream) -> Result<u64, LogError> {
+        let is_before =
+            |message: &Message| Ok::<_, LogError>(message.state()?.first() <= self.after + 1);
+        let last = self.last(server).await?;
+        if is_before(&last)? {
+            return Ok(last.sequence);
+        }
+        let (mut found, mut from, mut to) = (0, 0, last.sequence);
+        // Most clients read from the start.
+        while self.after > 0 && from < to {
+            let middle = from + (to - from) / 2;
+            match server.next(&self.subject, middle).await? {
+                Some(message) if is_before(&message)? => {
+                    found = message.sequence;
+                    from = found + 1;
+                }
+                _ => to = middle,
+            }
+        }
+        Ok(found)
+    }
+}

@@ -31,6 +31,7 @@ use tower_stream::{
     ids::{RequestIdLayer, SequenceLayer},
     limit::{Adaptive, BreakerLayer, KeyBy, Rate, StreamLimitLayer},
     metrics::StreamMetricsLayer,
+    resume::{Memory, Resume},
     serve,
     trace::{ChunkSpanLayer, RequestSpanLayer},
 };
@@ -97,6 +98,8 @@ enum Layers {
     ChunkSpan,
     Sequence,
     VerifyDigest,
+    /// A log in memory
+    Resume,
     /// A dialect whose last record the end of a chunk nearly always rules out
     Openai,
     /// A dialect whose chunks are all searched for the last record
@@ -172,6 +175,7 @@ async fn main() -> std::io::Result<()> {
         Layers::ChunkSpan => app.layer(chunks),
         Layers::Sequence => app.layer(SequenceLayer::new()),
         Layers::VerifyDigest => app.layer(VerifyDigestLayer::md5()),
+        Layers::Resume => app.layer(Resume::builder(Memory::new()).build().layer()),
         Layers::Openai => chat("data: [DONE]\n\n").layer(DialectLayer::new(Dialect::OPENAI_CHAT)),
         Layers::Gemini => {
             let last = "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\n\n";

@@ -1,21 +1,32 @@
 //! Limits and the breaker on the wire: in the demo server, in a drain, with websockets, for gRPC clients.
 
-use std::{error::Error, time::Duration};
+mod grpc;
+
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::ws::{WebSocket, WebSocketUpgrade},
     response::Response,
     routing::{any, get},
 };
 use clap::Parser;
 use demo_server::Args;
-use e2e::{PATIENCE, Protocol, Request, TestServer, h1, h2, serve, start_demo};
-use futures_util::StreamExt;
+use e2e::{
+    DemoProcess, PATIENCE, Protocol, Request, Signal, TestServer, h1, h2, serve, start_demo,
+};
+use futures_util::{StreamExt, stream};
+use hyper::body::Incoming;
 use stream_load::{Ending, Report};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{client_async, tungstenite::client::IntoClientRequest};
-use tower_stream::{limit::StreamPermit, prelude::*};
+use tonic::{Code, Status};
+use tower::{Layer, service_fn};
+use tower_stream::{
+    limit::{Rate, StreamPermit},
+    prelude::*,
+};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -197,5 +208,135 @@ async fn a_websocket_holds_its_permit_until_it_closes() -> Outcome {
     };
     timeout(PATIENCE, closed).await?;
     assert!(open(&server).await.is_ok());
+    Ok(())
+}
+
+/// A tonic service that sends one message and does not end.
+async fn endless(
+    request: http::Request<Incoming>,
+) -> Result<http::Response<tonic::body::Body>, Infallible> {
+    let method = service_fn(|_: tonic::Request<Bytes>| async {
+        let one = stream::iter([Ok(Bytes::from("message"))]);
+        Ok::<_, Status>(tonic::Response::new(one.chain(stream::pending()).boxed()))
+    });
+    let mut server = tonic::server::Grpc::new(grpc::Raw);
+    Ok(server.server_streaming(method, request).await)
+}
+
+#[tokio::test]
+async fn a_tonic_client_gets_the_status_of_a_refusal_and_when_to_retry() -> Outcome {
+    let limit = StreamLimitLayer::new();
+    let breaker = BreakerLayer::new();
+    breaker.force_open();
+    let off = BreakerLayer::off;
+    let one_a_minute = limit.clone().rate_per_key(Rate::per_minute(1));
+    for (limit, breaker, admitted, code) in [
+        (limit.clone().streams(0), off(), 0, Code::Unavailable),
+        (
+            limit.clone().streams_per_key(0),
+            off(),
+            0,
+            Code::ResourceExhausted,
+        ),
+        (limit, breaker, 0, Code::Unavailable),
+        (one_a_minute, off(), 1, Code::ResourceExhausted),
+    ] {
+        let service = limit.layer(breaker.layer(service_fn(endless)));
+        let server = serve(service).await?;
+        for _ in 0..admitted {
+            let mut first = grpc::begin(&server, "/t.T/Stream").await?;
+            assert_eq!(first.message().await?, Some(Bytes::from("message")));
+        }
+        let (messages, status) = grpc::call(&server, "/t.T/Stream").await;
+        assert_eq!((messages.len(), status.code()), (0, code));
+        assert!(status.message().contains("later") || status.message().contains("again"));
+        let number = |name: &str| -> Result<u64, Box<dyn Error>> {
+            let value = status.metadata().get(name).ok_or(name)?;
+            Ok(value.to_str()?.parse()?)
+        };
+        let seconds = number("retry-after")?;
+        assert_eq!(seconds, number("grpc-retry-pushback-ms")?.div_ceil(1_000));
+
+        // On the wire it is Trailers-Only: one HEADERS frame that ends the stream.
+        let request = Request::post("/t.T/Stream", "\0\0\0\0\0")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let mut connection = h2::Connection::open(server.addr()).await?;
+        let stream = connection.send(&request).await.expect("taken");
+        let id = stream.id();
+        let response = stream.reply().await.expect("a head").finish().await;
+        assert!(response.end.is_whole(), "{response:?}");
+        assert_eq!((response.status(), response.body().len()), (200, 0));
+        let told = response.header("grpc-status").unwrap_or_default();
+        assert_eq!(told.parse(), Ok(code as i32));
+        assert_eq!(response.header("content-type"), Some("application/grpc"));
+        let frames = connection.frames();
+        let of_stream = frames.iter().filter(|frame| frame.stream == id);
+        let kinds: Vec<_> = of_stream
+            .filter(|frame| !matches!(frame.kind, h2::FrameKind::WindowUpdate(_)))
+            .map(|frame| (&frame.kind, frame.ends_stream()))
+            .collect();
+        assert_eq!(kinds, [(&h2::FrameKind::Headers, true)]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tonic_stream_holds_its_permit_until_its_client_cancels_it() -> Outcome {
+    let limit = StreamLimitLayer::new().streams(1);
+    let server = serve(limit.layer(service_fn(endless))).await?;
+    let mut first = grpc::begin(&server, "/t.T/Stream").await?;
+    assert_eq!(first.message().await?, Some(Bytes::from("message")));
+    let refused = grpc::begin(&server, "/t.T/Stream").await.err();
+    assert_eq!(refused.map(|status| status.code()), Some(Code::Unavailable));
+    assert_eq!(limit.stats().in_use, 1);
+    drop(first);
+    let admitted = async {
+        loop {
+            if let Ok(second) = grpc::begin(&server, "/t.T/Stream").await {
+                return second;
+            }
+        }
+    };
+    let second = timeout(PATIENCE, admitted).await?;
+    assert_eq!(limit.stats().in_use, 1);
+    drop(second);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_log_line_and_one_count() -> Outcome {
+    let flags = ["--max-streams", "1", "--log", "json"];
+    let mut demo = DemoProcess::start(&flags).await?;
+    let mut held = h1::Connection::open(demo.public_addr()).await?;
+    held.send(&Request::get("/events?count=0")).await?;
+    let held = held.reply().await.expect("a head");
+    for _ in 0..2 {
+        let ask = Request::get("/lines");
+        let refused = Protocol::Http11.send(demo.public_addr(), &ask).await;
+        assert_eq!(refused.expect("a head").status(), 503);
+    }
+    let ask = Request::get("/metrics");
+    let metrics = Protocol::Http11.send(demo.admin_addr(), &ask).await;
+    let metrics = metrics.expect("a head").text();
+    let count = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name));
+    assert_eq!(
+        count("http_server_limit_refused_total{limit_reason=\"streams\"} "),
+        Some("2")
+    );
+    assert_eq!(count("http_server_limit_in_use "), Some("1"), "{metrics}");
+    drop(held);
+    // The log is complete once the process is gone.
+    demo.signal(Signal::KILL)?;
+    demo.exit(PATIENCE).await?;
+    let log = demo.log().json();
+    let refusals: Vec<_> = log
+        .iter()
+        .filter(|line| line.to_string().contains("request refused"))
+        .collect();
+    assert_eq!(refusals.len(), 2, "{refusals:?}");
+    for line in refusals {
+        assert!(line.to_string().contains("\"streams\""), "{line}");
+    }
     Ok(())
 }

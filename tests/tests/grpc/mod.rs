@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use e2e::TestServer;
 use tonic::{
-    Request, Status,
+    Request, Status, Streaming,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Endpoint,
 };
@@ -46,16 +46,25 @@ impl Decoder for Raw {
     }
 }
 
-/// The messages that came, and the status that ended the call.
-pub(crate) async fn call(server: &TestServer, path: &'static str) -> (Vec<Bytes>, Status) {
+/// A call that has begun, over a connection of its own.
+pub(crate) async fn begin(
+    server: &TestServer,
+    path: &'static str,
+) -> Result<Streaming<Bytes>, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.addr())).unwrap();
     let channel = endpoint.connect().await.unwrap();
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static(path);
     let request = Request::new(Bytes::from("ask"));
-    let mut answer = match client.server_streaming(request, path, Raw).await {
-        Ok(answer) => answer.into_inner(),
+    let answer = client.server_streaming(request, path, Raw).await?;
+    Ok(answer.into_inner())
+}
+
+/// The messages that came, and the status that ended the call.
+pub(crate) async fn call(server: &TestServer, path: &'static str) -> (Vec<Bytes>, Status) {
+    let mut answer = match begin(server, path).await {
+        Ok(answer) => answer,
         Err(status) => return (Vec::new(), status),
     };
     let mut messages = Vec::new();

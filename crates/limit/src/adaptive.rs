@@ -1,18 +1,16 @@
 //! A limit that follows the time to first chunk.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::slots::Slots;
 
-/// Adapts the limit for all to the time between admission and the first chunk: a server that takes more streams than it can
-/// begin answers all of them late. The duration of a stream says nothing, because a stream lasts as long as it has something
-/// to say.
+/// Limits how many streams are between their admission and their first chunk, and adapts this limit to the time that they
+/// take: a server that takes more streams than it can begin answers all of them late. The duration of a stream says nothing,
+/// because a stream lasts as long as it has something to say; for the number of open streams, there is
+/// [`streams`](crate::StreamLimitLayer::streams).
 ///
 /// The layer learns the time of the unloaded server from the requests that are admitted while few others wait for their first
 /// chunk: at most a quarter of the limit. In each window it compares the median of all with that: while it is within the
@@ -26,8 +24,8 @@ use crate::slots::Slots;
 /// ```
 /// use tower_stream_limit::{Adaptive, StreamLimitLayer};
 ///
-/// let limit = StreamLimitLayer::new().adaptive(Adaptive::between(4, 1_000));
-/// assert_eq!(limit.stats().limit, 20);
+/// let limit = StreamLimitLayer::new().streams(10_000).adaptive(Adaptive::between(4, 1_000));
+/// assert_eq!(limit.stats().adaptive_limit, 20);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Adaptive {
@@ -74,10 +72,6 @@ impl Adaptive {
         self.window = window;
         self
     }
-
-    pub(crate) fn get_initial(&self) -> usize {
-        self.initial
-    }
 }
 
 /// The measurements of an adaptive limit.
@@ -85,7 +79,7 @@ impl Adaptive {
 pub(crate) struct Gradient {
     settings: Adaptive,
     /// Streams that were admitted and have no first chunk.
-    pending: AtomicUsize,
+    pub(crate) awaited: Slots,
     state: Mutex<State>,
 }
 
@@ -126,38 +120,33 @@ impl Gradient {
                 samples: Vec::new(),
                 count: 0,
             }),
-            pending: AtomicUsize::new(0),
+            awaited: Slots::new(settings.initial),
             settings,
         }
     }
 
     /// A stream is admitted.
-    pub(crate) fn begin(&self, slots: &Slots) -> Awaited {
-        let others = self.pending.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin(&self) -> Awaited {
+        let others = self.awaited.taken().saturating_sub(1);
         Awaited {
             since: Instant::now(),
-            is_light: others * 4 <= slots.limit(),
+            is_light: others * 4 <= self.awaited.limit(),
         }
     }
 
     /// A stream has given its first chunk, or has ended without (`begun` is false): its time would have been at least this.
-    pub(crate) fn first_chunk(&self, awaited: &Awaited, begun: bool, slots: &Slots) {
-        self.forget();
+    /// It still counts as awaited. `waiting`: the requests that wait to be admitted.
+    pub(crate) fn first_chunk(&self, awaited: &Awaited, begun: bool, waiting: usize) {
         let now = Instant::now();
         let waited = (now - awaited.since).as_secs_f64();
         let mut state = self.state.lock();
-        if begun && (awaited.is_light || slots.limit() == self.settings.least) {
+        if begun && (awaited.is_light || self.awaited.limit() == self.settings.least) {
             state.learn(waited);
         }
         if begun || self.allowed(&state).is_some_and(|allowed| waited > allowed) {
             state.push(waited);
-            self.end_window(&mut state, now, slots);
+            self.end_window(&mut state, now, waiting);
         }
-    }
-
-    /// The response of a stream is not measured.
-    pub(crate) fn forget(&self) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn allowed(&self, state: &State) -> Option<f64> {
@@ -165,7 +154,7 @@ impl Gradient {
         Some((unloaded * self.settings.tolerance).max(unloaded + NOISE))
     }
 
-    fn end_window(&self, state: &mut State, now: Instant, slots: &Slots) {
+    fn end_window(&self, state: &mut State, now: Instant, waiting: usize) {
         let Adaptive {
             least,
             most,
@@ -183,15 +172,14 @@ impl Gradient {
             return;
         };
         let gradient = (allowed / sample.max(NOISE)).clamp(0.5, 1.0);
-        // The stream whose chunk this is still has its permit.
-        let wanted = slots.taken() + slots.waiting();
+        let wanted = self.awaited.taken() + waiting;
         if gradient < 1.0 {
             state.limit = (state.limit * gradient).min(state.limit - 1.0);
-        } else if wanted * 2 > slots.limit() {
+        } else if wanted * 2 > self.awaited.limit() {
             state.limit += (state.limit.sqrt() / 2.0).max(1.0);
         }
         state.limit = state.limit.clamp(least as f64, most as f64);
-        slots.set_limit(state.limit as usize);
+        self.awaited.set_limit(state.limit as usize);
     }
 }
 

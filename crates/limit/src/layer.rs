@@ -70,8 +70,8 @@ impl StreamLimitLayer {
         self.set(|config| config.streams = Some(most))
     }
 
-    /// Lets the limit for all follow the time to first chunk, in place of [`streams`](Self::streams). Over it, a request
-    /// [waits](Self::wait) or is refused with 503; a stream that was admitted is never ended. Default: not adaptive.
+    /// Limits how many streams may await their first chunk, by a limit that follows the time that this takes. Over it, a
+    /// request [waits](Self::wait) or is refused with 503; a stream that was admitted is never ended. Default: no such limit.
     pub fn adaptive(self, adaptive: Adaptive) -> Self {
         self.set(|config| config.adaptive = Some(adaptive))
     }
@@ -149,8 +149,7 @@ impl StreamLimitLayer {
     }
 
     /// Changes the most streams at once, in all, while the limit is in use. Streams that are open stay open: if there are
-    /// more, no request is admitted until enough of them have ended. Does nothing for a layer that is off. An
-    /// [adaptive](Self::adaptive) limit goes on from its own value.
+    /// more, no request is admitted until enough of them have ended. Does nothing for a layer that is off.
     ///
     /// ```
     /// use tower_stream_limit::StreamLimitLayer;

@@ -101,11 +101,15 @@ pub struct LimitStats {
     pub in_use: usize,
     /// The most streams at once. `usize::MAX >> 3` without a limit for all.
     pub limit: usize,
-    /// Requests that wait for a permit of the limit for all. Those that wait for a permit of their key are not included.
+    /// Streams whose first chunk is awaited. 0 without an adaptive limit.
+    pub awaited: usize,
+    /// The most of them at once, by the [adaptive limit](crate::Adaptive). 0 without one.
+    pub adaptive_limit: usize,
+    /// Requests that wait for a permit of the limits for all. Those that wait for a permit of their key are not included.
     pub waiting: usize,
     /// Keys in the table.
     pub keys: usize,
-    /// Requests refused because of the limit for all, since the start.
+    /// Requests refused because of the limits for all, since the start.
     pub refused_streams: u64,
     /// Requests refused because of the limit of their key, since the start.
     pub refused_key: u64,
@@ -132,10 +136,8 @@ impl Limit {
         let keys = config
             .is_keyed()
             .then(|| Table::new(config.keys, expiry, || entry(&config, clock)));
-        let adaptive = config.adaptive.map(|adaptive| adaptive.get_initial());
-        let streams = adaptive.or(config.streams);
         Arc::new(Self {
-            slots: Slots::new(streams.unwrap_or(Semaphore::MAX_PERMITS)),
+            slots: Slots::new(config.streams.unwrap_or(Semaphore::MAX_PERMITS)),
             gradient: config.adaptive.map(Gradient::new),
             keys,
             clock,
@@ -213,7 +215,10 @@ impl Limit {
 
     pub(crate) fn stats(&self) -> LimitStats {
         let refused = |reason: Reason| self.refused[reason as usize].load(Ordering::Relaxed);
+        let awaited = self.gradient.as_ref().map(|gradient| &gradient.awaited);
         LimitStats {
+            awaited: awaited.map_or(0, Slots::taken),
+            adaptive_limit: awaited.map_or(0, Slots::limit),
             in_use: self.slots.taken(),
             limit: self.slots.limit(),
             waiting: self.slots.waiting(),

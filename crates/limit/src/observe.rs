@@ -12,6 +12,7 @@ impl StreamLimitLayer {
     /// | `http.server.limit.in_use` | up-down counter `{stream}` | |
     /// | `http.server.limit.waiting` | up-down counter `{request}` | |
     /// | `http.server.limit.streams` | gauge `{stream}`: the limit for all, if there is one | |
+    /// | `http.server.limit.awaited` | gauge `{stream}`: the adaptive limit, if there is one | |
     /// | `http.server.limit.refused` | counter `{request}` | `limit.reason`: `streams`, `key`, `rate` |
     ///
     /// They are observable instruments, which cost nothing between collections.
@@ -39,7 +40,18 @@ impl StreamLimitLayer {
             .with_callback(move |instrument| instrument.observe(number(layer.stats().waiting), &[]))
             .build();
         let limited = self.limit.as_ref();
-        if limited.is_some_and(|limit| limit.config.streams.is_some() || limit.gradient.is_some()) {
+        if limited.is_some_and(|limit| limit.gradient.is_some()) {
+            let layer = self.clone();
+            meter
+                .i64_observable_gauge("http.server.limit.awaited")
+                .with_unit("{stream}")
+                .with_description("The most streams at once whose first chunk is awaited.")
+                .with_callback(move |instrument| {
+                    instrument.observe(number(layer.stats().adaptive_limit), &[]);
+                })
+                .build();
+        }
+        if limited.is_some_and(|limit| limit.config.streams.is_some()) {
             let layer = self.clone();
             meter
                 .i64_observable_gauge("http.server.limit.streams")

@@ -22,6 +22,8 @@ pub(crate) struct Permit {
     limit: Arc<Limit>,
     key: Option<Arc<KeyEntry>>,
     has_key: AtomicBool,
+    /// Whether it counts among the streams whose first chunk is awaited, of an adaptive limit.
+    is_awaited: AtomicBool,
     has_stream: AtomicBool,
 }
 
@@ -32,6 +34,7 @@ impl Permit {
             limit,
             key,
             has_key: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             has_stream: AtomicBool::new(false),
         }
     }
@@ -55,14 +58,35 @@ impl Permit {
 
     #[inline]
     pub(crate) fn try_take_stream(&self) -> bool {
+        if let Some(gradient) = &self.limit.gradient {
+            if !gradient.awaited.try_take() {
+                return false;
+            }
+            self.is_awaited.store(true, Ordering::Relaxed);
+        }
         let taken = self.limit.slots.try_take();
         self.has_stream.store(taken, Ordering::Relaxed);
         taken
     }
 
     pub(crate) async fn take_stream(&self) {
+        if let Some(gradient) = &self.limit.gradient
+            && !self.is_awaited.load(Ordering::Relaxed)
+        {
+            gradient.awaited.take().await;
+            self.is_awaited.store(true, Ordering::Relaxed);
+        }
         self.limit.slots.take().await;
         self.has_stream.store(true, Ordering::Relaxed);
+    }
+
+    /// The first chunk of the stream is there, or is not awaited any more.
+    pub(crate) fn begun(&self) {
+        if let Some(gradient) = &self.limit.gradient
+            && self.is_awaited.swap(false, Ordering::Relaxed)
+        {
+            gradient.awaited.give_back();
+        }
     }
 
     pub(crate) fn slots(&self, reason: Reason) -> Option<&crate::slots::Slots> {
@@ -79,6 +103,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.begun();
         // The reverse order of taking: a request of this key that waits finds the stream's slot free.
         if *self.has_stream.get_mut() {
             self.limit.slots.give_back();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_stream_core::{
     Exchange, StreamEnd, with_head,
-    wrapper::{AfterHead, Begin, Hook, Piece, ResponseHead, Source, Stage, StageContext},
+    wrapper::{AfterHead, Begin, Hook, Polled, ResponseHead, Source, Stage, StageContext},
 };
 
 use crate::{
@@ -139,7 +139,7 @@ impl StreamLimitStage {
         if let Some(limit) = limit
             && let Some(gradient) = &limit.gradient
         {
-            let awaited = gradient.begin(&limit.slots);
+            let awaited = gradient.begin();
             self.extra().awaited = Some(awaited);
         }
     }
@@ -151,10 +151,18 @@ impl StreamLimitStage {
         if let (Some(awaited), Some(permit)) = (awaited, &self.permit)
             && let Some(gradient) = &permit.limit().gradient
         {
-            match begun {
-                Some(begun) => gradient.first_chunk(&awaited, begun, &permit.limit().slots),
-                None => gradient.forget(),
+            if let Some(begun) = begun {
+                let waiting = permit.limit().slots.waiting();
+                gradient.first_chunk(&awaited, begun, waiting);
             }
+            permit.begun();
+        }
+    }
+
+    #[cold]
+    fn await_chunk(&mut self, polled: &Polled, is_heartbeat: bool) {
+        if !is_heartbeat && matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.first_chunk(Some(true));
         }
     }
 
@@ -234,15 +242,18 @@ impl Stage for StreamLimitStage {
         Poll::Ready(AfterHead::Stay)
     }
 
+    /// Not `on_piece`: without a chunk to await, a frame costs one comparison.
     #[inline(always)]
-    fn on_piece(&mut self, _: &Piece) {
+    fn on_polled(
+        &mut self,
+        polled: &mut Polled,
+        _: &mut impl Source,
+        cx: &mut StageContext<'_, '_>,
+    ) {
         if self.extra.is_some() {
-            self.first_chunk(Some(true));
+            self.await_chunk(polled, cx.is_heartbeat());
         }
     }
-
-    #[inline]
-    fn on_heartbeat(&mut self, _: &Piece) {}
 
     /// A response without a body, or with an empty one.
     #[inline]

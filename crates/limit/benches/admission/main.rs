@@ -1,7 +1,10 @@
-//! Cost of a limit and of a breaker per response and per frame, beside tower's limit, `tower_governor` and `failsafe`.
+//! What a limit and a breaker do, and what they cost per response and per frame, beside tower's limit, `tower_governor` and
+//! `failsafe`.
 //!
-//! `cargo bench -p tower-stream-limit`; the last lines are the ratios of this run.
+//! `cargo bench -p tower-stream-limit`; the last lines are the ratios of this run. With `-- scenarios`, the scenarios only.
 #![allow(missing_docs)]
+
+mod scenarios;
 
 use std::{convert::Infallible, hint::black_box, net::SocketAddr, pin::pin};
 
@@ -20,18 +23,24 @@ use tower_stream_limit::{BreakerLayer, Rate, StreamLimitLayer};
 
 const FRAMES: u32 = 1_000;
 
+/// A request of a client with an address.
+fn request() -> Request<()> {
+    let peer = SocketAddr::from(([10, 0, 0, 1], 1));
+    let mut request = Request::new(());
+    let extensions = request.extensions_mut();
+    extensions.insert(PeerAddr(peer));
+    extensions.insert(ConnectInfo(peer));
+    request
+}
+
 /// Responds to a request, in the state in which an outer layer leaves it, and reads the body to its end.
 fn serve<S, B>(service: S) -> usize
 where
     S: Service<Request<()>, Response = Response<B>>,
     B: http_body::Body<Data = bytes::Bytes>,
 {
-    let peer = SocketAddr::from(([10, 0, 0, 1], 1));
-    let mut request = Request::new(());
-    let extensions = request.extensions_mut();
-    extensions.insert(Exchange::new());
-    extensions.insert(PeerAddr(peer));
-    extensions.insert(ConnectInfo(peer));
+    let mut request = request();
+    request.extensions_mut().insert(Exchange::new());
     let Some(Ok(response)) = service.oneshot(request).now_or_never() else {
         panic!("the service answers at once")
     };
@@ -95,6 +104,10 @@ fn bench(criterion: &mut Criterion<CpuTime>, frames: u32, unit: &str) {
 }
 
 fn main() {
+    scenarios::print();
+    if std::env::args().any(|argument| argument == "scenarios") {
+        return;
+    }
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)
         .configure_from_args();

@@ -40,7 +40,7 @@ async fn settings_of_zero_are_a_limit_that_works() {
         assert_eq!(text(response).await, "ab");
         tokio::time::advance(Duration::from_millis(20)).await;
     }
-    assert_eq!((limit.stats().limit, limit.stats().keys), (1, 0));
+    assert_eq!((limit.stats().adaptive_limit, limit.stats().keys), (1, 0));
     // One failure opens the circuit, for no time at all: the next request is its probe.
     let failed = send(&service, get("/die")).await;
     assert!(failed.into_body().collect().await.is_err());
@@ -165,7 +165,7 @@ async fn a_clock_that_jumps_neither_ends_a_stream_nor_locks_a_client_out() {
         assert_eq!(send(&service, client()).await.status(), 429);
         tokio::time::advance(DECADE).await;
         assert_eq!(limit.stats().in_use, 1);
-        assert!(limit.stats().limit >= 2);
+        assert!(limit.stats().adaptive_limit >= 2);
         assert!(open.frame().await.is_some_and(|frame| frame.is_ok()));
         // The circuit: opened before the jump, half open after it, and the failures are forgotten.
         for _ in 0..2 {
@@ -185,7 +185,7 @@ async fn a_clock_that_jumps_neither_ends_a_stream_nor_locks_a_client_out() {
         drop(open);
     }
     assert_eq!(limit.stats().in_use, 0);
-    assert!(limit.stats().limit >= 2);
+    assert!(limit.stats().adaptive_limit >= 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,19 +2,28 @@
 //!
 //! Endings: `whole`; `failed` (the body fails in the middle); `incomplete` (it ends cleanly without its last record);
 //! `drained` (the server shuts down in the middle); `late` (the body fails behind the last record).
+//!
+//! `/lockstep/{key}/..` is a chat completion of ten chunks, compressed and coalesced. Each chunk but the first one is made after a
+//! `POST /next/{key}`, which its reader sends when it has read the one before.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    extract::Request,
+    extract::{Path, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
+    routing::{any, post},
 };
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_stream::{
+    StreamStack,
+    coalesce::CoalesceLayer,
+    compress::CompressLayer,
     core::Dialect,
     drain::Drain,
     errors::{DialectLayer, ErrorWriterLayer},
@@ -150,10 +159,59 @@ async fn answer(request: Request) -> Response {
     response.map(Body::new)
 }
 
+/// How many chunks the reader of each key may have.
+#[derive(Clone, Default)]
+struct Lockstep(Arc<Mutex<HashMap<String, Arc<Semaphore>>>>);
+
+impl Lockstep {
+    fn permits(&self, key: &str) -> Arc<Semaphore> {
+        let mut keys = self.0.lock();
+        let new = || Arc::new(Semaphore::new(1));
+        Arc::clone(keys.entry(key.to_owned()).or_insert_with(new))
+    }
+}
+
+async fn next(State(lockstep): State<Lockstep>, Path(key): Path<String>) {
+    lockstep.permits(&key).add_permits(1);
+}
+
+/// Each chunk is three frames that are ready together.
+async fn lockstep(
+    State(lockstep): State<Lockstep>,
+    Path((key, _)): Path<(String, String)>,
+) -> Response {
+    let permits = lockstep.permits(&key);
+    let chunks = stream::iter(0..10).then(move |n| {
+        let permits = Arc::clone(&permits);
+        async move {
+            if let Ok(permit) = permits.acquire().await {
+                permit.forget();
+            }
+            let chunk = format!(
+                "{{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\
+                 \"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{n}\"}},\"finish_reason\":null}}]}}"
+            );
+            stream::iter(["data: ".to_owned(), chunk, "\n\n".to_owned()])
+        }
+    });
+    let done = stream::iter(["data: [DONE]\n\n".to_owned()]);
+    let frames = chunks.flatten().chain(done).map(Ok::<_, io::Error>);
+    let content_type = [("content-type", SSE)];
+    (content_type, Body::from_stream(frames)).into_response()
+}
+
 #[allow(clippy::print_stdout)] // the address, for the script
 #[tokio::main]
 async fn main() -> io::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("listening {}", listener.local_addr()?);
-    axum::serve(listener, Router::new().fallback(answer)).await
+    let both = StreamStack::new()
+        .compress(CompressLayer::new())
+        .coalesce(CoalesceLayer::new());
+    let app = Router::new()
+        .route("/lockstep/{key}/{*rest}", any(lockstep).layer(both))
+        .route("/next/{key}", post(next))
+        .with_state(Lockstep::default())
+        .fallback(answer);
+    axum::serve(listener, app).await
 }

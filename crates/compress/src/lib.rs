@@ -8,6 +8,8 @@ mod eligible;
 mod encoder;
 mod layer;
 pub mod load;
+#[cfg(feature = "metrics")]
+mod observe;
 mod settings;
 mod stage;
 mod switch;

@@ -306,22 +306,18 @@ impl Encoding {
     }
 
     fn write(&mut self, data: &[u8], then: Then, out: &mut Vec<u8>) -> io::Result<()> {
+        #[cfg(test)]
+        if self
+            .reserved
+            .shared
+            .fails
+            .load(std::sync::atomic::Ordering::Relaxed)
+        {
+            return Err(io::Error::other("scripted"));
+        }
         let encoder = match &mut self.encoder {
             Some(encoder) => encoder,
-            None => {
-                let encoder = Encoder::new(self.coding, self.level)?;
-                #[cfg(test)]
-                let encoder = match self
-                    .reserved
-                    .shared
-                    .fails
-                    .load(std::sync::atomic::Ordering::Relaxed)
-                {
-                    true => Encoder::Failing,
-                    false => encoder,
-                };
-                self.encoder.insert(encoder)
-            }
+            None => self.encoder.insert(Encoder::new(self.coding, self.level)?),
         };
         self.dirty = true;
         self.reserved.plain += data.len() as u64;

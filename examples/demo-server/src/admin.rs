@@ -124,6 +124,36 @@ mod tests {
             assert_eq!(response.status(), 400, "{bad}");
         }
         assert_eq!(ask(&state, "/compression").await.1["mode"], "on");
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let metrics = admin(&state).oneshot(request).await.unwrap();
+        let metrics = metrics.into_body().collect().await.unwrap().to_bytes();
+        let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+        let value = |name: &str, label: &str| {
+            let line = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(label);
+            let line = metrics
+                .lines()
+                .find(line)
+                .unwrap_or_else(|| panic!("{name} {label}"));
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        let name = |name: &str| format!("http_server_compression_{name}");
+        assert_eq!(
+            value(&name("responses_total"), "compression_coding=\"gzip\""),
+            "2"
+        );
+        assert_eq!(
+            value(&name("responses_total"), "compression_coding=\"br\""),
+            "0"
+        );
+        for (name, label) in [
+            (name("active"), ""),
+            (name("memory_bytes"), ""),
+            (name("over_memory_total"), ""),
+            (name("bytes_total"), "compression_side=\"before\""),
+            (name("bytes_total"), "compression_side=\"after\""),
+        ] {
+            assert_eq!(value(&name, label), "0", "{name}");
+        }
     }
 
     #[tokio::test]

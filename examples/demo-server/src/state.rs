@@ -78,6 +78,7 @@ impl State {
             .consumer_hold(true);
         request_ids.observe(&meter);
         drain.observe(&meter);
+        compression.switch().observe(&meter);
         limit.observe(&meter);
         breaker.observe(&meter);
         digests.observe(&meter);

@@ -25,8 +25,6 @@ pub(crate) enum Encoder {
     Br(Box<br::Br>),
     #[cfg(feature = "zstd")]
     Zstd(zstd::Zstd),
-    #[cfg(test)]
-    Failing,
 }
 
 /// What follows the data.
@@ -72,11 +70,6 @@ impl Encoder {
             Self::Br(encoder) => encoder.encode(data, then, out),
             #[cfg(feature = "zstd")]
             Self::Zstd(encoder) => encoder.encode(data, then, out),
-            #[cfg(test)]
-            Self::Failing => {
-                let _ = (data, then, out);
-                Err(io::Error::other("scripted"))
-            }
             #[allow(unreachable_patterns)]
             _ => {
                 let _ = (data, then, out, ROOM);

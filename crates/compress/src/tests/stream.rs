@@ -168,17 +168,32 @@ async fn a_declared_length_is_the_end() {
 
 #[tokio::test]
 async fn an_encoder_that_fails_fails_the_body() {
-    let layer = CompressLayer::new();
-    layer.switch().shared.fails.store(true, Ordering::Relaxed);
     for coding in codings() {
-        let response = events([mock::data("a"), mock::hang()]);
-        let probe = response.body().probe();
-        let mut body = encoded(&layer, coding, response).await;
-        let error = body.frame().await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("scripted"), "{error}");
-        assert!(probe.is_dropped());
-        assert!(body.frame().await.is_none());
-        drop(body);
-        assert_eq!(layer.switch().stats().memory, 0);
+        for readable in [0, 1] {
+            let layer = CompressLayer::new();
+            let fails = &layer.switch().shared.fails;
+            let steps = [
+                mock::data("a"),
+                mock::pending(),
+                mock::data("b"),
+                mock::hang(),
+            ];
+            let response = events(steps);
+            let probe = response.body().probe();
+            let mut body = encoded(&layer, coding, response).await;
+            let mut decoder = Decoder::new(coding);
+            if readable == 1 {
+                let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+                assert_eq!(decoder.read(&first), b"a");
+            }
+            fails.store(true, Ordering::Relaxed);
+            let error = body.frame().await.unwrap().unwrap_err();
+            assert!(error.to_string().contains("scripted"), "{error}");
+            assert!(probe.is_dropped() && !decoder.is_whole(), "{coding}");
+            // Nothing after the failure, and no end of the coding.
+            assert!(body.frame().await.is_none() && body.is_end_stream());
+            drop(body);
+            assert_eq!(layer.switch().stats().memory, 0);
+        }
     }
 }

@@ -5,19 +5,23 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/rand"
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
 func main() {
 	bare := flag.Bool("bare", false, "no middleware")
+	flag.BoolVar(&zips, "gzip", false, "compress for clients that accept gzip")
 	listen := flag.String("listen", "127.0.0.1:0", "address")
 	flag.Parse()
 
@@ -36,6 +40,8 @@ func main() {
 	log.Fatal(http.Serve(listener, handler))
 }
 
+var zips bool
+
 // events sends the same event a number of times. Each is flushed, for that is what makes it one HTTP chunk, as a frame
 // is in hyper; net/http would join what is written to chunks of 2 KiB otherwise.
 func events(w http.ResponseWriter, r *http.Request) {
@@ -48,9 +54,26 @@ func events(w http.ResponseWriter, r *http.Request) {
 		return value
 	}
 	count, size, interval := number("count"), number("bytes"), number("interval_ms")
-	event := []byte("data: " + string(bytes.Repeat([]byte{'x'}, size-len("data: \n\n"))) + "\n\n")
+	padding := size - len("data: \n\n")
+	if padding < 0 {
+		padding = 0
+	}
+	event := []byte("data: " + string(bytes.Repeat([]byte{'x'}, padding)) + "\n\n")
 	w.Header().Set("Content-Type", "text/event-stream")
 	flusher := w.(http.Flusher)
+	chat := query.Get("chat") == "true"
+	var out io.Writer = w
+	flush := flusher.Flush
+	if zips && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		zipper := gzip.NewWriter(w)
+		out = zipper
+		flush = func() {
+			zipper.Flush()
+			flusher.Flush()
+		}
+		defer zipper.Close()
+	}
 
 	var tick <-chan time.Time
 	if interval > 0 {
@@ -66,12 +89,25 @@ func events(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		if _, err := w.Write(event); err != nil {
+		if chat {
+			event = chunk(count - 1 - i)
+		}
+		if _, err := out.Write(event); err != nil {
 			return
 		}
-		flusher.Flush()
+		flush()
 	}
 }
+
+// chunk is one token of a chat completion, and the time at which it was made, as the axum servers write it.
+func chunk(left int) []byte {
+	return fmt.Appendf(nil, `data: {"id":"chatcmpl-9zK3pQ2mXv7Lr4","object":"chat.completion.chunk","created":1700000000,`+
+		`"model":"demo-1","choices":[{"index":0,"delta":{"content":" %s"},"finish_reason":null}],"at":%d}`+"\n\n",
+		words[left*7%len(words)], time.Now().UnixNano())
+}
+
+var words = strings.Fields(`the rabbit hole went straight on like a tunnel for some way and then dipped suddenly down so that
+	Alice had not moment to think about stopping herself before she found`)
 
 // newID makes a random UUID (version 4), which is what the axum servers make.
 func newID() string {

@@ -89,7 +89,7 @@ fn resident() -> u64 {
 fn open<S, B>(
     name: &str,
     count: usize,
-    service: S,
+    service: &S,
     coding: &str,
     switch: Option<&CompressionSwitch>,
 ) where
@@ -133,7 +133,7 @@ fn run(name: &str, count: usize, candidate: &Candidate) {
         Ok::<_, Infallible>(response.body(Events { polls: 0 }).unwrap())
     });
     match *candidate {
-        Candidate::Bare => open(name, count, Identity::new().layer(events), "gzip", None),
+        Candidate::Bare => open(name, count, &Identity::new().layer(events), "gzip", None),
         Candidate::Ours(coding, level) => {
             let settings = Settings::on().codings([(coding, level)]);
             let layer = CompressLayer::new()
@@ -143,7 +143,7 @@ fn run(name: &str, count: usize, candidate: &Candidate) {
             open(
                 name,
                 count,
-                layer.layer(events),
+                &layer.layer(events),
                 coding.as_str(),
                 Some(&switch),
             );
@@ -151,7 +151,7 @@ fn run(name: &str, count: usize, candidate: &Candidate) {
         Candidate::TowerHttp(coding, level) => {
             let layer = CompressionLayer::new().quality(CompressionLevel::Precise(level));
             let service = layer.compress_when(SizeAbove::new(0)).layer(events);
-            open(name, count, service, coding.as_str(), None);
+            open(name, count, &service, coding.as_str(), None);
         }
         Candidate::Bounded => {
             let layer = CompressLayer::new();
@@ -159,7 +159,7 @@ fn run(name: &str, count: usize, candidate: &Candidate) {
             open(
                 name,
                 count,
-                layer.layer(events),
+                &layer.layer(events),
                 "gzip, br, zstd",
                 Some(&switch),
             );

@@ -13,7 +13,7 @@ impl CompressionSwitch {
     /// | `http.server.compression.memory` | up-down counter `By`: reserved for their encoders | |
     /// | `http.server.compression.responses` | counter `{response}` | `compression.coding`: `gzip`, `br`, `zstd` |
     /// | `http.server.compression.over_memory` | counter `{response}`: sent uncompressed because of the bound on memory | |
-    /// | `http.server.compression.bytes` | counter `By`, of ended responses | `compression.side`: `before`, `after` |
+    /// | `http.server.compression.size` | counter `By`, of ended responses | `compression.side`: `before`, `after` |
     ///
     /// They are observable instruments, which cost nothing between collections.
     ///
@@ -66,7 +66,7 @@ impl CompressionSwitch {
             .build();
         let switch = self.clone();
         meter
-            .u64_observable_counter("http.server.compression.bytes")
+            .u64_observable_counter("http.server.compression.size")
             .with_unit("By")
             .with_description("Bytes of ended responses, before and after compression.")
             .with_callback(move |instrument| {

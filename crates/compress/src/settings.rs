@@ -85,7 +85,7 @@ impl Settings {
     /// Compression is on, with zstd at level 3, gzip at 6 and brotli at 4, in this order, as far as this build has them.
     ///
     /// The order is that of small records that leave one by one: brotli, which wins for documents, then needs more bytes
-    /// than gzip and more than ten times the CPU time of zstd.
+    /// than gzip and seven times the CPU time of zstd.
     #[must_use]
     pub fn on() -> Self {
         Self {

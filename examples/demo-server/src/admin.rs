@@ -129,7 +129,10 @@ mod tests {
         let metrics = metrics.into_body().collect().await.unwrap().to_bytes();
         let metrics = String::from_utf8(metrics.to_vec()).unwrap();
         let value = |name: &str, label: &str| {
-            let line = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(label);
+            let line = |line: &&str| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+            };
             let line = metrics
                 .lines()
                 .find(line)
@@ -149,8 +152,8 @@ mod tests {
             (name("active"), ""),
             (name("memory_bytes"), ""),
             (name("over_memory_total"), ""),
-            (name("bytes_total"), "compression_side=\"before\""),
-            (name("bytes_total"), "compression_side=\"after\""),
+            (name("size_bytes_total"), "compression_side=\"before\""),
+            (name("size_bytes_total"), "compression_side=\"after\""),
         ] {
             assert_eq!(value(&name, label), "0", "{name}");
         }

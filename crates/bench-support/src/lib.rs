@@ -111,7 +111,7 @@ impl Group {
 
     /// Prints, for each function, the cost of one of the `units` in an iteration: absolute, above `base`, and as a
     /// ratio.
-    #[allow(clippy::print_stdout)] // it is what a bench is for
+    #[allow(clippy::print_stdout)] // Printing is the purpose of a bench.
     pub fn print_over(&self, base: &str, functions: &[&str], units: u32, unit: &str) {
         let per = f64::from(units);
         let Some(bare) = self.median(base) else {

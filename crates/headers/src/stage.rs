@@ -99,8 +99,8 @@ impl StreamHeadersStage {
     }
 }
 
-/// If the body does not confirm a length, the handler has copied it from elsewhere, and bytes added to the stream would
-/// exceed it.
+/// Removes a `Content-Length` that the size hint of the body does not confirm. The handler has copied it from
+/// elsewhere, and bytes that are added to the stream would exceed it.
 #[cold]
 fn drop_guessed_length(head: &mut ResponseHead, up: &impl Hints) {
     let exact = up.size_hint().exact();

@@ -87,7 +87,7 @@ CanvasText}.grid{stroke:GrayText;stroke-opacity:.35}.s0{stroke:#1f77b4;fill:#1f7
 stroke-width:2}.pass{color:#2a7d2a;font-weight:600}.fail{color:#c0392b;font-weight:600}table{border-collapse:collapse}td,th{text-align:left;\
 padding:.15rem .8rem .15rem 0}meter{width:16rem}";
 
-/// Where a percentile stands: the distances of the rare ones are wider.
+/// The position of each percentile on the axis. Rare percentiles are spread out.
 const PERCENTILES: [(f64, &str); 6] = [
     (0.0, "10 %"),
     (1.0, "50 %"),

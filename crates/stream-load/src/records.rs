@@ -214,7 +214,7 @@ fn member_word(text: &str) -> Option<Word> {
     }
     Some(match serde_json::from_str::<Value>(text).ok()? {
         Value::Object(members) => match (members.get("error"), members.get("drain")) {
-            // as a drain says it in a dialect that has no other word for it
+            // In a dialect without a form for a drain, the drain is an error with this code.
             (Some(Value::Object(error)), _) if error.get("code") == Some(&"drain".into()) => {
                 Word::Drain
             }

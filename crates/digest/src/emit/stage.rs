@@ -320,8 +320,8 @@ impl Response {
         trailers
     }
 
-    /// With a `Content-Length`, the server would have closed the connection early. Sent chunked, the body would look
-    /// complete.
+    /// Returns the error of a body that is longer than its declared length. With a `Content-Length`, the server would
+    /// have closed the connection early. Sent chunked, the body would look complete without this error.
     #[cold]
     fn too_long(&mut self, declared: u64, cx: &mut StageContext<'_, '_>) -> BoxError {
         self.announced = Announced::Over { trailers: false };

@@ -23,7 +23,8 @@ pub(super) const BLOCK: usize = 64;
 /// One register of each stream.
 type Lanes<const N: usize> = [u32; N];
 
-/// `early` must not read `b`; `late` may. Both are called once per stream.
+/// One step of the algorithm for each stream. `b` is the result of the step before. `early` must not read it, so that
+/// it can be computed while the step before is still running; `late` may. Both are called once per stream.
 #[inline(always)]
 fn step<const N: usize>(
     b: Lanes<N>,

@@ -168,7 +168,7 @@ impl<B: Body> Hints for Root<'_, B> {
     }
 }
 
-/// The same, for size hints.
+/// The request body as in [`Root`], borrowed only to read its hints.
 struct RootHints<'a, B>(&'a B);
 
 impl<B: Body> Hints for RootHints<'_, B> {

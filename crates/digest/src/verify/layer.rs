@@ -69,7 +69,6 @@ pub struct VerifyDigestLayer(Arc<Config>);
 ///
 /// Only digests by the layer's own algorithms are read; other members of `Content-Digest` are skipped. If one declared
 /// digest is malformed but another one can be parsed, the body is checked against that one, whatever the policy.
-/// promise is malformed and another can be read, the body is checked against that one, whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnBadPromise {
     /// Ignore the malformed digest. If there is no other one, the message passes unchecked.

@@ -66,11 +66,13 @@ pub struct FarewellStage {
     grpc_type: Option<Box<HeaderValue>>,
     kind: StreamKind,
     records: Records,
-    /// What is given out last: trailers behind what was held, or the content of the drain's own response.
+    /// The last piece to return: trailers that follow a record that was held back, or the content of the drain's own
+    /// response.
     rest: Option<Box<Piece>>,
     /// How much of a declared length is still to come.
     left: Option<u64>,
-    /// The body inside was polled: what was ready with the head is not lost.
+    /// Whether the inner body has been polled. Until then the stream does not end, so that what was ready together with
+    /// the head is sent.
     begun: bool,
     /// The last piece of the body inside has been given out, and it is not polled again.
     over: bool,
@@ -131,7 +133,7 @@ impl Stage for FarewellStage {
         up: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) {
-        // what nearly every poll gives passes as it is
+        // Nearly every poll returns a piece that passes unchanged.
         match polled {
             Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
                 if self.left.is_none() && self.records.passes(data) => {}
@@ -156,13 +158,13 @@ impl Stage for FarewellStage {
         if self.over || self.kind == StreamKind::Other {
             return hint;
         }
-        // a farewell may come on top, or instead of the rest
+        // A farewell may be added to the body or replace the rest of it, so the exact size is not known.
         at_least(hint.lower() + self.records.held() as u64)
     }
 }
 
 impl FarewellStage {
-    /// What the body inside gave, when it does not pass as it is: polls on until something can be given out.
+    /// Handles what the inner body returned, unless it passes unchanged. Polls on until there is something to return.
     #[inline(never)]
     fn hold(
         &mut self,
@@ -176,14 +178,14 @@ impl FarewellStage {
                     if let Some(left) = &mut self.left {
                         *left = left.saturating_sub(data.len() as u64);
                     }
-                    // a heartbeat stands between two records, so nothing is held
+                    // A heartbeat is written between two records, so no part of a record is held back.
                     if cx.is_heartbeat() || self.records.passes(&data) {
                         if last {
                             self.ended();
                         }
                         return Poll::Ready(Some(Ok(Piece::Data { data, last })));
                     }
-                    // the end comes with the next poll
+                    // Not marked as the last piece, because the next poll of the inner body returns its end.
                     if let Some(ready) = self.records.push(data) {
                         return Poll::Ready(Some(Ok(Piece::open(ready))));
                     }
@@ -203,7 +205,7 @@ impl FarewellStage {
                 }
                 Poll::Pending => {
                     self.timer.wait(cx.task);
-                    // it may have become due in between
+                    // The time may have come after the check and before the waker was registered.
                     return match self.ends_now(true, up) {
                         true => self.end(up, cx),
                         false => Poll::Pending,
@@ -233,7 +235,8 @@ impl FarewellStage {
             Due::AtBoundary => {
                 self.records.is_clean()
                     && !self.records.are_opaque()
-                    // the status of a call may be ready behind its last message
+                    // The status of a gRPC call may be ready after its last message, so a call ends only while its body
+                    // is pending.
                     && (waits || (self.begun && self.records.are_held()))
             }
         }
@@ -244,11 +247,11 @@ impl FarewellStage {
     fn end(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> Polled {
         self.ended();
         if self.left == Some(0) {
-            // the client has all it was promised
+            // The client has received the whole declared length.
             return Poll::Ready(None);
         }
         if cx.exchange.is_terminal() {
-            // it has given the last record of its dialect, and is complete
+            // The body has returned the last record of its dialect, so the response is complete.
             self.records.discard();
             up.discard(cx);
             return Poll::Ready(None);
@@ -295,7 +298,7 @@ impl FarewellStage {
     #[cold]
     fn after_hold(&mut self, frame: Box<Frame<Bytes>>) -> Piece {
         if !frame.is_trailers() {
-            // no third kind of frame exists in http-body 1
+            // In http-body 1, a frame is either data or trailers, so this does not happen.
             return Piece::Other(frame);
         }
         self.ended();

@@ -109,7 +109,7 @@ impl Stage for SequenceStage {
         cx: &mut StageContext<'_, '_>,
     ) {
         match polled {
-            // no record of the handler's
+            // A heartbeat is not a record of the handler, so it gets no id.
             Poll::Ready(Some(Ok(_))) if cx.is_heartbeat() => {}
             Poll::Ready(Some(Ok(Piece::Data { data, .. }))) => {
                 *data = self.stamped(std::mem::take(data));

@@ -103,7 +103,7 @@ async fn wait_and_hold_are_the_two_parts_of_a_gap() {
         data("c"),
     ];
     let mut body = body(&layer, mock(steps)).await;
-    advance(ms(1000)).await; // the server has not asked yet: nobody's wait
+    advance(ms(1000)).await; // The server has not polled yet, so this counts as no wait.
     for _ in 0..3 {
         body.frame().await.unwrap().unwrap();
         advance(ms(100)).await;

@@ -169,7 +169,7 @@ impl Candidate {
     }
 
     /// A whole response; `head` runs before the body is read.
-    #[allow(dead_code)] // one of the benches does
+    #[allow(dead_code)] // Only one of the benches uses it.
     pub(crate) fn run_with(&mut self, mut head: impl FnMut()) {
         (self.serve)(&mut head);
     }

@@ -34,7 +34,7 @@ async fn the_ids_of_the_request_are_told() {
     let service = RequestSpanLayer::new().layer(layer.layer(respond(Response::new(body))));
     let mut body = service.oneshot(request).await.unwrap().into_body();
     body.frame().await.unwrap().unwrap();
-    sequence.next(); // a log line
+    sequence.next(); // A log line takes this number.
     read(body).await.unwrap();
     let chunks = traces.chunks();
     let numbers: Vec<_> = chunks
@@ -67,7 +67,7 @@ async fn chunks_that_a_layer_inside_numbers_keep_their_numbers() {
     let layer = ChunkSpanLayer::new(traces.tracer());
     let service = RequestSpanLayer::new().layer(layer.layer(service));
     let body = service.oneshot(request).await.unwrap().into_body();
-    sequence.next(); // the layer inside, for the chunk
+    sequence.next(); // The layer inside takes the number of the chunk.
     read(body).await.unwrap();
     assert_eq!(int(&traces.chunks()[0], attribute::SEQUENCE_ID), 1);
     assert_eq!(sequence.last(), 1);

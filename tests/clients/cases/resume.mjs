@@ -1,0 +1,136 @@
+// Clients whose connection breaks in the middle of a resumable stream: EventSource of npm and of Chromium, eventsource-client, openai.
+// debian: chromium
+import { mkdtempSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+
+import { EventSource } from 'eventsource';
+import { createEventSource } from 'eventsource-client';
+import OpenAI from 'openai';
+import { Stream } from 'openai/streaming';
+import { chromium } from 'playwright-core';
+
+import { DEMO_URL, check, equal } from '../lib/check.mjs';
+
+const demo = new URL(DEMO_URL);
+const words = 30;
+const story = `/story?words=${words}&interval_ms=20`;
+const all = [...Array(words).keys()];
+
+/** A way to the demo server that breaks the first connections after so many bytes, in the middle of an event perhaps. */
+async function breaking(after) {
+  const left = [...after];
+  const server = createServer((client) => {
+    const upstream = connect(demo.port, demo.hostname);
+    let bytes = 0;
+    const limit = left.shift() ?? Infinity;
+    client.pipe(upstream);
+    upstream.on('data', (data) => {
+      const rest = limit - bytes;
+      bytes += data.length;
+      if (data.length < rest) return void client.write(data);
+      client.write(data.subarray(0, rest), () => client.destroy());
+      upstream.destroy();
+    });
+    upstream.on('end', () => client.end());
+    for (const socket of [client, upstream]) socket.on('error', () => {});
+    client.on('close', () => upstream.destroy());
+  });
+  await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
+  return { url: `http://127.0.0.1:${server.address().port}`, broken: () => after.length - left.length, server };
+}
+
+/** What a client must have seen: each token once, of one run of the handler. */
+function judge(name, tokens, broken) {
+  equal(`${name}: each token once, in order`, tokens.map(({ n }) => n), all);
+  equal(`${name}: the handler ran once`, new Set(tokens.map(({ run }) => run)).size, 1);
+  equal(`${name}: the connection broke`, broken, 2);
+}
+
+// In bytes, the head included.
+const cuts = [900, 1500];
+
+{
+  const way = await breaking(cuts);
+  const tokens = [];
+  const ready = await new Promise((done) => {
+    const source = new EventSource(`${way.url}${story}`);
+    source.onmessage = ({ data }) => tokens.push(JSON.parse(data));
+    source.onerror = () => source.readyState === EventSource.CLOSED && done(source.readyState);
+  });
+  judge('eventsource', tokens, way.broken());
+  equal('eventsource: it stops at the end', ready, EventSource.CLOSED);
+  way.server.close();
+}
+
+{
+  const way = await breaking(cuts);
+  const tokens = [];
+  await new Promise((done) => {
+    const source = createEventSource({
+      url: `${way.url}${story}`,
+      onMessage: ({ data }) => tokens.push(JSON.parse(data)) === words && (source.close(), done()),
+    });
+  });
+  judge('eventsource-client', tokens, way.broken());
+  way.server.close();
+}
+
+{
+  const way = await breaking(cuts);
+  const profile = mkdtempSync(join(process.env.SCRATCH, 'profile-'));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: '/usr/bin/chromium',
+    headless: true,
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+    ],
+  });
+  const page = await context.newPage();
+  await page.route('**/page.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html>' }));
+  await page.goto(`${way.url}/page.html`);
+  const seen = await page.evaluate(
+    (path) =>
+      new Promise((done) => {
+        const source = new EventSource(path);
+        const tokens = [];
+        source.onmessage = ({ data }) => tokens.push(JSON.parse(data));
+        source.onerror = () => source.readyState === EventSource.CLOSED && done({ tokens, ready: source.readyState });
+      }),
+    story,
+  );
+  judge('Chromium', seen.tokens, way.broken());
+  equal('Chromium: it stops at the end', seen.ready, 2);
+  await context.close();
+  way.server.close();
+}
+
+{
+  // A POST cannot be sent again, so the application asks for the rest by the id of the stream and the number of chunks that it has.
+  const body = { model: 'demo', messages: [{ role: 'user', content: 'Tell me about the rabbit' }] };
+  const client = (url) => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'unused', maxRetries: 0 });
+  const whole = await client(DEMO_URL).chat.completions.create(body);
+  const way = await breaking([2500]);
+  const { data, response } = await client(way.url)
+    .chat.completions.create({ ...body, stream: true }, { query: { interval_ms: 10 } })
+    .withResponse();
+  const chunks = [];
+  let error;
+  try {
+    for await (const chunk of data) chunks.push(chunk);
+  } catch (thrown) {
+    error = thrown;
+  }
+  check('openai: the stream breaks in the middle', error !== undefined && chunks.length > 0, `${chunks.length} chunks, ${error}`);
+  const received = chunks.length;
+  const id = response.headers.get('stream-id');
+  const rest = await fetch(`${way.url}/streams/${id}?after=${received}`);
+  for await (const chunk of Stream.fromSSEResponse(rest, new AbortController())) chunks.push(chunk);
+  const text = chunks.map((chunk) => chunk.choices[0]?.delta?.content ?? '').join('');
+  equal('openai: the rest follows what was received', text, whole.choices[0].message.content);
+  check('openai: the rest came from the log', chunks.length > received, [received, chunks.length]);
+  const ids = new Set(chunks.map((chunk) => chunk.id));
+  equal('openai: all chunks are of one completion', ids.size, 1);
+  way.server.close();
+}

@@ -7,6 +7,8 @@ mod cursor;
 mod head;
 mod live;
 mod log;
+#[cfg(feature = "metrics")]
+mod observe;
 mod open;
 mod producer;
 mod reader;

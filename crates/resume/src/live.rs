@@ -240,6 +240,11 @@ impl Live {
         self.state.lock().end.is_some()
     }
 
+    /// The number of records that are in memory here.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().records.len()
+    }
+
     pub(crate) fn has_readers(&self) -> bool {
         self.state.lock().count > 0
     }

@@ -301,6 +301,8 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
                 shared.log.append(&live.id, live.epoch, entry, overflow)
             }
         };
+        #[cfg(feature = "metrics")]
+        let done = timed(shared, matches!(work, Some(Work::Append(_))), done);
         // A log bounds its time itself; this is for one that does not.
         let done = match timeout(shared.lease * 2, done).await {
             Ok(done) => done.map_err(|error| error.kind()),
@@ -333,6 +335,18 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
             }
         }
     }
+}
+
+/// Records how long an append takes, if someone observes it.
+#[cfg(feature = "metrics")]
+async fn timed<T>(shared: &Shared, is_append: bool, done: impl Future<Output = T>) -> T {
+    let Some(histogram) = shared.appends().get().filter(|_| is_append) else {
+        return done.await;
+    };
+    let started = Instant::now();
+    let done = done.await;
+    histogram.record(started.elapsed().as_secs_f64(), &[]);
+    done
 }
 
 /// How often the end of a stream is tried to be stored: for some 15 s.

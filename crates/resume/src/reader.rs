@@ -367,28 +367,31 @@ impl Shared {
             FaultKind::ProducerLost,
             "the server that produced the stream was lost",
         );
-        self.end_elsewhere(id, Takeover::IfExpired, cause).await
+        if self.end_elsewhere(id, Takeover::IfExpired, cause).await? {
+            self.count(|figures| &figures.orphans);
+        }
+        Ok(())
     }
 
-    /// Takes a stream over and ends it. Nothing happens if it has ended, or if another has just taken it over.
+    /// Takes a stream over and ends it. False: it had ended, or another has just taken it over.
     pub(crate) async fn end_elsewhere(
         &self,
         id: &StreamId,
         takeover: Takeover,
         cause: Cause,
-    ) -> Result<(), crate::LogError> {
+    ) -> Result<bool, crate::LogError> {
         let claimed = match self.log.take_over(id, takeover).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 let late = matches!(error.kind(), LogErrorKind::Held | LogErrorKind::Ended);
-                return if late { Ok(()) } else { Err(error) };
+                return if late { Ok(false) } else { Err(error) };
             }
         };
         let end = Entry::end(claimed.next, End::Failed(cause));
         let stored = self.log.append(id, claimed.epoch, &end, Overflow::Trim);
         match stored.await {
-            Err(error) if error.kind() == LogErrorKind::Fenced => Ok(()),
-            done => done,
+            Err(error) if error.kind() == LogErrorKind::Fenced => Ok(false),
+            done => done.map(|()| true),
         }
     }
 }

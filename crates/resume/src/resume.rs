@@ -73,8 +73,11 @@ pub(crate) struct Figures {
     pub(crate) created: AtomicU64,
     pub(crate) resumed: AtomicU64,
     pub(crate) gaps: AtomicU64,
+    pub(crate) orphans: AtomicU64,
     pub(crate) broken: AtomicU64,
     pub(crate) refused: AtomicU64,
+    #[cfg(feature = "metrics")]
+    pub(crate) appends: std::sync::OnceLock<opentelemetry::metrics::Histogram<f64>>,
 }
 
 /// What a [`Resume`] has done so far.
@@ -87,12 +90,16 @@ pub struct Stats {
     pub resumed: u64,
     /// Gaps that a client was told.
     pub gaps: u64,
+    /// Streams of lost producers that this process ended.
+    pub orphans: u64,
     /// Streams that the log stopped storing, and that cannot be resumed any more.
     pub broken: u64,
     /// Cursors and ids that were refused: malformed, foreign, or of a stream that is gone.
     pub refused: u64,
     /// Producers that run in this process.
     pub producers: u64,
+    /// Records of these producers that are in memory, beside the log.
+    pub held: u64,
 }
 
 /// What happens to the producer of a stream when its last reader leaves. See [`ResumeLayer::who_left`].
@@ -159,13 +166,16 @@ impl Resume {
     pub fn stats(&self) -> Stats {
         let figures = &self.shared.figures;
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let live = self.shared.live.lock();
         Stats {
             created: read(&figures.created),
             resumed: read(&figures.resumed),
             gaps: read(&figures.gaps),
+            orphans: read(&figures.orphans),
             broken: read(&figures.broken),
             refused: read(&figures.refused),
-            producers: self.shared.live.lock().len() as u64,
+            producers: live.len() as u64,
+            held: live.values().map(|live| live.held() as u64).sum(),
         }
     }
 }
@@ -281,6 +291,11 @@ impl Shared {
 
     pub(crate) fn count(&self, figure: impl FnOnce(&Figures) -> &AtomicU64) {
         figure(&self.figures).fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn appends(&self) -> &std::sync::OnceLock<opentelemetry::metrics::Histogram<f64>> {
+        &self.figures.appends
     }
 }
 

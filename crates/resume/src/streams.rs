@@ -124,7 +124,7 @@ impl Shared {
         }
         let cancel = self.end_elsewhere(&id, Takeover::Always, cause);
         match timeout(self.lease, cancel).await {
-            Ok(Ok(())) => self.no_content(),
+            Ok(Ok(_)) => self.no_content(),
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => self.gone(request),
             _ => self.unavailable(request),
         }

@@ -81,6 +81,9 @@ impl State {
         compression.switch().observe(&meter);
         limit.observe(&meter);
         breaker.observe(&meter);
+        if let Some(resume) = &resume {
+            resume.observe(&meter);
+        }
         digests.observe(&meter);
         verify.observe(&meter);
         traces.observe(&meter);

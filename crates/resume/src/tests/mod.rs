@@ -1,4 +1,4 @@
 mod cursors;
 mod lost;
 mod policies;
-mod support;
+pub(crate) mod support;

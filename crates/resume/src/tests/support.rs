@@ -20,19 +20,19 @@ use tower_stream_core::{BoxError, Cause};
 
 use crate::{Resume, ResumeLayer, StreamLog};
 
-pub(super) const SSE: &str = "text/event-stream";
+pub(crate) const SSE: &str = "text/event-stream";
 
 type Sender = mpsc::UnboundedSender<Result<Bytes, BoxError>>;
 
 /// The bodies that the handler has returned, and how often it was called.
 #[derive(Clone, Default)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     senders: Arc<Mutex<Vec<Sender>>>,
-    pub(super) calls: Arc<AtomicUsize>,
+    pub(crate) calls: Arc<AtomicUsize>,
 }
 
 impl Feed {
-    pub(super) fn response_body(&self) -> Body {
+    pub(crate) fn response_body(&self) -> Body {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::unbounded_channel();
         self.senders.lock().push(sender);
@@ -46,30 +46,30 @@ impl Feed {
         }))
     }
 
-    pub(super) fn last(&self) -> Sender {
+    pub(crate) fn last(&self) -> Sender {
         self.senders.lock().last().unwrap().clone()
     }
 
-    pub(super) fn send(&self, data: impl Into<String>) {
+    pub(crate) fn send(&self, data: impl Into<String>) {
         let _ = self.last().send(Ok(data.into().into()));
     }
 
     /// Ends the bodies.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.senders.lock().clear();
     }
 
     /// Whether the body that was made last has been dropped.
-    pub(super) fn is_dropped(&self) -> bool {
+    pub(crate) fn is_dropped(&self) -> bool {
         self.last().is_closed()
     }
 
-    pub(super) fn called(&self) -> usize {
+    pub(crate) fn called(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 }
 
-pub(super) fn resume(log: impl StreamLog) -> Resume {
+pub(crate) fn resume(log: impl StreamLog) -> Resume {
     let owner = |request: &http::request::Parts| {
         let user = request.headers.get("x-user")?;
         user.to_str().ok().map(str::to_owned)
@@ -77,7 +77,7 @@ pub(super) fn resume(log: impl StreamLog) -> Resume {
     Resume::builder(log).secret("a secret").owner(owner).build()
 }
 
-pub(super) fn app(
+pub(crate) fn app(
     resume: &Resume,
     layer: ResumeLayer,
     content_type: &'static str,
@@ -104,36 +104,36 @@ async fn never(_: Request<Body>) -> Result<Response, Infallible> {
     Ok(Response::new(Body::empty()))
 }
 
-pub(super) fn request(path: &str) -> Request<Body> {
+pub(crate) fn request(path: &str) -> Request<Body> {
     let request = Request::get(path).header("x-user", "alice");
     request.body(Body::empty()).unwrap()
 }
 
-pub(super) fn with_cursor(path: &str, cursor: &str) -> Request<Body> {
+pub(crate) fn with_cursor(path: &str, cursor: &str) -> Request<Body> {
     let mut request = request(path);
     let cursor = cursor.parse().unwrap();
     request.headers_mut().insert("last-event-id", cursor);
     request
 }
 
-pub(super) async fn send(app: &Router, request: Request<Body>) -> Response {
+pub(crate) async fn send(app: &Router, request: Request<Body>) -> Response {
     app.clone().oneshot(request).await.unwrap()
 }
 
-pub(super) async fn status_of(app: &Router, request: Request<Body>) -> StatusCode {
+pub(crate) async fn status_of(app: &Router, request: Request<Body>) -> StatusCode {
     send(app, request).await.status()
 }
 
 /// A response that is read piece by piece.
-pub(super) struct Client {
-    pub(super) response: Response,
-    pub(super) text: String,
+pub(crate) struct Client {
+    pub(crate) response: Response,
+    pub(crate) text: String,
     /// Why the body failed.
-    pub(super) failed: Option<Cause>,
+    pub(crate) failed: Option<Cause>,
 }
 
 impl Client {
-    pub(super) async fn open(app: &Router, request: Request<Body>) -> Self {
+    pub(crate) async fn open(app: &Router, request: Request<Body>) -> Self {
         let response = send(app, request).await;
         assert_eq!(response.status(), StatusCode::OK);
         Self {
@@ -143,20 +143,20 @@ impl Client {
         }
     }
 
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         let id = self.response.headers()["stream-id"].to_str();
         id.unwrap().to_owned()
     }
 
     /// Reads until the text contains this.
-    pub(super) async fn until(&mut self, needle: &str) {
+    pub(crate) async fn until(&mut self, needle: &str) {
         while !self.text.contains(needle) {
             assert!(self.frame().await, "{needle:?} is not in {:?}", self.text);
         }
     }
 
     /// Reads to the end.
-    pub(super) async fn rest(&mut self) -> &str {
+    pub(crate) async fn rest(&mut self) -> &str {
         while self.frame().await {}
         &self.text
     }
@@ -176,26 +176,26 @@ impl Client {
         }
     }
 
-    pub(super) fn is_waiting(&mut self) -> bool {
+    pub(crate) fn is_waiting(&mut self) -> bool {
         self.response.body_mut().frame().now_or_never().is_none()
     }
 
-    pub(super) fn cursor(&self) -> String {
+    pub(crate) fn cursor(&self) -> String {
         Events::of(&self.text).cursor.unwrap()
     }
 }
 
 /// What a client of server-sent events makes of some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Events {
-    pub(super) data: Vec<String>,
-    pub(super) cursor: Option<String>,
+pub(crate) struct Events {
+    pub(crate) data: Vec<String>,
+    pub(crate) cursor: Option<String>,
     /// The length of the whole events.
-    pub(super) whole: usize,
+    pub(crate) whole: usize,
 }
 
 impl Events {
-    pub(super) fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         let mut events = Self::default();
         let mut rest = text;
         while let Some((block, next)) = rest.split_once("\n\n") {

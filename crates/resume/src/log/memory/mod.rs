@@ -1,7 +1,9 @@
 //! The log in the memory of this process.
 
+mod kept;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     pin::pin,
     sync::{
@@ -14,13 +16,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 use parking_lot::Mutex;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
+use self::kept::{Kept, STREAM_COST, State, cost};
 use super::{
-    Claimed, Created, End, Entry, Epoch, LogError, LogErrorKind, LogFuture, LogReader, NewStream,
+    Claimed, Created, Entry, Epoch, LogError, LogErrorKind, LogFuture, LogReader, NewStream,
     Overflow, Status, StreamId, StreamLog, Takeover,
 };
 
@@ -112,115 +112,6 @@ struct Shared {
 struct Streams {
     by_id: HashMap<StreamId, Arc<Kept>>,
     by_key: HashMap<Bytes, StreamId>,
-}
-
-/// One stream. Its lock is taken inside of that of [`Streams`], or alone.
-struct Kept {
-    meta: Bytes,
-    lease: Duration,
-    key: Option<Bytes>,
-    state: Mutex<State>,
-    /// Notified of every change that a reader waits for.
-    changed: Notify,
-}
-
-struct State {
-    epoch: Epoch,
-    forks: Vec<u64>,
-    records: VecDeque<Bytes>,
-    /// The offset of the first of the records.
-    first: u64,
-    /// The number of bytes of the records.
-    bytes: usize,
-    end: Option<End>,
-    lease_until: Instant,
-    written: Instant,
-    attended_until: Instant,
-    /// The first offset of the entry that was stored last.
-    last_first: u64,
-    is_removed: bool,
-}
-
-const STREAM_COST: usize = 1_024;
-const RECORD_COST: usize = 64;
-
-/// The largest item of a reader.
-const READ_RECORDS: usize = 1_024;
-const READ_BYTES: usize = 256 * 1_024;
-
-fn cost(entry: &Entry) -> usize {
-    entry.bytes() + RECORD_COST * entry.records.len()
-}
-
-impl State {
-    /// The offset after the records and the end.
-    fn next(&self) -> u64 {
-        self.first + self.records.len() as u64 + u64::from(self.end.is_some())
-    }
-
-    fn cost(&self) -> usize {
-        self.bytes + RECORD_COST * self.records.len()
-    }
-
-    fn lease(&self, now: Instant) -> Option<Duration> {
-        let left = self.lease_until.saturating_duration_since(now);
-        (self.end.is_none() && !left.is_zero()).then_some(left)
-    }
-
-    /// The next item of a reader. `None` if it has to wait.
-    fn read(&self, after: u64) -> Option<Entry> {
-        let start = (after + 1).max(self.first);
-        let skipped = usize::try_from(start - self.first).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let fits = |record: &&Bytes| {
-            let taken = bytes < READ_BYTES;
-            bytes += record.len();
-            taken
-        };
-        let left = self.records.iter().skip(skipped);
-        let records: Vec<_> = left.take(READ_RECORDS).take_while(fits).cloned().collect();
-        let end_at = self.first + self.records.len() as u64;
-        let first = start.min(end_at);
-        let is_all = first + records.len() as u64 == end_at;
-        let entry = Entry {
-            first,
-            records,
-            end: self.end.clone().filter(|_| is_all),
-        };
-        (!entry.is_empty()).then_some(entry)
-    }
-
-    /// Compares an append with what is stored. False: it was stored already.
-    fn check(&self, epoch: Epoch, entry: &Entry) -> Result<bool, LogErrorKind> {
-        if self.epoch != epoch {
-            return Err(LogErrorKind::Fenced);
-        }
-        let next = self.next();
-        let is_retry = entry.first == self.last_first && entry.next() == next;
-        if is_retry && entry.end == self.end && !entry.is_empty() {
-            return Ok(false);
-        }
-        if self.end.is_some() {
-            return Err(LogErrorKind::Ended);
-        }
-        match entry.first == next {
-            true => Ok(true),
-            false => Err(LogErrorKind::Conflict { next }),
-        }
-    }
-
-    /// Removes the oldest records until the rest costs at most this. Returns the cost of what was removed.
-    fn trim(&mut self, at_most: usize) -> usize {
-        let before = self.cost();
-        while self.cost() > at_most {
-            let Some(oldest) = self.records.pop_front() else {
-                break;
-            };
-            self.first += 1;
-            self.bytes -= oldest.len();
-        }
-        before - self.cost()
-    }
 }
 
 impl Memory {
@@ -328,7 +219,6 @@ impl Shared {
     }
 
     fn create(&self, id: &StreamId, new: NewStream) -> Result<Created, LogError> {
-        let now = Instant::now();
         let cost = STREAM_COST + new.meta.len();
         let mut streams = self.streams.lock();
         if streams.by_id.contains_key(id) {
@@ -352,26 +242,7 @@ impl Shared {
         if let Some(key) = &key {
             streams.by_key.insert(key.clone(), *id);
         }
-        let state = State {
-            epoch: Epoch::FIRST,
-            forks: Vec::new(),
-            records: VecDeque::new(),
-            first: 1,
-            bytes: 0,
-            end: None,
-            lease_until: now + new.lease,
-            written: now,
-            attended_until: now,
-            last_first: 0,
-            is_removed: false,
-        };
-        let kept = Kept {
-            meta: new.meta,
-            lease: new.lease,
-            key,
-            state: Mutex::new(state),
-            changed: Notify::new(),
-        };
+        let kept = Kept::new(new.meta, new.lease, key);
         streams.by_id.insert(*id, Arc::new(kept));
         Ok(Created::New)
     }
@@ -423,61 +294,15 @@ impl Shared {
     }
 
     fn renew(&self, id: &StreamId, epoch: Epoch) -> Result<(), LogError> {
-        let kept = self.get(id)?;
-        let mut state = kept.state.lock();
-        if state.epoch != epoch {
-            return Err(LogErrorKind::Fenced.into());
-        }
-        if state.end.is_some() {
-            return Err(LogErrorKind::Ended.into());
-        }
-        state.written = Instant::now();
-        state.lease_until = state.written + kept.lease;
-        Ok(())
+        Ok(self.get(id)?.renew(epoch)?)
     }
 
     fn take_over(&self, id: &StreamId, takeover: Takeover) -> Result<Claimed, LogError> {
-        let kept = self.get(id)?;
-        let mut state = kept.state.lock();
-        let now = Instant::now();
-        if state.end.is_some() {
-            return Err(LogErrorKind::Ended.into());
-        }
-        if takeover == Takeover::IfExpired && state.lease(now).is_some() {
-            return Err(LogErrorKind::Held.into());
-        }
-        let next = state.next();
-        state.epoch = state.epoch.next();
-        state.forks.push(next);
-        // An entry of the earlier producer is no retry of the new one.
-        state.last_first = 0;
-        state.written = now;
-        state.lease_until = now + kept.lease;
-        Ok(Claimed {
-            epoch: state.epoch,
-            next,
-        })
+        Ok(self.get(id)?.take_over(takeover)?)
     }
 
     fn status(&self, id: &StreamId) -> Result<Status, LogError> {
-        let kept = self.get(id)?;
-        let state = kept.state.lock();
-        let now = Instant::now();
-        let attended = state.attended_until.saturating_duration_since(now);
-        Ok(Status {
-            epoch: state.epoch,
-            forks: state.forks.clone(),
-            first: match state.records.is_empty() {
-                true => state.next(),
-                false => state.first,
-            },
-            next: state.next(),
-            bytes: state.bytes as u64,
-            end: state.end.clone(),
-            lease: state.lease(now),
-            attended: (!attended.is_zero()).then_some(attended),
-            meta: kept.meta.clone(),
-        })
+        Ok(self.get(id)?.status())
     }
 
     fn attend(&self, id: &StreamId, lasting: Duration) -> Result<(), LogError> {
@@ -589,5 +414,4 @@ impl fmt::Debug for Memory {
 }
 
 #[cfg(test)]
-#[path = "memory_tests.rs"]
 mod tests;

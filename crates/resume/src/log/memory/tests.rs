@@ -1,8 +1,8 @@
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::advance;
 
-use super::*;
-use crate::conformance::Conformance;
+use super::{kept::READ_RECORDS, *};
+use crate::{End, conformance::Conformance};
 
 const LEASE: Duration = Duration::from_secs(5);
 

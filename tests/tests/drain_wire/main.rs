@@ -3,6 +3,7 @@
 mod answers;
 mod connections;
 mod deadline;
+mod dialects;
 mod phases;
 mod tunnels;
 

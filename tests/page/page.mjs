@@ -25,9 +25,9 @@ const receiver = createServer(async (request, response) => {
 }).listen(0, '127.0.0.1');
 await once(receiver, 'listening');
 
-async function demo(publicAddr, adminAddr) {
-  const flags = ['--public', publicAddr, '--admin', adminAddr, '--page-may-drain', '--idle-timeout', '3s'];
-  flags.push('--advertise', '500ms', '--deadline', '2s', '--otlp', `http://127.0.0.1:${receiver.address().port}`);
+async function demo(publicAddr, adminAddr, more = ['--write-stall', '1s', '--advertise', '500ms', '--deadline', '2s']) {
+  const flags = ['--public', publicAddr, '--admin', adminAddr, '--page-may-drain', '--idle-timeout', '3s', ...more];
+  flags.push('--otlp', `http://127.0.0.1:${receiver.address().port}`);
   const child = spawn(process.env.DEMO_BIN, flags, { stdio: ['ignore', 'pipe', 'ignore'] });
   let said = '';
   for await (const text of child.stdout.setEncoding('utf8').iterator({ destroyOnReturn: false })) {
@@ -56,7 +56,7 @@ const browser = await chromium.launch({
 });
 
 /** A page that notes what went wrong in it. Streams that are cut on purpose are told by the browser as errors of the network. */
-async function open(options = {}) {
+async function open(options = {}, state = 'active') {
   const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
   const page = await context.newPage();
   page.problems = [];
@@ -70,7 +70,7 @@ async function open(options = {}) {
     addEventListener('securitypolicyviolation', (event) => reportViolation(`${event.violatedDirective} ${event.blockedURI}`)),
   );
   await page.goto(url);
-  await page.getByText('The server is serving.').waitFor();
+  await page.locator(`#state[data-state=${state}]`).waitFor();
   return page;
 }
 
@@ -111,13 +111,31 @@ await until(() => tracedChunks.includes(chunks));
 check('the trace has as many chunks', chunks > 20 && tracedChunks.includes(chunks), `${chunks} not in ${tracedChunks}`);
 equal('a chat leaves no error', page.problems, []);
 
+// The same with a connection that is cut
+const whole = await answer.locator('.answer').textContent();
+const cut = page.getByRole('switch', { name: 'Cut the connection in the middle of the answer' });
+await cut.focus();
+await page.keyboard.press('Space');
+await input.focus();
+await page.keyboard.press('Enter');
+const resumed = page.locator('#answers article').nth(1);
+equal('a chat whose connection is cut is complete', await verdict(resumed), 'complete');
+check('it says that it was cut', /went on where it was/.test(await resumed.locator('.verdict').textContent()), await resumed.textContent());
+equal('its text is that of the whole one', await resumed.locator('.answer').textContent(), whole);
+equal('it has as many chunks', Number(await fact(resumed, 'chunks')), chunks);
+equal('it was cut in the middle', await fact(resumed, 'cut after'), '12 chunks');
+check('by two requests', (await fact(resumed, 'resumed by')) !== (await fact(resumed, 'request id')), await resumed.textContent());
+await cut.uncheck();
+equal('a connection that is cut leaves no error', page.problems, []);
+
 // What each button says on either side
 const EXPECTED = {
   'Panic in mid-stream': ['failed', 'cut', /panic.*[0-9a-f-]{36}/, /no reason/],
   'Error in mid-stream': ['failed', 'cut', /[0-9a-f-]{36}/, /no reason/],
   'Corrupt download': ['cut', 'mismatch', /withheld/, /took it for a complete/],
   Hang: ['failed', 'left', /timeout/, /gave up/],
-  'Slow reader': ['counted', 'unknown', /aborted/, /no figure/],
+  'Slow reader': ['slow_reader', 'cut', /“slow_reader”, 0 before, 1 now/, /no figure/],
+  'Lost connection': ['resumed', 'restarted', /40 words, none missing, none twice/, /\d+ words came twice/],
 };
 const cards = Object.keys(EXPECTED).map((name) => [name, page.getByRole('article', { name, exact: true })]);
 async function press(name) {
@@ -141,8 +159,11 @@ for (const [name, card] of cards) {
 const events = page.getByRole('article', { name: 'Panic in mid-stream' }).locator('[data-side=layered]');
 equal('the last event, which is not of the handler, is no chunk', await events.locator('.strip rect').count(), 6);
 // The only errors are those of the requests that were broken.
-const broken = page.problems.filter((problem) => !/net::ERR_\S+.*\((\S*\/(fail|promise|bytes)\?\S*)?\)/.test(problem));
+const broken = page.problems.filter((problem) => !/net::ERR_\S+.*\((\S*\/(fail|promise|bytes|story)\?\S*)?\)/.test(problem));
 equal('nothing else went wrong', broken, []);
+const runs = (side) => page.getByRole('article', { name: 'Lost connection' }).locator(`[data-side=${side}] .facts [data-name="runs of the handler"] dd`);
+equal('a resumed story is of one run of its handler', await runs('layered').textContent(), '1');
+equal('and a request that is sent again starts another', await runs('bare').textContent(), '2');
 
 // The live figures
 const figure = (name) => page.locator(`#figures [data-name="${name}"] dd`).textContent();
@@ -152,7 +173,7 @@ check('the heat map has columns for the indexes of chunks', (await page.locator(
 
 // Everybody can use it
 const names = await page.getByRole('button').evaluateAll((buttons) => buttons.map((button) => button.getAttribute('aria-label') ?? button.textContent));
-equal('each button has a name of its own', new Set(names).size, 7);
+equal('each button has a name of its own', new Set(names).size, 8);
 check('and none is without', names.every((name) => name.trim().length > 0), names);
 await page.locator('body').press('Home');
 await page.evaluate(() => document.activeElement.blur());
@@ -230,11 +251,28 @@ await page.waitForFunction(() => document.getElementById('state').dataset.state 
 equal('the page says that the server is gone', await state.textContent(), 'The server does not answer. This page tries again until it is back.');
 await page.locator('#chat').getByRole('button').click();
 equal('a question that nobody answers says so', await verdict(page.locator('#answers article').last()), 'cut');
-await startDemo(server.at, server.admin);
+const second = await startDemo(server.at, server.admin, ['--advertise', '60s', '--deadline', '90s']);
 await page.getByText('The server is serving.').waitFor();
 check('the page comes back with the server', true);
 await page.locator('#chat').getByRole('button').click();
 equal('and so does the chat', await verdict(page.locator('#answers article').last()), 'complete');
+
+// The stall guard waits 30 s by default, and the page less
+EXPECTED['Slow reader'] = ['counted', 'unknown', /aborted/, /no figure/];
+await press('Slow reader');
+await compare('Slow reader', page.getByRole('article', { name: 'Slow reader' }));
+
+// A page that is opened while the server drains; then the server dies
+await page.evaluate(() => fetch('/drain', { method: 'POST' }));
+const late = await open({}, 'draining');
+check('a page that is opened during a drain says so', /draining|shuts down/.test(await late.locator('#state').textContent()), await late.locator('#state').textContent());
+second.child.kill('SIGKILL');
+await late.locator('#state[data-state=gone]').waitFor();
+await late.getByRole('button', { name: 'Try it: Panic in mid-stream' }).click();
+equal('a button says that the server is gone', await verdict(late.locator('#break-panic [data-side=layered]')), 'cut');
+await startDemo(server.at, server.admin);
+await late.locator('#state[data-state=active]').waitFor();
+check('a page that was opened during a drain comes back', true);
 
 await browser.close();
 receiver.close();

@@ -154,6 +154,10 @@ async fn live_figures_follow_what_the_server_does() -> Outcome {
     );
     assert_eq!(idle["first_chunk_ms"]["p50"], Value::Null);
     assert_eq!(idle["may_drain"], false);
+    assert_eq!(
+        (&idle["slow_readers"], &idle["write_stall_ms"]),
+        (&0.0.into(), &30_000.into())
+    );
 
     let get = |target: &'static str| send(server.public_addr(), Request::get(target));
     get("/events?count=9&interval_ms=1").await?;

@@ -10,6 +10,7 @@ use axum::http::Request;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower::Service;
+use tower_stream_core::FaultKind;
 
 use crate::State;
 
@@ -38,7 +39,7 @@ pub(crate) fn live(state: &State) -> Value {
     let samples = || metrics.lines().filter_map(Sample::parse);
     let mut outcomes =
         BTreeMap::from(["complete", "aborted", "error", "panic"].map(|name| (name, 0.0)));
-    let mut active = 0.0;
+    let (mut active, mut slow_readers) = (0.0, 0.0);
     let mut first_chunk = Histogram::default();
     let mut gap = Histogram::default();
     let mut by_index: BTreeMap<u64, Histogram> = BTreeMap::new();
@@ -55,6 +56,9 @@ pub(crate) fn live(state: &State) -> Value {
                 let outcome = sample.label("outcome").unwrap_or_default();
                 if let Some(count) = outcomes.get_mut(outcome) {
                     *count += sample.value;
+                }
+                if sample.label("error_type") == Some(FaultKind::SlowReader.as_str()) {
+                    slow_readers += sample.value;
                 }
             }
             "http_server_response_time_to_first_chunk_seconds_bucket" => first_chunk.add(&sample),
@@ -77,11 +81,13 @@ pub(crate) fn live(state: &State) -> Value {
         "active": active,
         "connections": state.connections.open(),
         "outcomes": outcomes,
+        "slow_readers": slow_readers,
         "first_chunk_ms": first_chunk.quantiles(),
         "gap_ms": gap.quantiles(),
         "gaps_by_index": { "upper_ms": bounds, "rows": rows },
         "may_drain": state.args.page_may_drain,
         "idle_timeout_ms": state.args.idle_timeout.as_millis() as u64,
+        "write_stall_ms": state.args.write_stall.as_millis() as u64,
     });
     if let (Value::Object(figures), Value::Object(streams)) = (&mut figures, streams) {
         figures.extend(streams);

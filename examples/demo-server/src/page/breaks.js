@@ -2,7 +2,7 @@
 
 import { latest, nextFigures } from './live.js';
 import { md5 } from './md5.js';
-import { Result, failureOf, millis, read, seconds } from './read.js';
+import { Result, failureOf, millis, pause, read, seconds } from './read.js';
 
 const SIDES = { layered: '', bare: '/bare' };
 
@@ -89,15 +89,32 @@ async function hang(sides) {
   const [layered, bare] = ['layered', 'bare'].map((name) => sides.find(({ side }) => side === name));
   const open = events(bare.result, bare.prefix + url, { signal: leave.signal });
   await events(layered.result, layered.prefix + url);
-  setTimeout(() => leave.abort(), 2000);
+  await pause(2000);
+  leave.abort();
   await open;
 }
 
 const HELD = 6000;
+/** More than is buffered on the way of a stream that its client does not read (Chromium: some 70 MB). */
+const BUFFERED = 400_000_000;
 
-/** Takes the first part of a large download and then reads no more. */
+/** How many streams the server has ended or seen leaving, and how many of them because their client did not read. */
+const counts = () => ({ aborted: latest()?.outcomes.aborted ?? 0, slow: latest()?.slow_readers ?? 0 });
+
+/** Waits until a figure of the server has grown, `ms` at most. */
+async function grown(figure, ms) {
+  const before = counts()[figure];
+  const until = performance.now() + ms;
+  while (counts()[figure] === before && performance.now() < until) await Promise.race([nextFigures(), pause(1000)]);
+}
+
+/** Takes the first part of a large download and reads no more, until the server ends it or this page leaves. */
 async function slow(sides) {
-  const before = latest()?.outcomes.aborted ?? 0;
+  const before = counts();
+  const stall = latest()?.write_stall_ms ?? 0;
+  const guarded = stall > 0 && stall < HELD;
+  // What the server sends meanwhile waits in the buffers of both, and the server's clock begins when they are full.
+  const held = guarded ? grown('slow', stall + 4 * HELD) : pause(HELD);
   await Promise.all(
     sides.map(async ({ result, prefix }) => {
       const leave = new AbortController();
@@ -105,31 +122,78 @@ async function slow(sides) {
         const response = await fetch(`${prefix}/bytes?size=4000000000&chunk=65536&length=0`, { signal: leave.signal, cache: 'no-store' });
         result.fact('request id', response.headers.get('x-request-id') ?? 'none');
         const reader = response.body.getReader();
-        const { value } = await reader.read();
+        let { value } = await reader.read();
         result.chunk();
         result.fact('bytes read', value.length);
         result.wait('Not reading.');
-        // What the server sends meanwhile waits in the buffers of both.
-        const left = new Promise((resolve) => setTimeout(resolve, HELD, 'left'));
-        const ended = await Promise.race([left, reader.closed.then(() => 'whole', () => 'cut')]);
+        await held;
         result.fact('held for', seconds(performance.now() - result.started));
-        if (ended === 'cut') result.conclude('cut', 'good', 'The server ended the stream of a client that does not read.');
-        else result.wait('This page closes the connection.');
+        result.cut = false;
+        // A browser learns of the end only when it reads on.
+        for (let bytes = 0; guarded && value && bytes < BUFFERED; bytes += value?.length ?? 0) ({ value } = await reader.read());
+        result.wait('This page closes the connection.');
       } catch (error) {
-        result.conclude('cut', 'bad', `The request failed: ${error.message}.`);
+        if (result.cut === undefined) result.conclude('cut', 'bad', `The request failed: ${error.message}.`);
+        result.cut = true;
       }
       leave.abort();
     }),
   );
-  let after = before;
-  for (let tries = 0; tries < 5 && after === before; tries += 1) after = (await nextFigures()).outcomes.aborted;
+  if (counts().aborted === before.aborted) await grown('aborted', HELD);
+  const now = counts();
   for (const { side, result } of sides) {
     if (result.verdict.dataset.verdict) continue;
-    if (side === 'layered' && after > before) {
-      result.conclude('counted', 'good', `The server knows that this client left: outcome “aborted”, ${before} before, ${after} now.`);
-    } else if (side === 'layered') result.conclude('unknown', 'bad', 'The server does not count this stream.');
-    else result.conclude('unknown', 'bad', 'The client left, and no figure of the server says that there was such a stream.');
+    const how = result.cut ? 'The server ended the stream of a client that does not read' : 'The client left';
+    if (side === 'bare') result.conclude(result.cut ? 'cut' : 'unknown', 'bad', `${how}, and no figure of the server says that there was such a stream.`);
+    else if (result.cut && now.slow > before.slow) {
+      result.conclude('slow_reader', 'good', `${how}, and counts it: outcome “aborted”, error type “slow_reader”, ${before.slow} before, ${now.slow} now.`);
+    } else if (!result.cut && now.aborted > before.aborted) {
+      result.conclude('counted', 'good', `The server knows that this client left: outcome “aborted”, ${before.aborted} before, ${now.aborted} now.`);
+    } else result.conclude('unknown', 'bad', `${how}, and the server does not count it.`);
   }
+}
+
+const WORDS = 40;
+const KEPT = 12;
+
+/** Loses the connection in the middle of a story, and asks for the rest as an `EventSource` does. */
+async function lost(sides) {
+  await Promise.all(
+    sides.map(async ({ result, prefix }) => {
+      const url = `${prefix}/story?words=${WORDS}&interval_ms=60`;
+      const leave = new AbortController();
+      const seen = [];
+      const runs = new Set();
+      let last = '';
+      let cut = false;
+      const onRecord = (record) => {
+        // What was received together with the last word is lost with the connection.
+        if (cut || record.event !== 'message') return;
+        const { n, run } = JSON.parse(record.data);
+        seen.push(n);
+        runs.add(run);
+        last = record.id;
+        result.chunk();
+        if (seen.length === KEPT && runs.size === 1) {
+          cut = true;
+          leave.abort();
+        }
+      };
+      await read(url, { signal: leave.signal, onRecord });
+      cut = false;
+      result.wait('The connection is lost.');
+      await pause(600);
+      const headers = last ? { 'last-event-id': last } : {};
+      const end = await read(url, { headers, onRecord });
+      result.streamFacts(end.headers);
+      result.fact('runs of the handler', runs.size);
+      const twice = seen.length - new Set(seen).size;
+      if (end.ended !== 'whole' || end.status !== 200) result.conclude('cut', 'bad', 'The rest did not come.');
+      else if (runs.size === 1 && seen.length === WORDS && seen.every((n, i) => n === i)) {
+        result.conclude('resumed', 'good', `The story went on where it was: ${WORDS} words, none missing, none twice.`);
+      } else result.conclude('restarted', 'bad', `The story began again: ${twice} words came twice.`);
+    }),
+  );
 }
 
 /** Opens a stream on both sides and then tells the server to stop. */
@@ -152,7 +216,8 @@ const BREAKS = [
   ['error', 'Error in mid-stream', 'The body returns an error after 6 events.', failing('error-body')],
   ['corrupt', 'Corrupt download', 'The last bytes do not match the MD5 that the handler declared.', corrupt],
   ['hang', 'Hang', 'The handler sends 3 events and then nothing more.', hang],
-  ['slow', 'Slow reader', `This page opens a download of 4 GB, reads one part of it, and leaves after ${HELD / 1000} s.`, slow],
+  ['slow', 'Slow reader', `This page opens a download of 4 GB and reads one part of it. With --write-stall 2s the server ends it; else this page leaves after ${HELD / 1000} s.`, slow],
+  ['lost', 'Lost connection', `The connection is cut after ${KEPT} of ${WORDS} words, and the request sent again with the id of the last event, as an EventSource does.`, lost],
   ['drain', 'Drain', 'A deploy: the server is told to stop while both streams are open. It then has to be started again.', drain],
 ];
 

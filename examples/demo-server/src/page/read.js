@@ -4,7 +4,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 const GAPS = [10, 50, 100, 250, 1000];
 
 /**
- * Sends a request and calls `onRecord({event, data})` for each server-sent event, as it comes, or `onBytes(chunk)` for each part
+ * Sends a request and calls `onRecord({event, data, id})` for each server-sent event, as it comes, or `onBytes(chunk)` for each part
  * of another body. Resolves when the response has ended, and never rejects:
  * `{status, headers, ended: 'whole' | 'cut' | 'left', error}`.
  */
@@ -31,6 +31,7 @@ export async function read(url, { onHead, onRecord, onBytes, ...options }) {
 function eventParser(onRecord) {
   const decoder = new TextDecoder();
   let rest = '';
+  let id = '';
   return (bytes) => {
     rest += decoder.decode(bytes, { stream: true });
     const blocks = rest.split(/\r\n\r\n|\n\n|\r\r/);
@@ -40,9 +41,11 @@ function eventParser(onRecord) {
       for (const line of block.split(/\r\n|\n|\r/)) {
         const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
         if (field === 'event') record.event = value;
+        if (field === 'id') id = value;
         if (field === 'data') record.data = record.data === null ? value : `${record.data}\n${value}`;
       }
-      if (record.data !== null) onRecord(record);
+      // The id of an event is the last one that the stream has sent, also in a block without data.
+      if (record.data !== null) onRecord({ ...record, id });
     }
   };
 }
@@ -134,6 +137,8 @@ export function showFact(list, name, value) {
 }
 
 export const millis = (ms) => (ms === null ? 'none yet' : ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${Math.round(ms)} ms` : seconds(ms));
+export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
 export const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
 /** A failure in the form of the stream: the last event says what happened. */

@@ -1,5 +1,7 @@
 //! A server that speaks each dialect and ends as it is told: `/{dialect}/{ending}/...`. For `tests/clients`.
 //!
+//! `own` is a dialect as an application defines it for itself, for clients that read any server-sent events.
+//!
 //! Endings: `whole`; `failed` (the body fails in the middle); `incomplete` (it ends cleanly without its last record);
 //! `drained` (the server shuts down in the middle); `late` (the body fails behind the last record).
 //!
@@ -13,18 +15,19 @@ use axum::{
     body::Body,
     extract::{Path, Request, State},
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
     routing::{any, post},
 };
 use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_stream::{
     StreamStack,
     coalesce::CoalesceLayer,
     compress::CompressLayer,
-    core::Dialect,
+    core::{Dialect, StreamKind},
     drain::Drain,
     errors::{DialectLayer, ErrorWriterLayer},
 };
@@ -98,6 +101,16 @@ fn script(name: &str) -> Option<Script> {
                 "{\"model\":\"m\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\"}\n",
             ],
         ),
+        "own" => (OWN, SSE, &["data: a\n\n", "data: b\n\n", "data: [END]\n\n"]),
+        // The id is that of the request, see `rpc`.
+        "mcp" => (
+            Dialect::MCP,
+            SSE,
+            &[
+                "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":\"Hi\"}}\n\n",
+                "event: message\ndata: {\"jsonrpc\":\"2.0\",\"id\":ID,\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"!\"}],\"isError\":false}}\n\n",
+            ],
+        ),
         _ => return None,
     };
     Some(Script {
@@ -107,17 +120,26 @@ fn script(name: &str) -> Option<Script> {
     })
 }
 
+/// The last record and errors are events without a name, which every client delivers.
+const OWN: Dialect = Dialect::new("own", StreamKind::Sse)
+    .with_last_record("[END]", |record| *record.data() == *b"[END]")
+    .with_error(|report| format!("data: {}\n\n", json!({ "error": report.message() })));
+
 /// What the handler gives. The pause is for the client, which is to have read each record before the next one.
-fn stream_of(script: &Script, ending: &str) -> Body {
-    let records = script.records;
+fn stream_of(script: &Script, id: &str, ending: &str) -> Body {
+    let records: Vec<_> = script
+        .records
+        .iter()
+        .map(|record| record.replacen("ID", id, 1))
+        .collect();
     let given = match ending {
         "failed" | "drained" => 1,
         "incomplete" => records.len() - 1,
         _ => records.len(),
     };
-    let given = stream::iter(&records[..given]).then(|record| async move {
+    let given = stream::iter(records.into_iter().take(given)).then(|record| async move {
         tokio::time::sleep(Duration::from_millis(5)).await;
-        Ok::<_, io::Error>(*record)
+        Ok::<_, io::Error>(record)
     });
     let failure = stream::once(async {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -130,13 +152,47 @@ fn stream_of(script: &Script, ending: &str) -> Body {
     }
 }
 
-async fn answer(request: Request) -> Response {
+/// What a client of the Model Context Protocol asks before it calls a tool. `Err`: a call, with its id.
+async fn rpc(request: &mut Request) -> Result<Response, String> {
+    let body = std::mem::take(request.body_mut());
+    let body = axum::body::to_bytes(body, 1 << 20)
+        .await
+        .unwrap_or_default();
+    let message: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let result = match message["method"].as_str() {
+        Some("initialize") => json!({
+            "protocolVersion": message["params"]["protocolVersion"],
+            "capabilities": { "tools": {}, "logging": {} },
+            "serverInfo": { "name": "s", "version": "1" },
+        }),
+        Some("tools/list") => {
+            json!({ "tools": [{ "name": "t", "inputSchema": { "type": "object" } }] })
+        }
+        Some("tools/call") => return Err(message["id"].to_string()),
+        // A notification, or the GET and DELETE of a session, of which there are none.
+        Some(_) => return Ok(StatusCode::ACCEPTED.into_response()),
+        None => return Ok(StatusCode::METHOD_NOT_ALLOWED.into_response()),
+    };
+    let response = json!({ "jsonrpc": "2.0", "id": message["id"], "result": result });
+    let content_type = [("content-type", "application/json")];
+    Ok((content_type, response.to_string()).into_response())
+}
+
+async fn answer(mut request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let mut segments = path.split('/').skip(1);
     let script = segments.next().and_then(script);
     let (Some(script), Some(ending)) = (script, segments.next()) else {
-        return StatusCode::NOT_FOUND.into_response();
+        // Also for Chromium, which needs a page of this origin to read from.
+        return (StatusCode::NOT_FOUND, Html("<!doctype html>not found")).into_response();
     };
+    let mut id = String::new();
+    if script.dialect.name() == Dialect::MCP.name() {
+        match rpc(&mut request).await {
+            Ok(response) => return response,
+            Err(of_call) => id = of_call,
+        }
+    }
     // of this request alone
     let drain = Drain::builder()
         .advertise(Duration::ZERO)
@@ -149,7 +205,7 @@ async fn answer(request: Request) -> Response {
         .layer(drain.farewell())
         .service(service_fn(async |_: Request| {
             let content_type = [("content-type", script.content_type)];
-            let body = stream_of(&script, ending);
+            let body = stream_of(&script, &id, ending);
             Ok::<_, Infallible>((content_type, body).into_response())
         }));
     let Ok(response) = service.oneshot(request).await;

@@ -1,10 +1,13 @@
 """What each vendor's SDK (PyPI) concludes of each ending of a stream in its dialect: see crates/errors/src/endings.md."""
 
+import asyncio
 import os
 from importlib.metadata import version
 from pathlib import Path
 
 import anthropic
+import mcp
+import mcp.client.streamable_http
 import ollama
 import openai
 from check import check
@@ -55,12 +58,27 @@ def gemini(url: str) -> bool:
     return finish == "STOP"
 
 
+def mcp_call(url: str) -> bool:
+    async def call() -> bool:
+        async with mcp.client.streamable_http.streamable_http_client(url) as streams:
+            async with mcp.ClientSession(*streams[:2]) as session:
+                await session.initialize()
+                return (await session.call_tool("t", {})).content[0].text == "!"
+
+    # A request whose answer never comes would wait for ever: that is not raised by the client.
+    try:
+        return asyncio.run(asyncio.wait_for(call(), 20))
+    except TimeoutError:
+        return False
+
+
 lines = TABLE.read_text().splitlines()
 for dialect, path, package, ask in [
     ("OpenAI chat", "openai-chat", "openai", openai_chat),
     ("OpenAI responses", "openai-responses", "openai", openai_responses),
     ("Anthropic", "anthropic", "anthropic", anthropic_messages),
     ("Gemini", "gemini", "google-genai", gemini),
+    ("MCP", "mcp", "mcp", mcp_call),
     ("Ollama", "ollama", "ollama", ollama_chat),
 ]:
     seen = []

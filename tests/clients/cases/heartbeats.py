@@ -1,12 +1,8 @@
 # What real clients make of each form of heartbeat, in the dialect that each reads: the table in crates/heartbeat/README.md.
 # debian: chromium
-import json
 import os
 import pathlib
-import re
-import subprocess
 import sys
-import urllib.parse
 
 HERE = pathlib.Path(__file__).parent.parent
 ROOT = HERE.parent.parent
@@ -14,32 +10,11 @@ sys.path.insert(0, str(HERE / "heartbeats"))
 
 import clients
 import server
-from check import check, equal
+from check import equal
+from readers import crates, node, rust, seen_by
 
 README = ROOT / "crates/heartbeat/README.md"
 START, END = "<!-- clients: start -->\n", "<!-- clients: end -->\n"
-
-
-def reader(*command: object) -> subprocess.Popen:
-    return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
-
-
-def seen_by(name: str, process: subprocess.Popen) -> dict:
-    out, _ = process.communicate(timeout=100)
-    check(f"{name} reads to its end", process.returncode == 0, process.returncode)
-    return json.loads(out)
-
-
-def rust_binary() -> pathlib.Path:
-    binary = pathlib.Path(os.environ["DEMO_BIN"]).parent / "sse-clients"
-    if not binary.exists():
-        subprocess.run(["cargo", "build", "--quiet", "-p", "e2e", "--bin", "sse-clients"], cwd=ROOT, check=True)
-    return binary
-
-
-def crates(seen: dict) -> dict:
-    versions = dict(re.findall(r'name = "([^"]+)"\nversion = "([^"]+)"', (ROOT / "Cargo.lock").read_text()))
-    return {f"{name} {versions[name]} (crate)": found for name, found in seen.items()}
 
 
 def verdict(got: list[str]) -> str:
@@ -57,7 +32,7 @@ def verdict(got: list[str]) -> str:
 address = server.serve()
 targets = server.targets(address)
 urls = [url for _, _, url in targets]
-readers = [reader("node", HERE / "heartbeats/clients.mjs", *urls), reader(rust_binary(), *urls)]
+readers = [node(*urls), rust(*urls)]
 found = clients.read_all(targets)
 for others in (seen_by("node", readers[0]), crates(seen_by("Rust", readers[1]))):
     for name, seen in others.items():

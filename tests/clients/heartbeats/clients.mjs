@@ -1,4 +1,5 @@
-// What the Node clients get of each form: URL... on the command line, one JSON object on stdout.
+// What the Node clients get of each form: URL... on the command line, one JSON object on stdout. After `--events` only those that
+// read any event stream.
 import { readFileSync } from 'node:fs';
 
 import Anthropic from '@anthropic-ai/sdk';
@@ -71,15 +72,19 @@ async function* parser(url) {
     onError: (error) => seen.push(`error: ${error.type}`),
   });
   const decoder = new TextDecoder();
-  for await (const bytes of (await fetch(`${url}/events`)).body) parser.feed(decoder.decode(bytes, { stream: true }));
+  const { body } = await fetch(`${url}/events`);
+  try {
+    for await (const bytes of body) parser.feed(decoder.decode(bytes, { stream: true }));
+  } catch (error) {
+    seen.push(`error: ${error.message}`);
+  }
   yield* seen;
 }
 
+const eventsOnly = process.argv[2] === '--events';
+const urls = process.argv.slice(eventsOnly ? 3 : 2);
 const CLIENTS = {
-  openai,
-  '@anthropic-ai/sdk': anthropic,
-  '@google/genai': genai,
-  ai,
+  ...(eventsOnly ? {} : { openai, '@anthropic-ai/sdk': anthropic, '@google/genai': genai, ai }),
   eventsource,
   'eventsource-client': client,
   'eventsource-parser': parser,
@@ -89,7 +94,7 @@ const found = {};
 for (const [name, read] of Object.entries(CLIENTS)) {
   const { version } = JSON.parse(readFileSync(new URL(`../node_modules/${name}/package.json`, import.meta.url)));
   const seen = (found[`${name} ${version} (npm)`] = []);
-  for (const url of process.argv.slice(2)) {
+  for (const url of urls) {
     const got = [];
     try {
       for await (const text of read(url)) got.push(text);
@@ -101,7 +106,6 @@ for (const [name, read] of Object.entries(CLIENTS)) {
 }
 
 // Chromium's own EventSource
-const urls = process.argv.slice(2);
 const browser = await chromium.launch({
   executablePath: '/usr/bin/chromium',
   args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'],

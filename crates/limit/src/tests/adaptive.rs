@@ -124,7 +124,7 @@ async fn it_counts_a_stream_until_its_first_chunk_however_that_ends() {
     assert_eq!(now(), (1, 2));
     drop(lost);
     assert_eq!(now(), (0, 1));
-    // The limit for all holds beside it.
+    // The limit for all holds beside it, and who waits for it is counted once, and not any more after it has left.
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut body = send(&service, get("/hang")).await.into_body();
@@ -133,6 +133,15 @@ async fn it_counts_a_stream_until_its_first_chunk_however_that_ends() {
     }
     assert_eq!((now(), limit.stats().limit), ((0, 3), 3));
     assert_eq!(send(&service, get("/")).await.status(), 503);
+    let mut left = Box::pin(send(&service, get("/")));
+    assert!(poll(&mut left).is_pending());
+    drop(left);
+    assert_eq!((now(), limit.stats().waiting), ((0, 3), 0));
+    let mut waits = Box::pin(send(&service, get("/")));
+    assert!(poll(&mut waits).is_pending());
+    open.clear();
+    assert_eq!(text(waits.await).await, "ab");
+    assert_eq!(now(), (0, 1));
     assert_eq!(limit.stats().refused_streams, 2);
 }
 

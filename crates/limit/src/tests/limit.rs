@@ -283,3 +283,20 @@ async fn the_routes_of_a_router_share_a_layer_and_a_layer_of_one_route_is_its_ow
     drop(open);
     assert_eq!((all.stats().in_use, one.stats().in_use), (0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_used_its_rate_is_not_forgotten_before_that_is_replenished() {
+    let limit = StreamLimitLayer::new()
+        .rate_per_key(Rate::per_minute(1))
+        .remember(2, Duration::from_secs(1));
+    let service = limit.layer(Origin::default());
+    assert_eq!(send(&service, from("10.0.0.1:1", "/")).await.status(), 200);
+    for n in 2..6 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        send(&service, from(&format!("10.0.0.{n}:1"), "/")).await;
+    }
+    assert_eq!(send(&service, from("10.0.0.1:1", "/")).await.status(), 429);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(send(&service, from("10.0.0.9:1", "/")).await.status(), 200);
+    assert_eq!(limit.stats().keys, 1);
+}

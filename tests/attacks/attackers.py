@@ -259,6 +259,52 @@ def stopped_readers(address: Address, count: int) -> Inactive:
     return clients
 
 
+def slow_bodies(address: Address, count: int) -> Inactive:
+    """HTTP/1.1 clients that send a byte of their request body, and then nothing."""
+    clients = Inactive()
+    for _ in range(count):
+        clients.add(connect(address, b"PUT /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nx"))
+    clients.watch.start()
+    return clients
+
+
+def stalled_stream(address: Address) -> object:
+    """An HTTP/2 client that reads all of its streams but one. How the stalled stream and its neighbours ended."""
+    client = H2Client(address)
+    client.connection.increment_flow_control_window(10_000_000)
+    stalled = client.begin("/bytes?size=1000000")
+    client.unread.add(stalled)
+    neighbours = [client.begin("/lines?count=60&interval_ms=100") for _ in range(9)]
+    while not client.ended.issuperset(neighbours):
+        if not client.step():
+            return "the connection was closed"
+    # Now its window opens. The stream is reset in place of the next bytes.
+    client.unread.clear()
+    client.connection.increment_flow_control_window(1_000_000, stalled)
+    client.flush()
+    while stalled not in client.reset and stalled not in client.ended:
+        if not client.step():
+            return "the connection was closed instead of the stream"
+    client.close()
+    whole = [client.body[stream].count(b"\n") for stream in neighbours]
+    return client.reset.get(stalled), whole
+
+
+def stalled_connection(address: Address) -> bool:
+    """An HTTP/2 client that lets the window of its connection run out, with two streams that have bytes and one that has none.
+    Whether the server closes the connection."""
+    client = H2Client(address)
+    client.begin("/events?count=0&interval_ms=600000")
+    for _ in range(2):
+        client.unread.add(client.begin("/bytes?size=1000000"))
+    try:
+        while client.step():
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
 def slowhttptest(url: str, mode: str, *options: str) -> tuple[str, int, int]:
     """Why it ended, after how many seconds, and how often it found the service not available."""
     command = ["slowhttptest", mode, "-u", url, *options]

@@ -23,7 +23,11 @@ HEADER_TIMEOUT = 3
 # The shortest that the server accepts without a warning: a slow reader may take nothing for some 18 s.
 WRITE_STALL = 20
 STOPPED_READERS = 50
+# Of a request body or a response in bytes per second, over this many seconds.
+MIN_RATE, RATE_OVER = 500, 20
+SLOW_BODIES = 20
 ENHANCE_YOUR_CALM = 11
+CANCEL = 8
 passed = failed = 0
 
 
@@ -89,12 +93,6 @@ def silences(demo: Demo) -> None:
         in_time(f"clients that send {name}", times, 20, HEADER_TIMEOUT)
 
 
-def slow_bodies(demo: Demo) -> None:
-    options = ["-c", "100", "-r", "100", "-i", "1", "-l", "5", "-t", "PUT", "-p", "10"]
-    _, _, unavailable = attackers.slowhttptest(demo.url("/upload"), "-B", *options)
-    equal("slow bodies: slowhttptest found the service available", unavailable, 0)
-
-
 def rapid_reset(demo: Demo) -> None:
     for path in ["/whoami", "/events?count=0"]:
         client = attackers.rapid_reset(demo.public, 10_000, path)
@@ -133,12 +131,19 @@ def patient_resets(demo: Demo) -> None:
 
 
 def plain() -> None:
-    demo = Demo("--header-timeout", f"{HEADER_TIMEOUT}s", "--write-stall", f"{WRITE_STALL}s", "--idle-timeout", "20m")
+    demo = Demo("--header-timeout", f"{HEADER_TIMEOUT}s", "--write-stall", f"{WRITE_STALL}s", "--idle-timeout", "20m", "--min-rate", str(MIN_RATE))
     first = demo.descriptors()
     h2load(demo.url("/whoami"))
     check("descriptors are as before the first client", wait_for(lambda: demo.descriptors() <= first), demo.descriptors())
     vanished = attackers.vanished(demo.public, 20)
     stopped_readers = attackers.stopped_readers(demo.public, STOPPED_READERS)
+    slow_bodies = attackers.slow_bodies(demo.public, SLOW_BODIES)
+    # 100 more, which send 8 bytes a second
+    trickling: list[tuple[str, int, int]] = []
+    options = ["-c", "100", "-r", "100", "-i", "1", "-x", "8", "-l", "60", "-t", "PUT", "-p", "10"]
+    url = demo.url("/upload")
+    trickler = threading.Thread(target=lambda: trickling.append(attackers.slowhttptest(url, "-B", *options)))
+    trickler.start()
     ended = threading.Event()
     healthy = [
         Background("reads 7 kB/s", slow_reader, demo.public, 210_000, 7_000),
@@ -148,10 +153,9 @@ def plain() -> None:
         Background("sends nothing between two requests", idle, demo.public, 4 * HEADER_TIMEOUT),
         Background("answers PINGs and has a quiet stream", quiet_http2, demo.public, ended),
     ]
-    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 26 + STOPPED_READERS), demo.descriptors())
+    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 126 + STOPPED_READERS + SLOW_BODIES), demo.descriptors())
     attacked("slow heads", demo, lambda: slow_heads(demo))
     attacked("silence", demo, lambda: silences(demo))
-    attacked("slow bodies", demo, lambda: slow_bodies(demo))
     memory = []
     attacked("cancelled streams", demo, lambda: patient_resets(demo))
     fast = [rapid_reset, continuation_flood, large_heads, garbage]
@@ -169,6 +173,13 @@ def plain() -> None:
     stopped_readers.watch.join(60)
     in_time("readers that stop", stopped_readers.closed, STOPPED_READERS, WRITE_STALL)
     equal("readers that stop: all are counted as slow_reader, and nobody else", demo.slow_readers(), STOPPED_READERS)
+    slow_bodies.watch.join(60)
+    in_time("clients that send a byte of a body", slow_bodies.closed, SLOW_BODIES, RATE_OVER)
+    trickler.join()
+    status, seconds, unavailable = trickling[0]
+    equal("slow bodies: slowhttptest has lost all connections", status, "No open connections left")
+    check("slow bodies: in time", RATE_OVER <= seconds <= RATE_OVER + 9, f"{seconds} s")
+    equal("slow bodies: it found the service available", unavailable, 0)
     vanished.watch.join(60)
     in_time("HTTP/2 clients that vanish", vanished.closed, 20, 40)
     ended.set()
@@ -189,14 +200,27 @@ def slow_reads() -> None:
         url = demo.url("/bytes?size=8000000")
         attacker = threading.Thread(target=lambda: results.append(attackers.slowhttptest(url, "-X", *options)))
         attacker.start()
+        ends: dict[str, object] = {}
+        clients = {"stream": attackers.stalled_stream, "connection": attackers.stalled_connection}
+        stalled = [
+            threading.Thread(target=lambda name=name, client=client: ends.update({name: client(demo.public)}))
+            for name, client in clients.items()
+        ]
+        for thread in stalled:
+            thread.start()
         # slowhttptest does not notice that its connections are reset, so the server is asked.
-        wait_for(lambda: demo.slow_readers() >= 100 or not attacker.is_alive())
+        wait_for(lambda: demo.slow_readers() >= 103 or not attacker.is_alive())
         check("slow reads: all connections are reset while slowhttptest still reads", attacker.is_alive(), demo.slow_readers())
         attacker.join()
+        for thread in stalled:
+            thread.join(60)
+        whole = (CANCEL, [60] * 9)
+        equal("slow reads: one stalled stream is reset, and its nine neighbours are whole", ends.get("stream"), whole)
+        equal("slow reads: a connection whose window is used up is closed", ends.get("connection"), True)
         equal("slow reads: it found the service available", [unavailable for _, _, unavailable in results], [0])
 
     attacked("slow reads", demo, attack)
-    equal("slow reads: slow_reader is why, and of nobody else", demo.slow_readers(), 100)
+    equal("slow reads: slow_reader is why, and of nobody else", demo.slow_readers(), 103)
     stopped(demo)
 
 

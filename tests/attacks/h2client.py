@@ -23,7 +23,9 @@ class H2Client:
         self.status: dict[int, str] = {}
         self.body: dict[int, bytes] = {}
         self.ended: set[int] = set()
-        self.reset: set[int] = set()
+        self.reset: dict[int, int] = {}
+        # Streams whose windows this client does not open again, and neither that of the connection for them.
+        self.unread: set[int] = set()
         self.flush()
 
     def flush(self) -> None:
@@ -59,11 +61,12 @@ class H2Client:
                     self.status[event.stream_id] = dict(event.headers)[":status"]
                 case DataReceived():
                     self.body[event.stream_id] += event.data
-                    self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    if event.stream_id not in self.unread:
+                        self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 case StreamEnded():
                     self.ended.add(event.stream_id)
                 case StreamReset():
-                    self.reset.add(event.stream_id)
+                    self.reset[event.stream_id] = event.error_code
                 case ConnectionTerminated():
                     self.goaway = event.error_code
         if self.goaway is None:

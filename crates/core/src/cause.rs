@@ -43,6 +43,8 @@ pub enum FaultKind {
     /// The client stopped reading the response, or read it too slowly, and the server ended the request. The response
     /// cannot be sent, so the client does not learn why.
     SlowReader,
+    /// The client sent the request body from which the response is made too slowly, and the server ended it.
+    SlowUpload,
     /// The response was sent completely and has this gRPC status, which is not 0: in its trailers, in its head
     /// (Trailers-Only) or in a gRPC-Web trailer frame. The name is that of the status, for example `NOT_FOUND`.
     Grpc(u8),
@@ -68,6 +70,7 @@ impl FaultKind {
             Self::Cancelled => "cancelled",
             Self::ProducerLost => "producer_lost",
             Self::SlowReader => "slow_reader",
+            Self::SlowUpload => "slow_upload",
             Self::Grpc(code) => grpc::status_name(code),
             Self::Other => "_OTHER",
         }
@@ -90,6 +93,7 @@ impl FaultKind {
             Self::Cancelled,
             Self::ProducerLost,
             Self::SlowReader,
+            Self::SlowUpload,
             Self::Other,
         ];
         kinds.into_iter().find(|kind| kind.as_str() == name)
@@ -97,7 +101,7 @@ impl FaultKind {
 
     /// Returns whether the failure is an error of the server, as OpenTelemetry decides the status of a server span.
     ///
-    /// A disconnected client, one that does not read, and a drain are not. Of the gRPC statuses, those of
+    /// A disconnected client, one that is too slow, and a drain are not. Of the gRPC statuses, those of
     /// [`grpc::is_server_error`] are; NOT_FOUND, for example, is not.
     #[must_use]
     pub const fn is_server_error(self) -> bool {
@@ -112,8 +116,12 @@ impl FaultKind {
     pub const fn outcome(self) -> Outcome {
         match self {
             Self::Panic => Outcome::Panic,
-            // Not a failure: the client was asked to reconnect, it disconnected, cancelled, or did not read.
-            Self::Drain | Self::ClientLeft | Self::Cancelled | Self::SlowReader => Outcome::Aborted,
+            // Not a failure: the client was asked to reconnect, it disconnected, cancelled, or was too slow.
+            Self::Drain
+            | Self::ClientLeft
+            | Self::Cancelled
+            | Self::SlowReader
+            | Self::SlowUpload => Outcome::Aborted,
             _ => Outcome::Error,
         }
     }

@@ -4,6 +4,7 @@ pub mod boundary;
 mod cause;
 mod delivery;
 mod dialect;
+mod drop_cause;
 mod end;
 mod exchange;
 mod expected_digest;
@@ -28,6 +29,7 @@ pub use self::{
     cause::{Cause, FaultKind, StreamError, chosen_reset},
     delivery::{Delivery, declared_length},
     dialect::{Dialect, ErrorReport, KeepAlive, Record},
+    drop_cause::drop_for,
     end::{Outcome, StreamEnd},
     exchange::{Claim, DrainHandle, DrainHold, Exchange},
     expected_digest::ExpectedDigest,

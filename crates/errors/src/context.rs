@@ -188,6 +188,9 @@ fn log(cause: &Cause) {
         FaultKind::SlowReader => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "the client stopped reading");
         }
+        FaultKind::SlowUpload => {
+            tracing::info!(target: "tower_stream_errors", outcome, kind, error, "the client sent too slowly");
+        }
         // The client caused it, as it causes a 404.
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");

@@ -88,8 +88,9 @@ impl Failure<'_> {
         self.cause.kind()
     }
 
-    /// The status that fits the kind: 504 for a timeout, 502 for a digest mismatch, 503 for a drain, 400 for a request
-    /// body that broke off, otherwise 500.
+    /// The status that fits the kind: 504 for a timeout, 502 for a digest mismatch, 503 for a drain, 408 for a request
+    /// body that was sent too slowly, 400 for one
+    /// that broke off, otherwise 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.kind() {
@@ -97,16 +98,18 @@ impl Failure<'_> {
             FaultKind::DigestMismatch => StatusCode::BAD_GATEWAY,
             FaultKind::Drain => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::ClientLeft => StatusCode::BAD_REQUEST,
+            FaultKind::SlowUpload => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    /// The gRPC status code that fits the kind: 4 for a timeout, 14 for a drain, 15 for a digest mismatch, 1 for a
-    /// request body that broke off or a client that does not read, otherwise 13 (`INTERNAL`).
+    /// The gRPC status code that fits the kind: 4 for a timeout and a slow request
+    /// body, 14 for a drain, 15 for a digest mismatch, 1 for a request body
+    /// that broke off or a client that does not read, otherwise 13 (`INTERNAL`).
     #[must_use]
     pub fn grpc_status(&self) -> u8 {
         match self.kind() {
-            FaultKind::Timeout => 4,
+            FaultKind::Timeout | FaultKind::SlowUpload => 4,
             FaultKind::Drain => 14,
             FaultKind::ClientLeft | FaultKind::SlowReader => 1,
             FaultKind::DigestMismatch => 15,

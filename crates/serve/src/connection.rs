@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Extensions, Method, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -20,9 +21,8 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+    service::{TowerToHyperService, TowerToHyperServiceFuture},
 };
-use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -32,19 +32,22 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tower_service::Service;
-use tower_stream_core::{BoxError, Cause, Exchange};
+use tower_stream_core::{BoxError, Cause, drop_for};
 use tower_stream_drain::{
     Drain,
     server::{Closing, RefusedStream, UnreadUpload},
 };
 
 use crate::{
-    activity::{Activity, ClientTimer, HeadTimer, Lateness},
+    activity::{Activity, HeadTimer, Lateness},
+    alarm::{Alarm, Deadline},
     aside::Aside,
-    linger::{Linger, Lingering},
+    client_io::ClientIo,
+    pace::Pace,
     preface::{Peeked, Version},
+    request_body::{RequestBody, is_conversation},
     settings::{FOR_EVER, Settings},
-    socket::{Abort, Socket},
+    socket::Socket,
     streams::{GuardedBody, Spawn, StreamGuard, Streams},
 };
 
@@ -58,114 +61,174 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 
 /// State shared by a connection and its requests.
 #[derive(Debug)]
-struct ConnectionHandle {
+pub(crate) struct ConnectionHandle {
     version: Version,
     activity: Arc<Activity>,
-    linger: Linger,
-    abort: Abort,
-    has_stall_guard: bool,
-    /// Of an HTTP/2 connection.
+    /// Of an HTTP/2 connection with a stall guard.
     streams: Option<Arc<Streams>>,
-    /// Of the last request of an HTTP/1 connection.
-    exchange: Mutex<Option<Exchange>>,
     /// Whether the connection should close. An HTTP/1 client is told by the next response.
     retired: AtomicBool,
     retire: Notify,
     requests: AtomicU64,
     max_requests: u64,
+    has_min_rate: bool,
 }
 
-/// Serves one connection to its end.
-pub(crate) async fn serve<I, A, S, B>(
-    io: I,
-    tcp: fn(&I) -> Option<&TcpStream>,
-    peer: A,
-    app: S,
-    settings: Arc<Settings>,
-    drain: Drain,
-) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+/// A connection that has just been accepted.
+pub(crate) struct Connection<A, S> {
+    pub(crate) peer: A,
+    pub(crate) app: S,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) drain: Drain,
+}
+
+impl<A, S, B> Connection<A, S>
+where
     A: Clone + Send + Sync + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let activity = Arc::new(Activity::new(&settings));
-    let io = Socket::new(io, tcp, Arc::clone(&activity), &settings);
-    let abort = io.abort();
-    let old_at = settings.max_age.and_then(|age| {
-        let age = Duration::try_from_secs_f64(jittered(age.as_secs_f64())).ok()?;
-        Instant::now().checked_add(age)
-    });
-    let mut timer = pin!(ClientTimer::new(Arc::clone(&activity)));
-    let peeked = tokio::select! {
-        biased;
-        peeked = Peeked::read(io) => peeked,
-        _ = timer.as_mut() => return trace_silence(),
-        () = first_request_is_late(&drain) => return,
-    };
-    let (io, version) = match peeked {
-        Ok(peeked) => peeked,
-        Err(error) => {
-            tracing::trace!(%error, "connection failed before its first request");
-            return;
+    /// Serves the connection to its end.
+    pub(crate) async fn serve<I>(self, io: I, tcp: fn(&I) -> Option<&TcpStream>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Arc::new(Activity::new(&self.settings));
+        let alarm = Alarm::new(Arc::clone(&activity));
+        let socket = Socket::new(io, tcp, activity, &self.settings);
+        #[cfg(feature = "tls")]
+        if let Some(config) = &self.settings.tls {
+            let accept = tokio_rustls::TlsAcceptor::from(Arc::clone(config)).accept(socket);
+            // Boxed: a connection without TLS should not be larger.
+            return Box::pin(self.handshake(accept, alarm)).await;
         }
-    };
-    let streams = (version == Version::Http2).then(|| Streams::new(Arc::clone(&activity)).into());
-    let handle = Arc::new(ConnectionHandle {
-        version,
-        activity: Arc::clone(&activity),
-        linger: Linger::default(),
-        abort,
-        has_stall_guard: settings.has_stall_guard(),
-        streams,
-        exchange: Mutex::default(),
-        // The first request may arrive when the connection is already old.
-        retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
-        retire: Notify::new(),
-        requests: AtomicU64::new(0),
-        max_requests: settings
-            .max_requests
-            .map_or(u64::MAX, |max| jittered(max as f64) as u64)
-            .max(1),
-    });
-    let io = TokioIo::new(Lingering::new(io, handle.linger.clone()));
-    let app = Guarded {
-        app: TowerToHyperService::new(Connected {
-            app,
-            peer,
-            handle: Arc::clone(&handle),
-        }),
-        handle: Arc::clone(&handle),
-    };
-    match &handle.streams {
-        None => {
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(HeadTimer(activity))
-                .header_read_timeout(FOR_EVER)
-                .max_header_size(settings.max_header_size)
-                .max_buf_size(settings.http1_buffer());
-            let connection = builder.serve_connection(io, app).with_upgrades();
-            run(connection, timer, &handle, old_at, &drain).await;
-        }
-        Some(streams) => {
-            let mut builder = http2::Builder::new(Spawn(Arc::clone(streams)));
-            builder
-                .enable_connect_protocol()
-                .timer(TokioTimer::new())
-                .keep_alive_interval(settings.ping_interval.map(|time| time.min(FOR_EVER)))
-                .keep_alive_timeout(settings.ping_timeout.min(FOR_EVER))
-                .max_header_list_size(settings.http2_header_list())
-                .max_send_buf_size(settings.http2_send_buffer())
-                .max_concurrent_streams(settings.max_concurrent_streams)
-                .max_pending_accept_reset_streams(settings.max_pending_resets);
-            let connection = builder.serve_connection(io, app);
-            run(connection, timer, &handle, old_at, &drain).await;
+        self.converse(socket, alarm).await;
+    }
+
+    #[cfg(feature = "tls")]
+    async fn handshake<I>(self, accept: tokio_rustls::Accept<Socket<I>>, mut alarm: Alarm<Activity>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let Some(stream) = begins(accept, &mut alarm, &self.drain).await {
+            self.converse(stream, alarm).await;
         }
     }
+
+    /// Speaks HTTP with a client.
+    async fn converse<I>(self, mut io: I, mut alarm: Alarm<Activity>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some((peeked, version)) = begins(Peeked::read(&mut io), &mut alarm, &self.drain).await
+        else {
+            return;
+        };
+        let settings = self.settings;
+        let activity = Arc::clone(alarm.of());
+        let began = activity.clock().began();
+        let old_at = settings.max_age.and_then(|age| {
+            let age = Duration::try_from_secs_f64(jittered(age.as_secs_f64())).ok()?;
+            began.checked_add(age)
+        });
+        let streams = || Arc::new(Streams::new(Arc::clone(&activity), &settings));
+        let handle = Arc::new(ConnectionHandle {
+            version,
+            activity: Arc::clone(&activity),
+            streams: (version == Version::Http2).then(streams),
+            // The first request may arrive when the connection is already old.
+            retired: AtomicBool::new(old_at.is_some_and(|at| at <= Instant::now())),
+            retire: Notify::new(),
+            requests: AtomicU64::new(0),
+            max_requests: settings
+                .max_requests
+                .map_or(u64::MAX, |max| jittered(max as f64) as u64)
+                .max(1),
+            has_min_rate: settings.min_rate.is_some(),
+        });
+        let io = TokioIo::new(ClientIo::new(io, peeked, Arc::clone(&activity)));
+        let app = ConnectedApp {
+            app: TowerToHyperService::new(self.app),
+            extensions: with_peer(self.peer),
+            handle: Arc::clone(&handle),
+        };
+        match &handle.streams {
+            None => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(HeadTimer(activity))
+                    .header_read_timeout(FOR_EVER)
+                    .max_header_size(settings.max_header_size)
+                    .max_buf_size(settings.http1_buffer());
+                let connection = builder.serve_connection(io, app).with_upgrades();
+                run(connection, alarm, &handle, old_at, &self.drain).await;
+            }
+            Some(streams) => {
+                let mut builder = http2::Builder::new(Spawn(Arc::clone(streams)));
+                builder
+                    .enable_connect_protocol()
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(settings.ping_interval.map(|time| time.min(FOR_EVER)))
+                    .keep_alive_timeout(settings.ping_timeout.min(FOR_EVER))
+                    .max_header_list_size(settings.http2_header_list())
+                    .max_send_buf_size(settings.http2_send_buffer())
+                    .max_concurrent_streams(settings.max_concurrent_streams)
+                    .max_pending_accept_reset_streams(settings.max_pending_resets);
+                let connection = builder.serve_connection(io, app);
+                run(connection, alarm, &handle, old_at, &self.drain).await;
+            }
+        }
+    }
+}
+
+/// Waits for the client to do the next step before its first request. Returns `None` if the connection ends before.
+async fn begins<T>(
+    step: impl Future<Output = io::Result<T>>,
+    alarm: &mut Alarm<Activity>,
+    drain: &Drain,
+) -> Option<T> {
+    let done = tokio::select! {
+        biased;
+        done = step => done,
+        _ = alarm => {
+            trace_silence();
+            return None;
+        }
+        () = first_request_is_late(drain) => return None,
+    };
+    match done {
+        Ok(done) => Some(done),
+        Err(error) => {
+            tracing::trace!(%error, "connection failed before its first request");
+            None
+        }
+    }
+}
+
+/// The extensions of each request, with room for those of axum's router and one layer.
+///
+/// A request gets a clone. It has the size of its original, so further insertions need not move the entries to a larger
+/// table, which costs more than the clone does.
+fn with_peer<A: Clone + Send + Sync + 'static>(peer: A) -> Extensions {
+    #[derive(Clone)]
+    struct Room<const N: usize>;
+
+    let mut extensions = Extensions::new();
+    extensions.insert(Room::<1>);
+    extensions.insert(Room::<2>);
+    extensions.insert(Room::<3>);
+    // One of the two, because each entry is an allocation per request. `PeerAddr::of` reads both.
+    #[cfg(feature = "axum")]
+    extensions.insert(axum::extract::ConnectInfo(peer));
+    #[cfg(not(feature = "axum"))]
+    extensions.insert(tower_stream_core::PeerAddr(peer));
+    extensions.remove::<Room<1>>();
+    extensions.remove::<Room<2>>();
+    extensions.remove::<Room<3>>();
+    extensions
 }
 
 /// A connection of either HTTP version.
@@ -210,21 +273,20 @@ enum Event {
 /// Drives a connection to its end.
 async fn run(
     connection: impl Shutdown,
-    timer: Pin<&mut ClientTimer>,
+    mut alarm: Alarm<Activity>,
     handle: &ConnectionHandle,
     old_at: Option<Instant>,
     drain: &Drain,
 ) {
-    let mut connection = pin!(connection);
+    let mut connection = pin!(Some(connection));
     let mut told = pin!(told_to_close(handle, old_at, drain));
     let mut stuck = pin!(stuck(handle));
-    let mut timer = timer;
     let mut aside = Aside::new();
     let event = poll_fn(|task| {
-        if let Poll::Ready(end) = connection.as_mut().poll(task) {
+        if let Poll::Ready(end) = poll_connection(connection.as_mut(), task) {
             return Poll::Ready(Event::End(end));
         }
-        let late = timer.fires_too_late();
+        let late = alarm.fires_too_late();
         aside.poll(task, late, |cx| {
             if told.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Told);
@@ -232,7 +294,7 @@ async fn run(
             if let Poll::Ready(cause) = stuck.as_mut().poll(cx) {
                 return Poll::Ready(Event::Late(Lateness::Stalled(cause)));
             }
-            timer.as_mut().poll(cx).map(Event::Late)
+            Pin::new(&mut alarm).poll(cx).map(Event::Late)
         })
     });
     match event.await {
@@ -243,17 +305,34 @@ async fn run(
         {
             return trace_silence();
         }
-        Event::Late(Lateness::Stalled(cause)) => return handle.reader_stopped(cause),
+        Event::Late(Lateness::Stalled(cause)) => {
+            return handle.reader_stopped(cause, || connection.set(None));
+        }
         Event::Told | Event::Late(Lateness::Silent) => {}
     }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
+    if let Some(connection) = connection.as_mut().as_pin_mut() {
+        connection.graceful_shutdown();
+    }
+    let cause = tokio::select! {
         biased;
-        end = connection.as_mut() => trace_end(end),
-        cause = stuck => handle.reader_stopped(cause),
-        cause = stalled(timer) => handle.reader_stopped(cause),
-        () = first_request_is_late(drain), if handle.has_no_request() => {}
-        () = has_gone(&handle.activity) => trace_silence(),
+        end = poll_fn(|cx| poll_connection(connection.as_mut(), cx)) => return trace_end(end),
+        cause = stuck => cause,
+        cause = stalled(alarm) => cause,
+        () = first_request_is_late(drain), if handle.has_no_request() => return,
+        () = has_gone(&handle.activity) => return trace_silence(),
+    };
+    handle.reader_stopped(cause, || connection.set(None));
+}
+
+/// Polls a connection that has not been dropped.
+#[inline]
+fn poll_connection<C: Shutdown>(
+    connection: Pin<&mut Option<C>>,
+    cx: &mut Context<'_>,
+) -> Poll<hyper::Result<()>> {
+    match connection.as_pin_mut() {
+        Some(connection) => connection.poll(cx),
+        None => Poll::Ready(Ok(())),
     }
 }
 
@@ -266,8 +345,8 @@ async fn stuck(handle: &ConnectionHandle) -> Cause {
 }
 
 /// Waits until the client has stopped reading.
-async fn stalled(mut timer: Pin<&mut ClientTimer>) -> Cause {
-    match timer.as_mut().await {
+async fn stalled(alarm: Alarm<Activity>) -> Cause {
+    match alarm.await {
         Lateness::Stalled(cause) => cause,
         // `has_gone` closes the connection soon.
         Lateness::Silent => std::future::pending().await,
@@ -341,6 +420,7 @@ fn jittered(value: f64) -> f64 {
 }
 
 impl ConnectionHandle {
+    #[inline]
     fn request_begins(&self) {
         if self.version == Version::Http1 {
             self.activity.request_begins();
@@ -351,19 +431,26 @@ impl ConnectionHandle {
         }
     }
 
-    /// The caller drops the connection next, and with it the response body of an HTTP/1 connection. The streams of an
-    /// HTTP/2 connection then end in their own tasks.
-    fn reader_stopped(&self, cause: Cause) {
+    /// How the client takes what the connection writes.
+    pub(crate) fn pace(&self) -> &Pace {
+        self.activity.writes()
+    }
+
+    /// A request body was sent too slowly. hyper closes an HTTP/1 connection whose request it has not read to the end.
+    pub(crate) fn upload_is_cut(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.activity.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// Drops the connection, and with it the response body of an HTTP/1 connection. The streams of an HTTP/2 connection
+    /// then end in their own tasks.
+    fn reader_stopped(&self, cause: Cause, drop: impl FnOnce()) {
         tracing::debug!("connection aborted: {}", cause.message());
-        self.abort.set();
-        match &self.streams {
-            Some(streams) => streams.abort(cause),
-            None => {
-                if let Some(exchange) = self.exchange.lock().take() {
-                    exchange.record(cause);
-                }
-            }
+        self.activity.aborts.store(true, Ordering::Relaxed);
+        if let Some(streams) = &self.streams {
+            streams.abort(cause.clone());
         }
+        drop_for(cause, drop);
     }
 
     fn has_no_request(&self) -> bool {
@@ -371,43 +458,44 @@ impl ConnectionHandle {
     }
 }
 
-/// The app, as one connection uses it.
-#[derive(Clone)]
-struct Connected<S, A> {
-    app: S,
-    peer: A,
+/// The app, as one connection uses it. hyper calls this service in the task of the connection, before it spawns the
+/// stream of an HTTP/2 request; it calls the app in the task of the stream.
+struct ConnectedApp<S> {
+    app: TowerToHyperService<S>,
+    /// What each request has in its extensions.
+    extensions: Extensions,
     handle: Arc<ConnectionHandle>,
 }
 
-impl<S, A, B> Service<Request<Incoming>> for Connected<S, A>
+impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectedApp<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
-    A: Clone + Send + Sync + 'static,
+    B: Body<Data = Bytes>,
 {
-    type Response = Response<B>;
+    type Response = Response<GuardedBody<B>>;
     type Error = BoxError;
-    type Future = Answer<S::Future>;
+    type Future = Answer<TowerToHyperServiceFuture<S, Request<RequestBody>>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.app.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        self.handle.request_begins();
-        let closing = Closing::of(request.version());
-        let connect = *request.method() == Method::CONNECT;
-        // One of the two, because each insertion costs about 400 instructions. `PeerAddr::of` reads both.
-        #[cfg(feature = "axum")]
-        let peer = axum::extract::ConnectInfo(self.peer.clone());
-        #[cfg(not(feature = "axum"))]
-        let peer = tower_stream_core::PeerAddr(self.peer.clone());
-        request.extensions_mut().insert(peer);
+    #[inline]
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let handle = Arc::clone(&self.handle);
+        handle.request_begins();
+        let (mut head, body) = request.into_parts();
+        let hypers = std::mem::replace(&mut head.extensions, self.extensions.clone());
+        head.extensions.extend(hypers);
+        let limited =
+            handle.has_min_rate && !body.is_end_stream() && !is_conversation(&head.headers);
+        let body = match limited {
+            true => RequestBody::with_limit(body, &handle),
+            false => RequestBody::new(body),
+        };
         Answer {
-            future: self.app.call(request),
-            handle: Arc::clone(&self.handle),
-            closing,
-            connect,
+            closing: Closing::of(head.version),
+            connect: head.method == Method::CONNECT,
+            guard: handle.streams.as_ref().and_then(|streams| streams.guard()),
+            future: self.app.call(Request::from_parts(head, body)),
+            handle,
         }
     }
 }
@@ -417,6 +505,7 @@ pin_project! {
         #[pin]
         future: F,
         handle: Arc<ConnectionHandle>,
+        guard: Option<Arc<StreamGuard>>,
         closing: Closing,
         connect: bool,
     }
@@ -427,91 +516,25 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<B>, BoxError>;
+    type Output = Result<Response<GuardedBody<B>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.future.poll(cx)).map_err(Into::into)?;
-        if response.extensions().get::<RefusedStream>().is_some() {
+        let response = ready!(this.future.poll(cx)).map_err(Into::into)?;
+        let (mut head, body) = response.into_parts();
+        if head.extensions.get::<RefusedStream>().is_some() {
             // If a service fails, hyper resets its stream without a head, with the reason in the error.
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Poll::Ready(Err(refused.into()));
         }
-        if response.extensions().get::<UnreadUpload>().is_some() {
-            this.handle.linger.set();
+        if head.extensions.get::<UnreadUpload>().is_some() {
+            this.handle.activity.lingers.store(true, Ordering::Relaxed);
         }
         if this.handle.retired.load(Ordering::Relaxed) {
-            let (mut head, body) = response.into_parts();
             this.closing.close(*this.connect, &mut head);
-            response = Response::from_parts(head, body);
         }
-        Poll::Ready(Ok(response))
-    }
-}
-
-/// The app, with the stall guard of each request. hyper calls it in the task of the connection, before it spawns the
-/// stream of an HTTP/2 request; [`Connected`] is called in the task of the stream.
-struct Guarded<S> {
-    app: S,
-    handle: Arc<ConnectionHandle>,
-}
-
-impl<S, B> hyper::service::Service<Request<Incoming>> for Guarded<S>
-where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<B>>,
-    B: Body<Data = Bytes>,
-{
-    type Response = Response<GuardedBody<B>>;
-    type Error = S::Error;
-    type Future = GuardedAnswer<S::Future>;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let mut guard = None;
-        if self.handle.has_stall_guard {
-            let exchange = Exchange::of(request.extensions_mut());
-            match &self.handle.streams {
-                Some(streams) => guard = Some(streams.guard(exchange)),
-                None => *self.handle.exchange.lock() = Some(exchange),
-            }
-        }
-        GuardedAnswer {
-            future: self.app.call(request),
-            handle: Arc::clone(&self.handle),
-            guard,
-        }
-    }
-}
-
-pin_project! {
-    struct GuardedAnswer<F> {
-        #[pin]
-        future: F,
-        handle: Arc<ConnectionHandle>,
-        guard: Option<Arc<StreamGuard>>,
-    }
-}
-
-impl<F, B, E> Future for GuardedAnswer<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = Result<Response<GuardedBody<B>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut response = ready!(this.future.poll(cx))?;
-        if response.extensions().get::<Exchange>().is_some() {
-            // The request may have been retried. The attempt with this response is the one that counts.
-            match this.guard {
-                Some(guard) => guard.exchange().lock().join(response.extensions_mut()),
-                None => {
-                    if let Some(exchange) = &mut *this.handle.exchange.lock() {
-                        exchange.join(response.extensions_mut());
-                    }
-                }
-            }
-        }
-        let guard = this.guard.take();
-        Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, guard))))
+        let body = GuardedBody::new(body, this.guard.take());
+        Poll::Ready(Ok(Response::from_parts(head, body)))
     }
 }

@@ -1,28 +1,27 @@
 #![doc = include_str!("../README.md")]
 
 mod activity;
+mod alarm;
 mod aside;
+mod client_io;
 mod connection;
 mod connections;
 mod limits;
-mod linger;
 mod listener;
 mod pace;
 mod preface;
 mod report;
+mod request_body;
 mod serve;
 mod settings;
 mod socket;
 mod streams;
-#[cfg(feature = "tls")]
-mod tls;
 
-#[cfg(feature = "tls")]
-pub use self::tls::{TlsIo, TlsListener};
 pub use self::{
     connections::Connections,
     listener::Listener,
     report::Report,
+    request_body::RequestBody,
     serve::{Serve, serve},
 };
 /// For the [`ServerConfig`](rustls::ServerConfig) of [`Serve::tls`].

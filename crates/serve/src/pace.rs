@@ -1,14 +1,16 @@
-//! Whether a reader takes what waits for it.
+//! Whether a client takes what waits for it, and sends what the handler waits for.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use tokio::time::Instant;
 use tower_stream_core::{Cause, FaultKind};
 
-use crate::settings::{FOR_EVER, Settings};
+use crate::{
+    alarm::{Clock, Deadline, millis},
+    settings::Settings,
+};
 
 /// The rate of a reader is measured over this much waiting, in milliseconds. A healthy TCP reader of 7 kB/s can take
 /// nothing for 19 s, because the kernel announces the free space of a full receive buffer in large steps.
@@ -22,16 +24,18 @@ const RATE_OVER: u64 = 20_000;
 /// One task writes it. The fields are atomic because different parts of that task share them.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    began: Instant,
+    clock: Clock,
+    /// What a client is that is too slow.
+    fault: FaultKind,
     /// In milliseconds.
     write_stall: Option<u64>,
     /// In bytes per second.
     min_rate: Option<u64>,
     /// The reader may have taken this many bytes more than it is known to have taken.
     unknown: u64,
-    /// When the bytes began to wait that wait now, in milliseconds after `began`, plus one. 0 if none wait.
+    /// When the bytes began to wait that wait now, by the clock, plus one. 0 if none wait.
     waiting: AtomicU64,
-    /// The part of the current wait that counts for the rate starts here. In milliseconds after `began`.
+    /// The part of the current wait that counts for the rate starts here, by the clock.
     counted_from: AtomicU64,
     /// How long bytes have waited before that, since the rate was last measured.
     waited: AtomicU64,
@@ -39,20 +43,31 @@ pub(crate) struct Pace {
     taken: AtomicU64,
 }
 
-/// A limit in milliseconds, rounded up.
-pub(crate) fn millis(limit: Duration) -> u64 {
-    let limit = limit.min(FOR_EVER);
-    u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
 impl Pace {
-    /// `began` is when the connection began.
-    pub(crate) fn new(began: Instant, settings: &Settings) -> Self {
+    pub(crate) fn new(clock: Clock, settings: &Settings) -> Self {
+        let write_stall = settings.write_stall.map(millis);
+        Self::with(
+            clock,
+            FaultKind::SlowReader,
+            write_stall,
+            settings.min_rate,
+            0,
+        )
+    }
+
+    fn with(
+        clock: Clock,
+        fault: FaultKind,
+        write_stall: Option<u64>,
+        min_rate: Option<u64>,
+        unknown: u64,
+    ) -> Self {
         Self {
-            began,
-            write_stall: settings.write_stall.map(millis),
-            min_rate: settings.min_rate,
-            unknown: 0,
+            clock,
+            fault,
+            write_stall,
+            min_rate,
+            unknown,
             waiting: AtomicU64::new(0),
             counted_from: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -63,20 +78,14 @@ impl Pace {
     /// Creates a pace of the same connection, with the same limits, for bytes that the reader takes in pieces of this
     /// size.
     pub(crate) fn of_pieces(&self, size: usize) -> Self {
-        Self {
-            began: self.began,
-            write_stall: self.write_stall,
-            min_rate: self.min_rate,
-            unknown: size as u64,
-            waiting: AtomicU64::new(0),
-            counted_from: AtomicU64::new(0),
-            waited: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-        }
+        let (stall, rate) = (self.write_stall, self.min_rate);
+        Self::with(self.clock, self.fault, stall, rate, size as u64)
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Creates a pace of the same connection for a request body: the handler waits, and takes what the client sends. It
+    /// has the minimum rate as its only limit.
+    pub(crate) fn of_upload(&self) -> Self {
+        Self::with(self.clock, FaultKind::SlowUpload, None, self.min_rate, 0)
     }
 
     /// When the bytes that wait now began to wait; 0 if none wait. The value differs from one wait to the next.
@@ -89,7 +98,7 @@ impl Pace {
     #[inline]
     pub(crate) fn waits(&self) {
         if self.waiting() == 0 {
-            let now = self.now();
+            let now = self.clock.now();
             self.waiting.store(now.saturating_add(1), Relaxed);
             self.counted_from.store(now, Relaxed);
         }
@@ -112,15 +121,40 @@ impl Pace {
     fn ends_wait(&self) {
         self.waiting.store(0, Relaxed);
         if self.min_rate.is_some() {
-            let more = self.now() - self.counted_from.load(Relaxed);
+            let more = self.clock.now() - self.counted_from.load(Relaxed);
             self.waited.store(self.waited.load(Relaxed) + more, Relaxed);
         }
     }
 
-    /// When [`stalled`](Self::stalled) has to be called, in milliseconds after the connection began; `None` while no
-    /// bytes wait, or without a limit.
+    fn rate_due(&self) -> u64 {
+        let left = RATE_OVER.saturating_sub(self.waited.load(Relaxed));
+        self.counted_from.load(Relaxed).saturating_add(left)
+    }
+
+    /// Whether nobody was there to take the bytes: the deadline has passed long ago, and [`late`](Self::late) was not
+    /// called.
+    pub(crate) fn is_overdue(&self) -> bool {
+        let overdue = || self.clock.now() > self.rate_due().saturating_add(1000);
+        self.waiting() != 0 && overdue()
+    }
+
+    /// Starts anew, as if no bytes had waited and none been taken.
+    pub(crate) fn forgets(&self) {
+        self.waiting.store(0, Relaxed);
+        self.waited.store(0, Relaxed);
+        self.taken.store(0, Relaxed);
+    }
+}
+
+impl Deadline for Pace {
+    type Late = Cause;
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
     #[inline]
-    pub(crate) fn deadline(&self) -> Option<u64> {
+    fn deadline(&self) -> Option<u64> {
         let since = self.waiting().checked_sub(1)?;
         let stall = self.write_stall.map(|limit| since.saturating_add(limit));
         let rate = self.min_rate.map(|_| self.rate_due());
@@ -130,21 +164,16 @@ impl Pace {
         }
     }
 
-    fn rate_due(&self) -> u64 {
-        let left = RATE_OVER.saturating_sub(self.waited.load(Relaxed));
-        self.counted_from.load(Relaxed).saturating_add(left)
-    }
-
-    /// Returns the cause of the failure if the reader has stopped, or is too slow.
-    pub(crate) fn stalled(&self) -> Option<Cause> {
+    /// The client has stopped, or is too slow.
+    fn late(&self) -> Option<Cause> {
         let since = self.waiting().checked_sub(1)?;
-        let now = self.now();
+        let now = self.clock.now();
         if let Some(limit) = self.write_stall
             && now >= since.saturating_add(limit)
         {
             let limit = Duration::from_millis(limit);
             let message = format!("the client took none of the waiting bytes for {limit:?}");
-            return Some(Cause::new(FaultKind::SlowReader, message));
+            return Some(Cause::new(self.fault, message));
         }
         let min_rate = self.min_rate?;
         if now < self.rate_due() {
@@ -154,9 +183,14 @@ impl Pace {
         let waited = self.waited.swap(0, Relaxed) + (now - self.counted_from.load(Relaxed));
         self.counted_from.store(now, Relaxed);
         let rate = taken.saturating_mul(1000) / waited.max(1);
+        let did = match self.fault {
+            FaultKind::SlowUpload => "sent",
+            _ => "took",
+        };
         (rate < min_rate).then(|| {
-            let message = format!("the client took {rate} of at least {min_rate} bytes per second");
-            Cause::new(FaultKind::SlowReader, message)
+            let message =
+                format!("the client {did} {rate} of at least {min_rate} bytes per second");
+            Cause::new(self.fault, message)
         })
     }
 }
@@ -175,7 +209,7 @@ mod tests {
             min_rate,
             ..Settings::default()
         };
-        Pace::new(Instant::now(), &settings)
+        Pace::new(Clock::start(), &settings)
     }
 
     #[tokio::test(start_paused = true)]
@@ -186,13 +220,13 @@ mod tests {
             pace.waits();
             advance(29 * SECOND).await;
             pace.waits();
-            assert_eq!(pace.stalled(), None);
+            assert_eq!(pace.late(), None);
             pace.takes(1);
         }
         pace.waits();
         assert_eq!(pace.deadline(), Some(320_000));
         advance(30 * SECOND).await;
-        let cause = pace.stalled().unwrap();
+        let cause = pace.late().unwrap();
         assert_eq!(cause.kind(), FaultKind::SlowReader);
         assert!(cause.message().ends_with("for 30s"), "{cause}");
     }
@@ -201,11 +235,11 @@ mod tests {
     async fn a_reader_that_has_nothing_to_read_is_not_blamed() {
         let pace = pace(Some(30 * SECOND), Some(1000));
         advance(1000 * SECOND).await;
-        assert_eq!((pace.deadline(), pace.stalled()), (None, None));
+        assert_eq!((pace.deadline(), pace.late()), (None, None));
         pace.waits();
         pace.takes(1);
         advance(1000 * SECOND).await;
-        assert_eq!((pace.deadline(), pace.stalled()), (None, None));
+        assert_eq!((pace.deadline(), pace.late()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,18 +254,18 @@ mod tests {
         }
         pace.waits();
         assert_eq!(pace.deadline(), Some(40_000));
-        assert_eq!(pace.stalled(), None);
+        assert_eq!(pace.late(), None);
         // and then at 99 B/s
         for _ in 0..19 {
             advance(SECOND).await;
-            assert_eq!(pace.stalled(), None);
+            assert_eq!(pace.late(), None);
             pace.takes(99);
             pace.waits();
         }
         advance(SECOND).await;
         pace.takes(99);
         pace.waits();
-        let cause = pace.stalled().unwrap();
+        let cause = pace.late().unwrap();
         assert!(cause.message().contains("took 99 of"), "{cause}");
     }
 }

@@ -1,12 +1,8 @@
 //! Detects the HTTP version of a client.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 /// The start of each HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -18,23 +14,22 @@ pub(crate) enum Version {
     Http2,
 }
 
-/// A connection whose first bytes have been read.
-#[derive(Debug)]
-pub(crate) struct Peeked<I> {
-    io: I,
+/// The first bytes of a connection, as far as hyper has not read them.
+#[derive(Debug, Default)]
+pub(crate) struct Peeked {
     bytes: [u8; PREFACE.len()],
     /// The part of `bytes` that has not been read yet.
     from: u8,
     to: u8,
 }
 
-impl<I: AsyncRead + Unpin> Peeked<I> {
+impl Peeked {
     /// Reads until the version is known. hyper-util's `auto` does the same, but its time cannot be limited.
     ///
     /// # Errors
     ///
     /// Fails if the connection fails, or ends before the first byte.
-    pub(crate) async fn read(mut io: I) -> io::Result<(Self, Version)> {
+    pub(crate) async fn read(io: &mut (impl AsyncRead + Unpin)) -> io::Result<(Self, Version)> {
         let mut bytes = [0; PREFACE.len()];
         let mut to = 0;
         let version = loop {
@@ -54,63 +49,23 @@ impl<I: AsyncRead + Unpin> Peeked<I> {
             }
         };
         let peeked = Self {
-            io,
             bytes,
             from: 0,
             to: to as u8,
         };
         Ok((peeked, version))
     }
-}
 
-impl<I: AsyncRead + Unpin> AsyncRead for Peeked<I> {
+    /// Moves the bytes to `buf`. Returns false if there are none left.
     #[inline]
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.from < this.to {
-            let left = &this.bytes[usize::from(this.from)..usize::from(this.to)];
-            let now = left.len().min(buf.remaining());
-            buf.put_slice(&left[..now]);
-            this.from += now as u8;
-            return Poll::Ready(Ok(()));
+    pub(crate) fn take(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        if self.from == self.to {
+            return false;
         }
-        Pin::new(&mut this.io).poll_read(cx, buf)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Peeked<I> {
-    #[inline]
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    #[inline]
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    #[inline]
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        let left = &self.bytes[usize::from(self.from)..usize::from(self.to)];
+        let now = left.len().min(buf.remaining());
+        buf.put_slice(&left[..now]);
+        self.from += now as u8;
+        true
     }
 }

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -23,7 +22,10 @@ use tower_service::Service;
 use tower_stream_core::BoxError;
 use tower_stream_drain::Drain;
 
-use crate::{Connections, Listener, Report, connection, limits::Clients, settings::Settings};
+use crate::{
+    Connections, Listener, Report, RequestBody, connection::Connection, limits::Clients,
+    settings::Settings,
+};
 
 /// Serves `app` over HTTP/1 and cleartext HTTP/2 until its drain is dead.
 ///
@@ -156,7 +158,8 @@ impl<L, S> Serve<L, S> {
     /// the connection go on.
     ///
     /// A client that reads slowly is not affected, and neither is one that has nothing to read. A body's own timeout
-    /// cannot do this, because a body is not polled while its client does not read.
+    /// cannot do this, because a body is not polled while its client does not read. After an upgrade, the connection
+    /// belongs to the handler, whose own writes wait for the client, and is not watched.
     ///
     /// Over HTTP/2, a client must take 16 KiB of a stream in this time.
     ///
@@ -187,6 +190,11 @@ impl<L, S> Serve<L, S> {
     ///
     /// The rate is measured over 20 s during which bytes wait, so a client that reads as fast as the app writes is not
     /// measured. This ends clients that read one byte at a time, which [`write_stall`](Self::write_stall) does not.
+    ///
+    /// A client must also send a request body at this rate, measured over 20 s during which the handler waits for it
+    /// (slow POST). Otherwise the body fails with a [`StreamError`](tower_stream_core::StreamError) of the kind
+    /// [`SlowUpload`](tower_stream_core::FaultKind::SlowUpload), and an HTTP/1 connection is closed after the response.
+    /// The body of a gRPC request is not limited, because such a call may wait for its next message.
     pub fn min_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {
         self.settings.min_rate = bytes_per_second.into().filter(|rate| *rate > 0);
         self
@@ -267,20 +275,17 @@ impl<L, S> Serve<L, S> {
     /// # }
     /// ```
     #[cfg(feature = "tls")]
-    pub fn tls(
-        self,
-        config: Arc<tokio_rustls::rustls::ServerConfig>,
-    ) -> Serve<crate::TlsListener<L>, S> {
-        Serve {
-            drain: self.drain,
-            listener: crate::TlsListener::new(self.listener, config),
-            app: self.app,
-            signals: self.signals,
-            connections: self.connections,
-            settings: self.settings,
-            max_connections: self.max_connections,
-            max_per_client: self.max_per_client,
-        }
+    pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+        let config = match config.alpn_protocols.is_empty() {
+            true => {
+                let mut config = tokio_rustls::rustls::ServerConfig::clone(&config);
+                config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+                Arc::new(config)
+            }
+            false => config,
+        };
+        self.settings.tls = Some(config);
+        self
     }
 
     /// Sets the age at which connections are closed, varied by up to 10 % per connection, so that clients spread over
@@ -301,7 +306,7 @@ impl<L, S> Serve<L, S> {
 impl<L, S, B> IntoFuture for Serve<L, S>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -354,7 +359,7 @@ const ABORT: Duration = Duration::from_millis(250);
 impl<L, S, B> Serve<L, S>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -484,7 +489,7 @@ struct Accepted<S> {
 
 impl<S, B> Accepted<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -501,12 +506,15 @@ where
             tracing::debug!("connection refused: its client has its share of them");
             return;
         };
-        let app = self.app.clone();
-        let settings = Arc::clone(&self.settings);
-        let connection = connection::serve(io, tcp, peer, app, settings, self.drain.clone());
+        let connection = Connection {
+            peer,
+            app: self.app.clone(),
+            settings: Arc::clone(&self.settings),
+            drain: self.drain.clone(),
+        };
         let open = self.open.enter();
         self.connections.spawn(async move {
-            connection.await;
+            connection.serve(io, tcp).await;
             drop((place, open));
         });
     }

@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) write_stall: Option<Duration>,
     /// In bytes per second.
     pub(crate) min_rate: Option<u64>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<std::sync::Arc<tokio_rustls::rustls::ServerConfig>>,
 }
 
 impl Default for Settings {
@@ -39,6 +41,8 @@ impl Default for Settings {
             max_pending_resets: 20,
             write_stall: Some(Duration::from_secs(30)),
             min_rate: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }

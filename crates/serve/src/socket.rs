@@ -3,10 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,24 +20,15 @@ use crate::{activity::Activity, settings::Settings};
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const NOT_SENT: u32 = 16 * 1024;
 
-/// Whether the connection is aborted when its socket is dropped: the bytes that the kernel has not sent are discarded,
-/// which otherwise it would keep for minutes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Abort(Arc<AtomicBool>);
-
-impl Abort {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The transport of a connection. It tells the connection's [`Activity`] what the client sends and takes.
+/// The transport of a connection, below its encryption. It tells the connection's [`Activity`] what the client takes.
+///
+/// If the connection [aborts](Activity::aborts), the kernel discards the bytes that it has not sent, which otherwise it
+/// would keep for minutes.
 #[derive(Debug)]
 pub(crate) struct Socket<I> {
     io: I,
     tcp: fn(&I) -> Option<&TcpStream>,
     activity: Arc<Activity>,
-    abort: Abort,
 }
 
 impl<I> Socket<I> {
@@ -56,16 +44,7 @@ impl<I> Socket<I> {
         {
             tracing::debug!(%error, "cannot set the options of the socket");
         }
-        Self {
-            io,
-            tcp,
-            activity,
-            abort: Abort::default(),
-        }
-    }
-
-    pub(crate) fn abort(&self) -> Abort {
-        self.abort.clone()
+        Self { io, tcp, activity }
     }
 
     #[inline]
@@ -103,7 +82,7 @@ fn configure(_: &TcpStream, _: Option<Duration>) -> io::Result<()> {
 
 impl<I> Drop for Socket<I> {
     fn drop(&mut self) {
-        if self.abort.0.load(Ordering::Relaxed)
+        if self.activity.aborts.load(Relaxed)
             && let Some(stream) = (self.tcp)(&self.io)
         {
             // Fails only if the connection is gone already.
@@ -119,12 +98,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Socket<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.received();
-        }
-        read
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
@@ -139,7 +113,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Socket<I> {
         self.observe(written)
     }
 
-    /// A transport with a buffer of its own, such as TLS, has bytes left as long as it has not been flushed.
+    /// A transport with a buffer of its own has bytes left as long as it has not been flushed.
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);

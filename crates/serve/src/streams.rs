@@ -7,7 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -15,15 +15,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
-use tokio::{
-    sync::Notify,
-    time::{Sleep, sleep_until},
-};
-use tower_stream_core::{Cause, Exchange, wrapper::longer_by};
+use tokio::sync::Notify;
+use tower_stream_core::{Cause, drop_for, wrapper::longer_by};
 
 use crate::{
     activity::{Activity, Open},
+    alarm::{Alarm, Clock, Deadline},
     pace::Pace,
+    settings::Settings,
 };
 
 /// The most that a body gives hyper at a time, in bytes. hyper passes a whole chunk to h2 as soon as the client has
@@ -34,6 +33,7 @@ const PIECE: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Streams {
     activity: Arc<Activity>,
+    has_stall_guard: bool,
     /// The guard of the request that hyper spawns next.
     next: Mutex<Option<Arc<StreamGuard>>>,
     /// How many pieces the client has taken, of all streams.
@@ -49,7 +49,6 @@ pub(crate) struct Streams {
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
     streams: Arc<Streams>,
-    exchange: Mutex<Exchange>,
     pace: Pace,
     /// The size of the last piece; 0 if hyper has asked for the next one, which shows that the client took it.
     piece: AtomicUsize,
@@ -58,9 +57,10 @@ pub(crate) struct StreamGuard {
 }
 
 impl Streams {
-    pub(crate) fn new(activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(activity: Arc<Activity>, settings: &Settings) -> Self {
         Self {
             activity,
+            has_stall_guard: settings.has_stall_guard(),
             next: Mutex::default(),
             taken: AtomicU64::new(0),
             taken_at_stall: AtomicU64::new(u64::MAX),
@@ -69,17 +69,19 @@ impl Streams {
         }
     }
 
-    /// Creates the guard of a request. hyper spawns its stream next.
-    pub(crate) fn guard(self: &Arc<Self>, exchange: Exchange) -> Arc<StreamGuard> {
+    /// Creates the guard of a request, if the server has one. hyper spawns its stream next.
+    pub(crate) fn guard(self: &Arc<Self>) -> Option<Arc<StreamGuard>> {
+        if !self.has_stall_guard {
+            return None;
+        }
         let guard = Arc::new(StreamGuard {
             streams: Arc::clone(self),
-            exchange: Mutex::new(exchange),
             pace: self.activity.writes().of_pieces(PIECE),
             piece: AtomicUsize::new(0),
             given_in: AtomicU64::new(0),
         });
         *self.next.lock() = Some(Arc::clone(&guard));
-        guard
+        Some(guard)
     }
 
     /// Waits until the client reads none of the streams.
@@ -114,11 +116,6 @@ impl Streams {
 }
 
 impl StreamGuard {
-    /// The exchange of the attempt with this response, if the request was retried.
-    pub(crate) fn exchange(&self) -> &Mutex<Exchange> {
-        &self.exchange
-    }
-
     /// hyper asks for more.
     #[inline]
     fn asked(&self) {
@@ -162,7 +159,7 @@ where
             future: Some(future),
             guard,
             taken: 0,
-            timer: None,
+            alarm: None,
             _open: open,
         });
     }
@@ -176,15 +173,25 @@ pin_project! {
         guard: Option<Arc<StreamGuard>>,
         // `Streams::taken` when the piece began to wait that waits now.
         taken: u64,
-        timer: Option<Timer>,
+        alarm: Option<Alarm<StreamGuard>>,
         _open: Open,
     }
 }
 
-struct Timer {
-    /// In milliseconds after the connection began.
-    fires: u64,
-    sleep: Pin<Box<Sleep>>,
+impl Deadline for StreamGuard {
+    type Late = Cause;
+
+    fn clock(&self) -> Clock {
+        self.pace.clock()
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        self.pace.deadline()
+    }
+
+    fn late(&self) -> Option<Cause> {
+        self.pace.late()
+    }
 }
 
 impl<F: Future> Future for OpenStream<F> {
@@ -202,7 +209,8 @@ impl<F: Future> Future for OpenStream<F> {
         if let Some(cause) = guard.streams.aborted.get()
             && guard.has_bytes_left()
         {
-            guard.exchange.lock().record(cause.clone());
+            drop_for(cause.clone(), || this.future.set(None));
+            return Poll::Ready(());
         }
         if future.poll(cx).is_ready() {
             return Poll::Ready(());
@@ -215,44 +223,13 @@ impl<F: Future> Future for OpenStream<F> {
             *this.taken = guard.streams.taken.load(Relaxed);
             guard.pace.waits();
         }
-        let Poll::Ready(cause) = poll_stalled(guard, this.timer, cx) else {
-            return Poll::Pending;
-        };
+        let alarm = (this.alarm).get_or_insert_with(|| Alarm::new(Arc::clone(guard)));
+        let cause = ready!(Pin::new(alarm).poll(cx));
         tracing::debug!("stream reset: {}", cause.message());
-        guard.exchange.lock().record(cause.clone());
-        this.future.set(None);
+        drop_for(cause.clone(), || this.future.set(None));
         guard.streams.stalled(*this.taken, cause);
         Poll::Ready(())
     }
-}
-
-/// Completes when the client has stopped reading. Like a connection's, the timer is reset only when it fires or would
-/// fire too late.
-fn poll_stalled(
-    guard: &StreamGuard,
-    timer: &mut Option<Timer>,
-    cx: &mut Context<'_>,
-) -> Poll<Cause> {
-    let Some(deadline) = guard.pace.deadline() else {
-        return Poll::Pending;
-    };
-    let instant = |millis| guard.streams.activity.instant(millis);
-    let timer = timer.get_or_insert_with(|| Timer {
-        fires: deadline,
-        sleep: Box::pin(sleep_until(instant(deadline))),
-    });
-    if deadline < timer.fires {
-        timer.fires = deadline;
-        timer.sleep.as_mut().reset(instant(deadline));
-    }
-    while timer.sleep.as_mut().poll(cx).is_ready() {
-        if let Some(cause) = guard.pace.stalled() {
-            return Poll::Ready(cause);
-        }
-        timer.fires = guard.pace.deadline().unwrap_or(u64::MAX);
-        timer.sleep.as_mut().reset(instant(timer.fires));
-    }
-    Poll::Pending
 }
 
 pin_project! {

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     BoxError, Cause, Claim, Delivery, Dialect, Exchange, FaultKind, StreamEnd, StreamKind,
-    dialect::Detector, grpc,
+    dialect::Detector, drop_cause::drop_cause, grpc,
 };
 
 pin_project! {
@@ -477,6 +477,9 @@ impl State {
             if self.running {
                 self.panicked();
                 self.latch(chain);
+            }
+            if let Some(cause) = drop_cause() {
+                self.exchange.record(cause);
             }
             let own = match self.latched {
                 true => StreamEnd::Complete,

@@ -6,8 +6,10 @@ mod silence;
 mod stall;
 mod stall_h2;
 mod tls;
+mod tunnel;
 #[cfg(unix)]
 mod unix;
+mod upload;
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
@@ -52,13 +54,13 @@ struct Rig {
 
 impl Rig {
     /// Advertises for a second, and must be over after a minute.
-    fn start<L: Listener>(set: impl FnOnce(Serve<Pipes, Router>) -> Serve<L, Router>) -> Self {
+    fn start(set: impl FnOnce(Serve<Pipes, Router>) -> Serve<Pipes, Router>) -> Self {
         Self::start_with(Router::new(), set)
     }
 
-    fn start_with<L: Listener>(
+    fn start_with(
         routes: Router,
-        set: impl FnOnce(Serve<Pipes, Router>) -> Serve<L, Router>,
+        set: impl FnOnce(Serve<Pipes, Router>) -> Serve<Pipes, Router>,
     ) -> Self {
         let drain = Drain::builder()
             .advertise(SECOND)

@@ -17,6 +17,10 @@ use super::*;
 
 /// A server, and how a client that trusts it connects.
 fn secure() -> (Rig, RootCertStore) {
+    secure_with(Router::new())
+}
+
+fn secure_with(routes: Router) -> (Rig, RootCertStore) {
     let certificate = generate_simple_self_signed(["a".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -27,7 +31,8 @@ fn secure() -> (Rig, RootCertStore) {
         .unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.cert.der().clone()).unwrap();
-    (Rig::start(|server| server.tls(Arc::new(config))), roots)
+    let rig = Rig::start_with(routes, |server| server.tls(Arc::new(config)));
+    (rig, roots)
 }
 
 async fn connect(rig: &Rig, roots: &RootCertStore, protocols: &[&str]) -> TlsStream<DuplexStream> {
@@ -87,4 +92,24 @@ async fn a_handshake_that_hangs_ends_at_the_header_timeout_and_holds_up_nobody()
     assert!(silent.began.elapsed() < SECOND);
     assert_eq!(silent.closed().await.1.as_secs(), 10);
     assert_eq!(half.closed().await.1.as_secs(), 10);
+}
+
+/// rustls has a buffer of 64 KiB, which hyper flushes as a whole. The progress below it is what counts.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_served_and_one_that_stops_is_not() {
+    let (routes, mut ends) = stall::producers();
+    let (rig, roots) = secure_with(routes);
+    let mut client = connect(&rig, &roots, &["http/1.1"]).await;
+    let request = b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    // A flush of 64 KiB and the pipe takes 87 s at this rate.
+    let mut buffer = vec![0; 1500];
+    for _ in 0..400 {
+        sleep(SECOND).await;
+        client.read_exact(&mut buffer).await.unwrap();
+    }
+    assert!(ends.try_recv().is_err());
+    let began = Instant::now();
+    assert_eq!(stall::ended(&mut ends).await, "slow_reader");
+    assert!(began.elapsed() <= 30 * SECOND);
 }

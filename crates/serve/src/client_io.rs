@@ -1,13 +1,10 @@
-//! Keeps reading after the last response.
+//! What hyper reads and writes.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,54 +14,57 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use crate::{activity::Activity, preface::Peeked};
+
 /// Long enough for a client to read a response that it got in the middle of its upload.
 const AT_MOST: Duration = Duration::from_secs(2);
 
-/// Whether a connection keeps reading after its last response.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Linger(Arc<AtomicBool>);
-
-impl Linger {
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A connection that, if its [`Linger`] is set, reads and discards what the client still sends after the last response
-/// (RFC 9112 section 9.6). If a socket is closed with unread bytes, TCP resets the connection, and the client may lose
-/// the response.
+/// A connection without its encryption, whose first bytes have been read. It tells the [`Activity`] what the client
+/// sends.
+///
+/// If the connection [lingers](Activity::lingers), it reads and discards what the client still sends after the last
+/// response (RFC 9112 section 9.6). If a socket is closed with unread bytes, TCP resets the connection, and the client
+/// may lose the response.
 #[derive(Debug)]
-pub(crate) struct Lingering<I> {
+pub(crate) struct ClientIo<I> {
     io: I,
-    linger: Linger,
+    peeked: Peeked,
+    activity: Arc<Activity>,
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Lingering<I> {
-    pub(crate) fn new(io: I, linger: Linger) -> Self {
+impl<I> ClientIo<I> {
+    pub(crate) fn new(io: I, peeked: Peeked, activity: Arc<Activity>) -> Self {
         Self {
             io,
-            linger,
+            peeked,
+            activity,
             until: None,
         }
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for ClientIo<I> {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        if self.peeked.take(buf) {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.received();
+        }
+        read
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<I> {
+    #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -73,6 +73,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
+    #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
@@ -81,7 +82,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
         let this = &mut *self;
         if this.until.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            if !this.linger.is_set() {
+            if !this.activity.lingers.load(Relaxed) {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -100,6 +101,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
         }
     }
 
+    #[inline]
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,24 +125,25 @@ mod tests {
     };
 
     use super::*;
+    use crate::settings::Settings;
 
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     static PART: [u8; 100_000] = [b'x'; 100_000];
 
-    fn lingering() -> Linger {
-        let linger = Linger::default();
-        linger.set();
-        linger
+    fn client_io<I>(io: I, lingers: bool) -> ClientIo<I> {
+        let activity = Activity::new(&Settings::default());
+        activity.lingers.store(lingers, Relaxed);
+        ClientIo::new(io, Peeked::default(), Arc::new(activity))
     }
 
     /// A client that has sent a part of its upload, and a server that has read the start of it, responds and closes.
-    async fn answered(linger: Linger) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
+    async fn answered(lingers: bool) -> io::Result<(TcpStream, JoinHandle<io::Result<()>>)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut client = TcpStream::connect(listener.local_addr()?).await?;
         client.write_all(&PART).await?;
         let (server, _) = listener.accept().await?;
         let server = tokio::spawn(async move {
-            let mut server = Lingering::new(server, linger);
+            let mut server = client_io(server, lingers);
             server.read_exact(&mut [0; 100]).await?;
             server.write_all(ANSWER).await?;
             server.shutdown().await
@@ -150,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_to_the_end_reads_its_answer() -> io::Result<()> {
-        let (mut client, server) = answered(lingering()).await?;
+        let (mut client, server) = answered(true).await?;
         client.readable().await?;
         for _ in 0..10 {
             client.write_all(&PART).await?;
@@ -166,7 +169,7 @@ mod tests {
     /// The reason for lingering: a client that sends everything before it reads would never get its response.
     #[tokio::test]
     async fn a_close_with_unread_bytes_breaks_the_upload() -> io::Result<()> {
-        let (mut client, server) = answered(Linger::default()).await?;
+        let (mut client, server) = answered(false).await?;
         server.await??;
         let sent = client.write_all(&PART).await;
         assert!(sent.is_err(), "there was no reset");
@@ -174,16 +177,16 @@ mod tests {
     }
 
     /// How long the server's shutdown takes.
-    async fn closing(server: DuplexStream, linger: Linger) -> io::Result<Duration> {
+    async fn closing(server: DuplexStream, lingers: bool) -> io::Result<Duration> {
         let start = Instant::now();
-        Lingering::new(server, linger).shutdown().await?;
+        client_io(server, lingers).shutdown().await?;
         Ok(start.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_waits_for_the_client_and_not_for_ever() -> io::Result<()> {
         let (silent, server) = duplex(16);
-        assert_eq!(closing(server, lingering()).await?, AT_MOST);
+        assert_eq!(closing(server, true).await?, AT_MOST);
         drop(silent);
 
         let (client, server) = duplex(16);
@@ -192,10 +195,10 @@ mod tests {
             sleep(second).await;
             drop(client);
         });
-        assert_eq!(closing(server, lingering()).await?, second);
+        assert_eq!(closing(server, true).await?, second);
 
         let (_client, server) = duplex(16);
-        assert_eq!(closing(server, Linger::default()).await?, Duration::ZERO);
+        assert_eq!(closing(server, false).await?, Duration::ZERO);
         Ok(())
     }
 
@@ -211,7 +214,7 @@ mod tests {
             }
             sent
         });
-        assert_eq!(closing(server, lingering()).await?, AT_MOST);
+        assert_eq!(closing(server, true).await?, AT_MOST);
         assert_eq!(sending.await?, 20);
         Ok(())
     }

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{
     TlsConnector,
@@ -51,11 +51,19 @@ async fn an_http1_client_that_stops_reading_is_aborted_and_named() -> Outcome {
     counted(&demo, r#"error_type="slow_reader""#).await?;
     assert_eq!(client.closed().await.0, End::TcpReset);
 
-    let lines = demo.log().json();
-    let stopped = lines
-        .iter()
-        .find(|line| line["message"] == "the client stopped reading");
-    let stopped = stopped.ok_or_else(|| demo.log().text())?;
+    // The log line follows the metric.
+    let logged = async {
+        loop {
+            let lines = demo.log().json();
+            let is_it = |line: &&serde_json::Value| line["message"] == "the client stopped reading";
+            match lines.iter().find(is_it).cloned() {
+                Some(stopped) => return (stopped, lines),
+                None => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let logged = timeout(PATIENCE, logged).await;
+    let (stopped, lines) = logged.map_err(|_| demo.log().text())?;
     assert_eq!(stopped["kind"], "slow_reader", "{stopped}");
     assert_eq!(stopped["outcome"], "aborted", "{stopped}");
     let warned = |line: &serde_json::Value| line.to_string().contains("a write_stall of 300ms");

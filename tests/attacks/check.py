@@ -138,9 +138,9 @@ def plain() -> None:
     vanished = attackers.vanished(demo.public, 20)
     stopped_readers = attackers.stopped_readers(demo.public, STOPPED_READERS)
     slow_bodies = attackers.slow_bodies(demo.public, SLOW_BODIES)
-    # 100 more, which send 8 bytes a second
+    # 20 more, which send 8 bytes a second
     trickling: list[tuple[str, int, int]] = []
-    options = ["-c", "100", "-r", "100", "-i", "1", "-x", "8", "-l", "60", "-t", "PUT", "-p", "10"]
+    options = ["-c", "20", "-r", "20", "-i", "1", "-x", "8", "-l", "60", "-t", "PUT", "-p", "10"]
     url = demo.url("/upload")
     trickler = threading.Thread(target=lambda: trickling.append(attackers.slowhttptest(url, "-B", *options)))
     trickler.start()
@@ -153,7 +153,7 @@ def plain() -> None:
         Background("sends nothing between two requests", idle, demo.public, 4 * HEADER_TIMEOUT),
         Background("answers PINGs and has a quiet stream", quiet_http2, demo.public, ended),
     ]
-    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 126 + STOPPED_READERS + SLOW_BODIES), demo.descriptors())
+    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 46 + STOPPED_READERS + SLOW_BODIES), demo.descriptors())
     attacked("slow heads", demo, lambda: slow_heads(demo))
     attacked("silence", demo, lambda: silences(demo))
     memory = []

@@ -193,7 +193,7 @@ async fn answer(mut request: Request) -> Response {
             Err(of_call) => id = of_call,
         }
     }
-    // of this request alone
+    // Each request has a drain of its own.
     let drain = Drain::builder()
         .advertise(Duration::ZERO)
         .deadline(Duration::from_millis(200))

@@ -122,7 +122,7 @@ async fn connection<S, B>(
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     if stream.set_nodelay(true).is_err() {
-        return; // the peer is already gone
+        return; // The peer has disconnected already.
     }
     let service = service.map_request(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));

@@ -158,7 +158,7 @@ async fn an_upload_is_checked() -> Outcome {
         assert_eq!(answer.status(), 400, "{protocol:?}");
         assert_eq!(answer.json()["title"], "BadDigest");
     }
-    // chunked, the digest in the trailers
+    // A chunked upload with its digest in the trailers.
     for (trailer, status) in [(md5(b"hello"), 200), (md5(b"other"), 400)] {
         let mut connection = h1::Connection::open(server.public_addr()).await?;
         let request = format!(

@@ -157,7 +157,7 @@ async fn each_failure_ends_as_documented() -> Outcome {
             _ => (500, "panic"),
         };
         let records = matches!(format, "sse" | "ndjson");
-        // a stream that gets ids has other bytes, and with them no length any more
+        // A stream to which ids are added has other bytes, so its declared length is removed.
         let declared = length == 1 && format != "sse";
         let expected = match how {
             "panic-handler" | "error-first" => "head",

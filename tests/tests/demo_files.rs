@@ -118,7 +118,7 @@ async fn no_path_escapes() -> Outcome {
             );
         }
     }
-    // bytes that no URI library lets through
+    // These bytes are sent raw, because no URI library accepts them.
     let mut connection = h1::Connection::open(server.public_addr()).await?;
     connection
         .send_raw(b"GET /files/..\\secret HTTP/1.1\r\nHost: a\r\n\r\n")

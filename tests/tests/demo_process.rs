@@ -132,7 +132,7 @@ async fn while_it_stops_it_is_alive_but_not_ready() -> Outcome {
         ),
         (503, 200)
     );
-    // a second signal does not wait for the stream, but says farewell
+    // After a second signal, the server does not wait for the stream, but still sends its last event.
     demo.signal(Signal::TERM)?;
     assert_eq!(demo.exit(SOON).await?.code(), Some(0));
     let response = reply.finish().await;
@@ -224,7 +224,7 @@ async fn with_a_json_log_a_panic_is_one_line_like_any_other() -> Outcome {
         "panic-drop",
     ] {
         let target = format!("/fail?how={how}&after=2&format=sse");
-        // how it ends is tested elsewhere
+        // Other tests check how this response ends.
         let _ = Protocol::Http11
             .send(demo.public_addr(), &Request::get(&target))
             .await;

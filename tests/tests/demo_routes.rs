@@ -101,7 +101,8 @@ async fn a_record_is_one_frame_and_comes_when_it_is_made() -> Outcome {
                     .iter()
                     .all(|chunk| chunk.data.ends_with(b"\n"))
             );
-            // the last of four left at least three intervals after the first; a buffered stream would come at once
+            // The last of four records is sent at least three intervals after the first. If the stream were buffered,
+            // all would arrive together.
             assert!(
                 response.spread() >= Duration::from_millis(40),
                 "{route} {protocol:?}: {:?}",

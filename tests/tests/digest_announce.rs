@@ -104,7 +104,7 @@ async fn place(
         At::Nowhere => Placement::Unannounced,
     };
     assert_eq!(sent[0].placement, placement, "{cell}");
-    // a known length stays, except where trailers over HTTP/1.1 need chunks
+    // A declared length is kept, except over HTTP/1.1 if the digest is in the trailers, which need chunked encoding.
     let chunks = at == At::Trailers && client.0 == Protocol::Http11;
     if length {
         assert_eq!(answer.header("content-length").is_some(), !chunks, "{cell}");
@@ -169,7 +169,7 @@ async fn trailers_on_the_wire() -> Outcome {
         "3\r\nhel\r\n2\r\nlo\r\n0\r\ncontent-digest: md5=:XUFAKrxLKna5cZ2REBfFkg==:\r\n\
          x-content-md5: 5d41402abc4b2a76b9719d911017c592\r\n\r\n"
     );
-    // the connection goes on
+    // The connection can be used for another request.
     connection
         .send(&Request::get("/").header("TE", "trailers"))
         .await?;
@@ -236,7 +236,7 @@ async fn a_stream_that_breaks_announces_nothing() -> Outcome {
     Ok(())
 }
 
-/// Announced outside, promised inside: the digest that arrives is of the bytes that arrive.
+/// With a digest layer outside of a check, the digest that the client receives is that of the bytes that it receives.
 #[tokio::test]
 async fn compression_between_promise_and_announcement() -> Outcome {
     let promised = || async {

@@ -1,5 +1,5 @@
-//! A body that breaks its promise never looks whole to a client, whatever the protocol and framing; one that keeps it is
-//! never refused.
+//! A body that does not match its declared digest never looks complete to a client, whatever the protocol and the
+//! framing. A body that matches it is never refused.
 
 use std::{error::Error, sync::Arc};
 
@@ -29,7 +29,7 @@ fn noise(len: usize) -> Vec<u8> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     Length,
-    /// `None` is the first to say that it is over.
+    /// Only the `None` after the last frame says that the body has ended.
     Chunked,
     /// `is_end_stream` is true together with the last frame: a server does not poll again.
     EndsEarly,
@@ -102,7 +102,7 @@ async fn check(protocol: Protocol, cell: Cell) -> Outcome {
     let unframed = protocol == Protocol::Http10 && cell.framing != Framing::Length;
     let what = format!("{protocol:?} {cell:?}: {verdict:?}, {answer:?}");
     if unframed && cell.size == LONG {
-        // the one cell in which a client cannot be told: it is said so
+        // In this case the client cannot detect a mismatch, and the layer reports the body as not verifiable.
         assert_eq!(
             verdict,
             Verdict::Unverifiable(Unverifiable::Http10WithoutLength),
@@ -137,7 +137,7 @@ async fn check(protocol: Protocol, cell: Cell) -> Outcome {
                     assert!(answer.header("x-content-md5").is_none());
                 }
                 Ok(answer) => assert!(answer.end.is_cut(), "{what}"),
-                // the error came before hyper had flushed the head
+                // The body failed before hyper had flushed the head.
                 Err(end) => assert!(!end.is_whole(), "{what}"),
             }
         }
@@ -175,7 +175,7 @@ async fn a_slow_stream_arrives_as_it_is_made() -> Outcome {
         let answer = protocol.send(server.addr(), &Request::get("/")).await?;
         assert!(answer.end.is_whole());
         assert_eq!(answer.chunks.len(), 5, "{protocol:?}");
-        // 240 ms in the making: held back, they would come at once
+        // The handler takes 240 ms. If the layer held the frames back, they would arrive together.
         assert!(
             answer.spread() >= 2 * gap,
             "{protocol:?}: {:?}",
@@ -185,7 +185,7 @@ async fn a_slow_stream_arrives_as_it_is_made() -> Outcome {
     Ok(())
 }
 
-/// The promise is of the bytes inside the compression, and is checked there.
+/// The declared digest is that of the bytes inside of the compression, and is checked there.
 #[tokio::test]
 async fn compression_outside_neither_hides_nor_breaks_it() -> Outcome {
     let handler = |bad| {

@@ -75,7 +75,7 @@ async fn a_last_record_is_delivered_10_000_times_of_10_000() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_abort_behind_it_the_record_arrives_and_the_response_is_cut() -> Outcome {
-    // 25 ms are the default; a machine that also compiles gets more
+    // The default is 25 ms. A machine that also compiles may need more.
     let settle = Duration::from_millis(500);
     let layer = ErrorWriterLayer::new().after_tail(AfterTail::Abort { settle });
     let server = serve(ServiceBuilder::new().layer(layer).service(service_fn(fail))).await?;
@@ -105,7 +105,7 @@ async fn responses_without_a_body_are_untouched() -> Outcome {
         Request::head("/200"),
         Request::get("/204"),
         Request::get("/304"),
-        // and the connection is still good
+        // The connection can still be used for another request.
         Request::head("/200"),
     ] {
         connection.send(&request).await?;

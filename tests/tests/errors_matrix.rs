@@ -121,7 +121,7 @@ impl Cell {
         let headers = response.headers_mut();
         headers.insert("content-type", KINDS[self.kind].1.parse().unwrap());
         if self.declared {
-            // of a failing body: more than it gives
+            // A body that fails declares ten bytes more than it returns.
             let more = if self.place == "drop" { 0 } else { 10 };
             headers.insert("content-length", (self.given().len() + more).into());
         }
@@ -160,13 +160,13 @@ fn handle(
     }
 }
 
-/// What a client has in the end.
+/// What a client has received when the exchange is over.
 #[derive(Debug)]
 struct Seen {
     response: Response,
-    /// decoded, as far as that goes
+    /// The body, decoded as far as possible.
     body: String,
-    /// a content coding lacks its end
+    /// Whether the end of the content coding is missing.
     coding_cut: bool,
 }
 
@@ -205,7 +205,7 @@ fn is(cell: &Cell, protocol: Protocol, wanted: &str, seen: &Seen) -> bool {
         coding_cut,
     } = seen;
     let (given, end) = (cell.given(), &response.end);
-    // a HTTP/1.0 response without a length can have no better end
+    // An HTTP/1.0 response without a length can only end with the connection.
     let ended = end.is_whole() || (protocol == Protocol::Http10 && *end == End::Closed);
     match wanted {
         "500" => {

@@ -21,7 +21,7 @@ fn messages(path: &str) -> impl Stream<Item = Result<Bytes, Status>> + Send + us
     stream::unfold(0, move |n| {
         let path = path.clone();
         async move {
-            // each message is a frame of its own
+            // Yield, so that each message becomes a frame of its own.
             tokio::task::yield_now().await;
             match path.as_str() {
                 _ if n < 2 && path != "/t.T/First" => {}

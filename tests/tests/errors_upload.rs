@@ -126,7 +126,7 @@ async fn a_client_that_leaves_in_mid_upload_is_no_failure() -> Outcome {
     }
     assert_eq!(log.text(), "", "anyone can fill the log");
 
-    // a whole upload is a whole echo
+    // A complete upload is echoed completely.
     let mut client = h1::Connection::open(server.addr()).await?;
     client
         .send(&Request::post("/by-hand", "data: 1\n\n"))
@@ -134,7 +134,7 @@ async fn a_client_that_leaves_in_mid_upload_is_no_failure() -> Outcome {
     assert_eq!(client.reply().await?.finish().await.text(), "data: 1\n\n");
     assert_eq!(ended.recv().await.unwrap(), "complete ");
 
-    // an error of the same kind that is not the client's
+    // An I/O error of an upstream is a failure of the server, although it is of the same kind.
     client.send(&Request::post("/upstream", "abc")).await?;
     client.reply().await?.finish().await;
     assert_eq!(ended.recv().await.unwrap(), "error io");

@@ -79,7 +79,8 @@ async fn h1_says_how_a_body_ended() -> Outcome {
         for piece in [1, 7, answer.len()] {
             let (chunks, got) =
                 exchange(scripted(answer, piece, close).await?, &Request::get("/")).await?;
-            // where the framing has no pieces, they are whatever the reads returned
+            // If the framing has no pieces, the pieces are what each read returned, so only their concatenation is
+            // compared.
             let shown = if answer.windows(7).any(|w| w == b"chunked") {
                 chunks.join("|")
             } else {
@@ -230,7 +231,7 @@ async fn a_reader_that_stops_holds_the_server_up() -> Outcome {
             .filter(|f| f.stream == id && f.kind == h2::FrameKind::Data);
         data.map(|frame| frame.length).sum()
     };
-    // the server sends one window and no more, while another stream goes on
+    // The server sends one window of data on the stalled stream, while another stream continues.
     let mut other = connection.send(&Request::get("/")).await?.reply().await?;
     for _ in 0..20 {
         assert!(
@@ -239,7 +240,7 @@ async fn a_reader_that_stops_holds_the_server_up() -> Outcome {
         );
     }
     assert_eq!(sent(&connection), 100_000);
-    // taking a piece gives its window back
+    // Reading a piece releases its part of the window.
     assert!(reply.chunk().await.is_some());
     while sent(&connection) == 100_000 {
         assert!(reply.chunk().await.is_some());

@@ -143,10 +143,10 @@ async fn reqwest_sends_the_id_of_the_request() -> Outcome {
     };
     check(&front(ask).await?, &seen).await?;
 
-    // outside of any request there is none to send
+    // Outside of any request there is no id to send.
     assert_eq!(ask_reqwest(url.clone()).await?, "ask");
     assert_eq!(seen.take(), [[""; 0]]);
-    // the caller's own stands, also in a request
+    // A header that the caller has set is kept, also inside of a request.
     let scope = ids::RequestScope::new("order-17".parse()?, Sequence::new());
     let request = http::Request::post(url).header(NAME, "mine");
     let sent = reqwest_client().oneshot(request.body(reqwest::Body::default())?);

@@ -84,7 +84,7 @@ async fn connect(server: &TestServer, id: Option<&str>) -> (HeaderMap, Socket) {
         request.headers_mut().insert(NAME, id);
     }
     let stream = TcpStream::connect(server.addr()).await;
-    // it checks the status and what the handshake needs
+    // `client_async` checks the status and the headers of the handshake.
     let opened = client_async(request, stream.expect("it listens")).await;
     let (socket, head) = opened.expect("a websocket");
     (head.into_parts().0.headers, socket)
@@ -123,7 +123,7 @@ async fn closed(log: &LogCapture) {
 async fn check_log(log: &LogCapture, id: &str) {
     closed(log).await;
     let mut lines = log.take_json();
-    // that of the response, whose body ends with the upgrade
+    // This is the access log line of the response, whose body ends with the upgrade.
     lines.retain(|line| line["target"] != "tower_stream_trace::access");
     let mut messages: Vec<_> = lines.iter().map(|line| &line["message"]).collect();
     messages.dedup();
@@ -160,7 +160,7 @@ fn id_of(mut head: HeaderMap, bare: &HeaderMap) -> String {
     head.remove(NAME);
     let mut bare = bare.clone();
     for head in [&mut head, &mut bare] {
-        // they are of one handshake
+        // These headers differ between two handshakes.
         assert!(head.remove("sec-websocket-accept").is_some());
         assert!(head.remove("date").is_some());
     }
@@ -188,7 +188,7 @@ async fn a_websocket_under_request_ids() -> Outcome {
 async fn a_websocket_under_the_whole_stack() -> Outcome {
     let (log, _default) = log();
     let bare = bare(&log).await?;
-    // longer than the test
+    // The drain lasts longer than the test.
     let drain = Drain::builder()
         .advertise(PATIENCE)
         .deadline(4 * PATIENCE)
@@ -206,7 +206,7 @@ async fn a_websocket_under_the_whole_stack() -> Outcome {
     let server = serve(Router::new().route("/ws", any(holding)).layer(stack)).await?;
     for draining in [false, true] {
         if draining {
-            // a 101 is answered as ever: its connection cannot close
+            // A 101 is the same during a drain, because it cannot announce the close of its connection.
             drain.start();
         }
         log.take_json();

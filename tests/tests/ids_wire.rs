@@ -95,7 +95,7 @@ async fn events_are_numbered_from_one_whatever_ends_the_stream() -> Outcome {
                 "{protocol:?}: {event}"
             );
         }
-        // the record that the error writer adds is none of the stream's: a client comes back with the last real id
+        // The record of the error writer has no id, so a client resumes after the last event of the stream.
         let failed = get(
             &server,
             protocol,
@@ -206,14 +206,14 @@ async fn log_lines_of_a_stream_carry_its_ids_at_top_level() -> Outcome {
             .filter_map(|line| line["sequence_id"].as_u64())
             .collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "{id}: {numbers:?}");
-        // logged by the body while it was polled, then while it was dropped
+        // The body logs these lines while it is polled, and the one after them while it is dropped.
         let made: Vec<u64> = of_request()
             .filter(|line| line["message"] == "made a record")
             .filter_map(|line| line["n"].as_u64())
             .collect();
         assert_eq!(made, [0, 1, 2, 3, 4], "{id}");
         assert!(of_request().any(|line| line["message"] == "a stream of records is gone"));
-        // each of the five chunks has drawn a number too, between the lines
+        // Each of the five chunks has also taken a number, between those of the lines.
         assert!(numbers.last() >= Some(&11), "{id}: {numbers:?}");
     }
     Ok(())
@@ -224,7 +224,7 @@ async fn a_task_and_a_replaced_id_are_logged_under_the_request() -> Outcome {
     let demo = demo("json").await?;
     let request =
         Request::get("/fail?how=producer-panic&after=1&format=ndjson").header(NAME, "one");
-    // how it ends is another test's matter
+    // Another test checks how this response ends.
     let _ = Protocol::Http11.send(demo.public_addr(), &request).await;
     let hostile = Request::get("/whoami").header(NAME, "{\"request_id\":\"evil\"}");
     let response = Protocol::Http11.send(demo.public_addr(), &hostile).await?;
@@ -232,7 +232,7 @@ async fn a_task_and_a_replaced_id_are_logged_under_the_request() -> Outcome {
         panic!("{response:?}")
     };
     logged(&demo, 1, |line| line.contains("replaced the request id")).await;
-    // the panic hook of the standard library writes between the lines
+    // The panic hook of the standard library writes text between the JSON lines.
     let text = demo.log().text();
     let lines = text.lines().filter(|line| line.starts_with('{'));
     let lines: Vec<Value> = lines.map(serde_json::from_str).collect::<Result<_, _>>()?;

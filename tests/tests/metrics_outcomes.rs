@@ -207,7 +207,7 @@ async fn what_the_server_does() -> Outcome {
             (Request::get("/panic-handler"), "/panic-handler panic panic"),
         ] {
             let measured = Measured::start().await?;
-            // how a client sees it is for other tests: here it only has to be over
+            // Other tests check what the client receives. Here, the exchange only has to be over.
             let _ = protocol.send(measured.server.addr(), &request).await;
             assert_eq!(measured.ends().await, [(end.to_owned(), 1)], "{protocol:?}");
         }
@@ -268,7 +268,7 @@ async fn a_client_that_leaves_http2() -> Outcome {
 
 #[tokio::test]
 async fn a_body_that_is_never_polled() -> Outcome {
-    // no window: the head goes out, and the server never asks the body for a thing
+    // With a window of 0, the server sends the head and never polls the body.
     let measured = Measured::start().await?;
     let mut client = h2::Connection::open_with_window(measured.server.addr(), 0).await?;
     let reply = client.send(&Request::get("/stream")).await?.reply().await?;

@@ -35,7 +35,7 @@ impl Traces {
             .with_simple_exporter(exporter.clone())
             .build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("requests"));
-        // hyper and h2 have spans of their own below it
+        // The filter removes the spans of hyper and h2, whose level is below INFO.
         let subscriber = tracing_subscriber::registry().with(layer.with_filter(LevelFilter::INFO));
         Self {
             provider,
@@ -210,7 +210,7 @@ async fn every_end_has_its_spans() {
             let path = format!("/stream/{name}");
             let request = Request::get(&path);
             let exchange = protocol.send(server.addr(), &request);
-            // the client of a body that hangs leaves; no other takes so long
+            // The client of the body that hangs disconnects after this time. No other body takes as long.
             let patience = match name {
                 "left" => Duration::from_secs(1),
                 _ => e2e::PATIENCE,
@@ -297,7 +297,7 @@ async fn head_and_an_upgrade_are_complete() {
 #[tokio::test]
 async fn streams_of_one_connection_keep_their_chunks_apart() {
     let traces = Traces::new();
-    // each with chunks of its own length, one after the other by turns
+    // Each stream has chunks of another length, and the streams return them in turns.
     let body = |length: usize| {
         let pause = || mock::sleep(Duration::from_millis(3));
         MockBody::new((0..5).flat_map(move |_| [mock::data("x".repeat(length)), pause()]))

@@ -36,8 +36,9 @@ struct Following {
     joined: Joined,
     /// What the body returned after the frames that were joined, and whether it is a heartbeat.
     next: Option<(Result<Piece, BoxError>, bool)>,
-    /// Whether the body has ended after the frames that were joined. The end is returned in its own poll, as without the
-    /// layer: a layer outside that polls again after a last frame would make those inside report too early.
+    /// Whether the body has ended after the joined frames. The next poll then returns the end, as without the layer. If
+    /// the joined frame were marked as the last one, that poll would count as one after the end, and the stages would
+    /// report the end before the body is dropped.
     ended: bool,
     /// Number of declared bytes that the body has not returned yet. At zero, the body is not polled again.
     undelivered: u64,
@@ -215,7 +216,7 @@ impl Following {
         data.len() <= LARGE && length <= self.config.max_bytes
     }
 
-    /// Nothing is held, and this is returned as it is.
+    /// Counts the bytes of a frame that is returned unchanged. Called while no frame is held.
     #[inline(always)]
     fn passes(&mut self, polled: &Polled) {
         if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = polled {

@@ -14,10 +14,10 @@ use crate::{Coding, load::LoadSource, settings::Codings};
 /// The load is read at most this often.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A rung is left for the next one above this load.
+/// The loads above which the next rung, that is the next set of codings, is used.
 const ABOVE: [f64; 2] = [0.45, 0.75];
 
-/// A rung is left for the next one below when the load is this much less than that.
+/// A rung is left for the one before it when the load is below its bound by this much.
 const HYSTERESIS: f64 = 0.05;
 
 /// The codings of each rung, idle first.
@@ -86,7 +86,7 @@ impl Adaptive {
 
 fn next_rung(rung: usize, load: f64) -> usize {
     let above = |margin: f64| ABOVE.iter().filter(|bound| load > **bound - margin).count();
-    // Up at a bound, down only below the bound and its margin.
+    // Goes to the next rung above a bound, and back only below the bound less the hysteresis.
     rung.clamp(above(0.0), above(HYSTERESIS))
 }
 

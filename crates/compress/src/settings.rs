@@ -34,7 +34,8 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Codings with a level each, the preferred one first. One byte each: the coding and one, in two bits, and the level.
+/// Codings with a level each, the preferred one first. Each is one byte: the upper two bits are the coding plus one (0:
+/// no coding), the lower six are the level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Codings([u8; Coding::ALL.len()]);
 

@@ -43,7 +43,7 @@ pub struct Exchange {
 
 #[derive(Default)]
 pub(crate) struct Cell {
-    /// With the depth of the layer that recorded it.
+    /// The cause, and the depth of the layer that recorded it.
     cause: OnceLock<(u32, Cause)>,
     /// With the depth of the layer that set it.
     request_id: OnceLock<(u32, RequestId)>,
@@ -51,7 +51,7 @@ pub(crate) struct Cell {
     drain: OnceLock<(u32, Arc<dyn DrainHandle>)>,
     /// With the depth of the layer that set it.
     permit: OnceLock<(u32, Weak<dyn Any + Send + Sync>)>,
-    /// The dialect that was named first; the last one of the list applies.
+    /// The list of the dialects that were named, in the order in which they were named. The last one applies.
     dialect: OnceLock<Box<NamedDialect>>,
     /// Whether the body has returned the last record of its dialect.
     is_terminal: AtomicBool,
@@ -60,7 +60,7 @@ pub(crate) struct Cell {
     chunks: AtomicU64,
     /// Number of heartbeats that the heartbeat layer wrote.
     heartbeats: AtomicU64,
-    /// The cell with the sequence, if it is another one.
+    /// The cell whose sequence the request uses. `None` if it is that of this cell.
     numbers_of: Option<Arc<Cell>>,
     /// For each [`Claim`], the depth of the layer that made it, or 0.
     claims: [AtomicU32; Claim::COUNT],
@@ -98,7 +98,8 @@ pub trait DrainHandle: Any + Send + Sync {
 
 /// Holds a drain, see [`Exchange::hold_drain`].
 pub trait DrainHold: Send + Sync {
-    /// Waits until everything in flight has to end. The work then has a moment, as last events have, before the drain is over.
+    /// Waits until everything in flight has to end. The drain is over a short time after that, so the work has to end
+    /// at once.
     fn deadline(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 

@@ -130,7 +130,7 @@ impl Context {
         response
     }
 
-    /// What the writer gives a body that may still be written to.
+    /// Returns how a failed body ends into which a record may still be written.
     #[cold]
     pub(crate) fn tail(&self, stream: StreamKind) -> Tail {
         let cause = self.cause();
@@ -148,9 +148,10 @@ impl Context {
         }
     }
 
-    /// The error that an aborted body gives.
+    /// Returns the error with which an aborted body fails.
     ///
-    /// Without the error it stands for in its source chain: an `h2::Error` there would choose the code of the reset.
+    /// Its source chain does not contain the original error, because hyper would take the reset code from an
+    /// `h2::Error` there.
     pub(crate) fn error(&self) -> StreamError {
         self.cause().into()
     }
@@ -177,11 +178,11 @@ fn log(cause: &Cause) {
         FaultKind::Drain => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended by a drain");
         }
-        // Any client can do that as often as it likes.
+        // At DEBUG, because any client can disconnect during an upload as often as it likes, and would fill the log.
         FaultKind::ClientLeft => {
             tracing::debug!(target: "tower_stream_errors", outcome, kind, error, "the client left in mid-upload");
         }
-        // The client asked for it.
+        // At INFO, because a client requested it.
         FaultKind::Cancelled => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended because its stream was cancelled");
         }
@@ -191,7 +192,7 @@ fn log(cause: &Cause) {
         FaultKind::SlowUpload => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "the client sent too slowly");
         }
-        // The client caused it, as it causes a 404.
+        // At INFO, because the client caused it, as it causes a 404.
         FaultKind::Grpc(code) if !grpc::is_server_error(code) => {
             tracing::info!(target: "tower_stream_errors", outcome, kind, error, "response ended with a gRPC status");
         }

@@ -196,7 +196,7 @@ impl Stage for DialectStage {
         let Some(replaced) = &mut self.replaced else {
             return Poll::Ready(AfterHead::Leave);
         };
-        // an error of the body leaves what was read of it
+        // If the body fails, the message consists of what was read before.
         while let Some(Ok(piece)) = ready!(up.poll(cx)) {
             replaced
                 .text

@@ -47,7 +47,8 @@ impl Watch {
         }
     }
 
-    /// Ends the section, in which no panic was caught, unless its code caught one itself. The hook has not logged that one.
+    /// Ends a section that did not panic. If its code caught a panic itself, logs that panic here, because the hook has
+    /// not.
     #[inline]
     pub(crate) fn end(self) {
         self.end_by_panic();

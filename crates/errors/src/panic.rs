@@ -70,7 +70,7 @@ impl Payload {
             None => (None, None),
         };
         let message = hook::message(&*self.thrown).to_owned();
-        // the payload's own drop may panic, and the payload of that panic too
+        // The drop of the payload may panic, and so may the drop of that second payload, which is therefore leaked.
         if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(self.thrown))) {
             std::mem::forget(second);
         }

@@ -39,22 +39,23 @@ use crate::{
 pub struct ErrorWriterStage {
     context: Context,
     state: State,
-    /// Waits to be given out, before anything that `state` says.
+    /// The piece that is returned next, before anything that `state` says.
     stash: Option<Piece>,
-    /// Waits behind `stash`.
+    /// The trailers that are returned after `stash`.
     trailers: Option<Box<Frame<Bytes>>>,
     stream: StreamKind,
     records: Records,
-    /// The head leaves room for bytes that the body inside did not give.
+    /// Whether this layer may write bytes of its own into the body.
     writable: bool,
-    /// Nothing is due, so nothing is missing when there is none. Over HTTP/2 hyper polls the body of an answer to HEAD.
+    /// Whether the response has no body (HEAD, 204, 304), so that nothing is missing if there is none. Over HTTP/2,
+    /// hyper polls the body of a response to HEAD.
     bodiless: bool,
-    /// A reset that the body chooses with its error reaches the client.
+    /// Whether a reset reaches the client whose code the body chooses by its error.
     resets: bool,
-    /// The length that the body said of itself after its first poll, and that the server declares; 0 if it said none.
+    /// The length that the body reported after its first poll, and that the server declares. 0 if it reported none.
     learnt: u64,
     given: u64,
-    /// `size_hint` panicked: the body is not to be touched again.
+    /// Whether `size_hint` has panicked. The body is then not polled again.
     poisoned: AtomicBool,
 }
 
@@ -120,7 +121,8 @@ impl ErrorWriterStage {
         self.state = State::Open;
     }
 
-    /// The poll before the head. False: the response has failed, and no reset was chosen for it.
+    /// Polls the body once before the head is sent. Returns false if the response has failed and its body chose no
+    /// reset.
     fn poll_first(&mut self, up: &mut impl Source, cx: &mut StageContext<'_, '_>) -> bool {
         let piece = match self.poll_inner(None, up, cx) {
             Ok(Poll::Ready(Some(piece))) => piece,
@@ -146,7 +148,8 @@ impl ErrorWriterStage {
         true
     }
 
-    /// The body inside has failed, which is recorded: gives what comes in its place.
+    /// Called when the inner body has failed and the cause is recorded. Returns what is sent in place of the rest of
+    /// the body.
     #[cold]
     fn end(
         &mut self,
@@ -158,7 +161,7 @@ impl ErrorWriterStage {
         self.poll_stash(cx).unwrap_or(Poll::Ready(None))
     }
 
-    /// What the body inside gave, when it does not pass as it is.
+    /// Handles what the inner body returned, unless it passes unchanged.
     #[inline(never)]
     fn poll_rest(
         &mut self,
@@ -180,7 +183,8 @@ impl ErrorWriterStage {
         };
     }
 
-    /// Polls the body inside, unless that was done, until it gives something that may be sent. `Err`: it has failed.
+    /// Polls the inner body until it returns something that may be sent. `first` is the result of a poll that was made
+    /// before. `Err` means that the body has failed.
     fn poll_inner(
         &mut self,
         mut first: Option<Polled>,
@@ -234,7 +238,7 @@ impl ErrorWriterStage {
         }
     }
 
-    /// Less was given than was declared.
+    /// Returns whether the body has returned fewer bytes than the server declared.
     #[inline]
     fn is_short(&self) -> bool {
         self.given < self.learnt
@@ -305,7 +309,8 @@ impl ErrorWriterStage {
         };
     }
 
-    /// Gives what waits, and what comes after it. `None`: the body inside goes on.
+    /// Returns the pieces that wait, then the end or failure after them. `None` means that the inner body is polled
+    /// again.
     fn poll_stash(&mut self, cx: &mut StageContext<'_, '_>) -> Option<Polled> {
         let next = self.stash.take();
         if let Some(piece) = next.or_else(|| self.trailers.take().map(Piece::Other)) {
@@ -343,8 +348,8 @@ impl ErrorWriterStage {
     }
 }
 
-/// The body has given an error, whose text and drop are foreign code. With an error, that is what the body fails with: see
-/// [`chosen_reset`].
+/// Records and logs the error of a body. Its `Display` and its drop are foreign code and may panic. Returns the error
+/// if it chooses the code of a reset, with which the body then fails: see [`chosen_reset`].
 #[cold]
 fn failed(error: BoxError, resets: bool, cx: &mut StageContext<'_, '_>) -> Option<BoxError> {
     if cx.exchange.is_terminal() {

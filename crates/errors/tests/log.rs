@@ -101,7 +101,7 @@ async fn one_line_whoever_ended_it() {
     };
     let writer = ErrorWriterLayer::new();
 
-    // two writers, of which the inner one aborts
+    // Of two error writers, the inner one aborts the body. The failure is logged once.
     let (asked, _) = request();
     let service =
         writer.layer(writer.layer(handler(&[|| mock::data("a"), || mock::error("gone")])));
@@ -109,7 +109,7 @@ async fn one_line_whoever_ended_it() {
     assert!(body.collect().await.is_err());
     assert_eq!(told(&lines), ["ERROR error _OTHER: gone"]);
 
-    // a layer inside ended it well, and recorded why
+    // A layer inside ended the body cleanly and recorded the cause.
     let (asked, fault) = request();
     let body = writer.layer(handler(&[|| mock::data("a")]));
     let mut body = body.oneshot(asked).await.unwrap().into_body();
@@ -121,7 +121,7 @@ async fn one_line_whoever_ended_it() {
     assert_eq!(told(&lines), ["INFO aborted drain: going"]);
     drop(body);
 
-    // a layer outside ended it, and dropped what is inside
+    // A layer outside recorded a cause and dropped the response.
     let (asked, fault) = request();
     let response = writer.layer(handler(&[mock::hang])).oneshot(asked).await;
     fault.record(Cause::new(FaultKind::Timeout, "too late"));
@@ -129,7 +129,7 @@ async fn one_line_whoever_ended_it() {
     drop(response);
     assert_eq!(told(&lines), ["ERROR error timeout: too late"]);
 
-    // before there was a head
+    // A cause was recorded, and the future was dropped before there was a head.
     let (asked, fault) = request();
     let never = service_fn(|_: Request<()>| {
         std::future::pending::<Result<Response<MockBody>, Infallible>>()
@@ -140,7 +140,7 @@ async fn one_line_whoever_ended_it() {
     drop(waiting);
     assert_eq!(told(&lines), ["ERROR error timeout: too late"]);
 
-    // the cause that is known first is the outcome; what else went wrong is not lost
+    // The first cause is the outcome. A later failure is logged too.
     let (asked, fault) = request();
     let body = writer.layer(handler(&[|| mock::data("a"), || mock::panic("sick")]));
     let body = body.oneshot(asked).await.unwrap().into_body();
@@ -148,7 +148,7 @@ async fn one_line_whoever_ended_it() {
     assert!(body.collect().await.is_err());
     assert_eq!(told(&lines), ["INFO aborted drain: going", "ERROR: sick"]);
 
-    // nobody knows of a failure: the client left
+    // The client disconnected and no cause was recorded, so nothing is logged.
     let (asked, _) = request();
     drop(writer.layer(handler(&[mock::hang])).oneshot(asked).await);
     assert_eq!(told(&lines), [""; 0]);

@@ -54,7 +54,7 @@ async fn idle(app: Router) -> (usize, f64, usize) {
             heartbeats
         });
     }
-    // all wait
+    // All streams wait now.
     tokio::time::sleep(INTERVAL / 8).await;
     let change = region.change();
     let held = change.bytes_allocated - change.bytes_deallocated;

@@ -264,7 +264,8 @@ impl Following {
 
     #[inline(never)]
     fn look(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
-        // If a chunk ends inside of a CRLF, the LF may follow. After a heartbeat it would be another blank line.
+        // If a chunk ends inside of a CRLF, the LF may follow. After a heartbeat, a client would read that LF as one
+        // more blank line.
         let cut = self.scanner.awaits_lf() && !self.ends_in_two_crs;
         let may_write = self.scanner.at_boundary() && !cut;
         if cx.exchange.is_terminal() {
@@ -283,7 +284,7 @@ impl Following {
         self.changed = true;
         cx.exchange.count_heartbeat();
         cx.set_heartbeat(true);
-        // Whatever the stream waited for, the events after it may have ids.
+        // The handler may send ids after this wait, so the following chunks are searched for them again.
         self.plain &= self.ids.is_none();
         let data = self.heartbeat.bytes(self.after_ids);
         Poll::Ready(Some(Ok(Piece::open(data))))

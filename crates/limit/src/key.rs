@@ -217,7 +217,8 @@ mod tests {
         ] {
             assert!(same(&one, honest, &mut request("10.0.0.8:1", lines)));
         }
-        // fewer members than proxies, or no address: not through the proxies
+        // With fewer members than proxies, or a member that is no address, the request did not come through the
+        // proxies.
         let two = KeyBy::forwarded_for(2);
         for by in [&two, &KeyBy::forwarded_for(0), &KeyBy::peer()] {
             assert!(same(by, honest, direct));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// A limit on how many are in at once. First come, first served: a slot that is given back goes to the first that waits.
+/// A limit on how many slots are taken at once. A slot that is given back goes to the caller that has waited longest.
 #[derive(Debug)]
 pub(crate) struct Slots {
     free: Semaphore,
@@ -72,7 +72,7 @@ impl Slots {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Changes the limit. Whoever is in stays in.
+    /// Changes the limit. Slots that are taken stay taken.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.resize(limit, || ());
     }

@@ -255,7 +255,7 @@ impl Stage for StreamLimitStage {
         }
     }
 
-    /// A response without a body, or with an empty one.
+    /// Called when the response ends. If it had no data frame, its end counts as the first chunk.
     #[inline]
     fn on_latched(&mut self) {
         if self.extra.is_some() {

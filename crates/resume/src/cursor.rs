@@ -16,8 +16,9 @@ const TEXT: usize = 38;
 
 /// Makes the public ids of streams, and recognizes them.
 ///
-/// A public id is the stream's id and a code (an HMAC-SHA-256, cut to 96 bits) of the id and the owner, so the log needs not be asked to
-/// refuse a guess or a stranger, and an id whose stream is gone is known to be one that was issued.
+/// A public id is the stream's id and a code (an HMAC-SHA-256, cut to 96 bits) of the id and the owner. The server can
+/// therefore refuse an id that was guessed, or that belongs to another owner, without reading the log, and it knows of
+/// an id whose stream has been removed that it was issued.
 #[derive(Clone)]
 pub(crate) struct Issuer {
     mac: Hmac<Sha256>,

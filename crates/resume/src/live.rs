@@ -12,8 +12,8 @@ use tower_stream_core::Cause;
 
 use crate::{End, Entry, Epoch, StreamId, head::Head};
 
-/// How far the producer runs ahead of its fastest reader, and of the log without readers. Also what is kept for readers that are
-/// behind, before they read the log instead.
+/// How far the producer may run ahead of its fastest reader, or of the log if there is no reader. As many records are
+/// kept here for slower readers; a reader that is further behind reads the log.
 const AHEAD_RECORDS: usize = 1_024;
 const AHEAD_BYTES: usize = 1_024 * 1_024;
 
@@ -48,7 +48,7 @@ struct State {
     is_broken: bool,
     /// Why the producer must stop.
     stop: Option<Cause>,
-    /// The readers' wakers. `None`: a free place.
+    /// The readers by their place, each with its waker if it waits. `None` is a free place.
     readers: Vec<Option<Option<Waker>>>,
     count: usize,
     /// The last offset that a reader has taken, and the bytes after it.
@@ -177,7 +177,7 @@ impl Live {
         (next, state.alone_since)
     }
 
-    /// Sets since when there is no reader here: those elsewhere count as well.
+    /// Sets the time since which the stream has no reader: a reader on another replica counts until then.
     pub(crate) fn attended(&self, until: Instant) {
         if let Some(since) = &mut self.state.lock().alone_since {
             *since = until;

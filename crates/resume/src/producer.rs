@@ -80,7 +80,7 @@ where
             let end = loop {
                 match poll_fn(|cx| pump.poll(who_left, cx)).await {
                     Pumped::End(end) => break end,
-                    // Perhaps there is a reader elsewhere.
+                    // The stream may have a reader on another replica.
                     Pumped::Alone => match attended(&shared, &live).await {
                         Some(left) => live.attended(Instant::now() + left),
                         None => {
@@ -125,7 +125,7 @@ async fn attended(shared: &Shared, live: &Live) -> Option<Duration> {
     let status = shared.log.status(&live.id);
     match timeout(shared.lease, status).await {
         Ok(Ok(status)) => status.attended,
-        // Unknown: ask again.
+        // If it is not known, a reader is assumed, and the log is asked again.
         Err(_) => Some(shared.lease),
         Ok(Err(error)) if error.kind() == LogErrorKind::Unavailable => Some(shared.lease),
         Ok(Err(_)) => None,

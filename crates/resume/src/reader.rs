@@ -350,14 +350,15 @@ fn watch(shared: Arc<Shared>, id: StreamId) -> Watch {
         };
         match timeout(shared.lease, look).await {
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => Err(LogErrorKind::NotFound),
-            // Unknown is not lost.
+            // If the log does not answer, it is not known whether the producer is lost, so the reader goes on.
             _ => Ok(()),
         }
     })
 }
 
 impl Shared {
-    /// Stores the end of a stream whose producer is lost. Returns its status.
+    /// Ends a stream whose producer is lost: if the stream has no end and the lease of its producer has expired, stores
+    /// [`FaultKind::ProducerLost`] as its end. Otherwise does nothing.
     pub(crate) async fn bury(&self, id: &StreamId) -> Result<(), crate::LogError> {
         let status = self.log.status(id).await?;
         if status.end.is_some() || status.lease.is_some() {

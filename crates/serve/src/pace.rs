@@ -31,7 +31,8 @@ pub(crate) struct Pace {
     write_stall: Option<u64>,
     /// In bytes per second.
     min_rate: Option<u64>,
-    /// The reader may have taken this many bytes more than it is known to have taken.
+    /// The number of bytes that the reader may have taken in addition to those that are known: one piece if it is only
+    /// known when a whole piece was taken.
     unknown: u64,
     /// When the bytes began to wait that wait now, by the clock, plus one. 0 if none wait.
     waiting: AtomicU64,
@@ -245,7 +246,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_rate_is_that_of_20_seconds_of_waiting() {
         let pace = pace(None, Some(100));
-        // 20 s of waiting in 40 s, at 150 B/s of it
+        // In 40 s, bytes wait for 20 s, and the reader takes 150 bytes per second of waiting.
         for _ in 0..10 {
             pace.waits();
             advance(2 * SECOND).await;
@@ -255,7 +256,7 @@ mod tests {
         pace.waits();
         assert_eq!(pace.deadline(), Some(40_000));
         assert_eq!(pace.late(), None);
-        // and then at 99 B/s
+        // After that, the reader takes 99 B/s.
         for _ in 0..19 {
             advance(SECOND).await;
             assert_eq!(pace.late(), None);

@@ -116,7 +116,7 @@ impl Streams {
 }
 
 impl StreamGuard {
-    /// hyper asks for more.
+    /// Called when hyper asks for the next piece, which shows that the client has taken the last one.
     #[inline]
     fn asked(&self) {
         let piece = self.piece.load(Relaxed);

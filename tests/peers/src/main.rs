@@ -119,7 +119,7 @@ fn chat(last: &'static str) -> Router {
 }
 
 #[tokio::main]
-#[allow(clippy::print_stdout)] // the address, for the script
+#[allow(clippy::print_stdout)] // The script reads this address.
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
     let provider = SdkTracerProvider::builder()

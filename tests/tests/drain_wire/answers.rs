@@ -86,7 +86,7 @@ async fn downloads_that_are_aborted_at_the_deadline_are_not_cut() -> Outcome {
         Body::from_stream(first.chain(stream::pending()))
     };
     let builder = drain().deadline(400 * MS);
-    // as long as it takes, however slow this machine is
+    // The drain must not end before the last download, however slow this machine is.
     let drain = builder.settle(Duration::from_secs(60)).build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
@@ -131,14 +131,14 @@ async fn downloads_that_are_aborted_at_the_deadline_are_not_cut() -> Outcome {
     Ok(())
 }
 
-/// Such a handler cannot be stopped. The server does not wait for it.
+/// A handler that blocks its thread cannot be stopped. The server does not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_that_blocks_its_thread_does_not_hold_the_server() -> Outcome {
     let drain = drain().deadline(400 * MS).build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    // Of an idle runtime one worker waits for sockets and timers. If the handler blocks that one, tokio wakes no other for
-    // them, and this test would wait for ever too.
+    // In an idle runtime, one worker waits for sockets and timers. If the handler blocks that worker, tokio wakes no
+    // other one to do this, and the test would never end. This task keeps another worker busy.
     let busy = tokio::spawn(async {
         loop {
             tokio::task::yield_now().await;
@@ -212,7 +212,7 @@ async fn a_refused_stream_has_no_head() -> Outcome {
     Ok(())
 }
 
-/// Outside of axum's router, which takes the body off itself.
+/// The layer is outside of axum's router, which would itself remove the body of a response to HEAD.
 #[tokio::test]
 async fn head_is_refused_over_h2_without_data() -> Outcome {
     let drain = drain().advertise(MS).build();

@@ -23,7 +23,7 @@ async fn while_it_advertises_every_h1_answer_closes_its_connection() -> Outcome 
     assert_eq!(reply.head().headers.get("connection"), None);
     rig.drain.start();
 
-    // between two requests
+    // The drain has started between two requests of this connection.
     busy.send(&Request::get("/")).await?;
     let answer = busy.reply().await?.finish().await;
     assert_eq!(
@@ -36,7 +36,7 @@ async fn while_it_advertises_every_h1_answer_closes_its_connection() -> Outcome 
         (End::Closed, Bytes::new()),
         "EOF after the body"
     );
-    // a stream whose head was out already goes on to its end
+    // A stream whose head was sent before the drain started continues to its end.
     assert_eq!(reply.finish().await.end, End::LastChunk);
 
     for (request, status) in [
@@ -55,7 +55,7 @@ async fn while_it_advertises_every_h1_answer_closes_its_connection() -> Outcome 
         assert_eq!(connection.closed().await, (End::Closed, Bytes::new()));
     }
 
-    // HTTP/1.0 that asks for keep-alive gets one answer to that: no
+    // An HTTP/1.0 client that asks for keep-alive gets a single `Connection: close`.
     let mut old = h1::Connection::open(rig.addr).await?;
     let keep = Request::get("/")
         .http10()
@@ -70,7 +70,7 @@ async fn while_it_advertises_every_h1_answer_closes_its_connection() -> Outcome 
     );
     assert_eq!(old.closed().await.0, End::Closed);
 
-    // HTTP/2 has no such header, and is served
+    // HTTP/2 has no `Connection` header, and the request is served.
     let answer = Protocol::Http2.send(rig.addr, &Request::get("/")).await?;
     assert_eq!((answer.status(), answer.header("connection")), (200, None));
 
@@ -120,7 +120,7 @@ async fn a_connection_in_the_backlog_is_not_lost() -> Outcome {
         connection.send(&Request::get("/")).await?;
         early.push(connection);
     }
-    // the handover begins before the first accept
+    // The handover begins before the server accepts its first connection.
     drain.start();
     sleep(160 * MS).await;
     let app = hello().layer(drain.layer());
@@ -203,7 +203,7 @@ async fn a_late_request_is_told_when_to_come_back() -> Outcome {
         let stream = old.send(&Request::get("/")).await?;
         match refusal {
             Refusal::RefusedStream => {
-                // only then may a client repeat it, whatever the method
+                // After REFUSED_STREAM, a client may repeat the request whatever its method.
                 let end = stream.reply().await.map(|_| ()).unwrap_err();
                 assert_eq!(end, End::Reset(h2::Reason::REFUSED_STREAM));
             }
@@ -235,7 +235,7 @@ async fn a_slow_upload_that_is_refused_receives_its_answer() -> Outcome {
     let answer = upload.reply_to("POST").await?.finish().await;
     assert_eq!((answer.status(), answer.end.clone()), (503, End::Length));
     assert_eq!(answer.header("connection"), Some("close"));
-    // one that waits to be asked is not asked
+    // A client that waits for `100 Continue` gets the 503 without it.
     let mut upload = h1::Connection::open(server.addr()).await?;
     upload
         .send_raw(

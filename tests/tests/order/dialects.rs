@@ -63,7 +63,7 @@ impl Ending {
         let token = || [mock::data(TOKEN), mock::pending()];
         let with = |rest: Vec<Step>| MockBody::new(token().into_iter().chain(rest));
         let done = || mock::data(DONE);
-        // what is ready is flushed in between
+        // In this pause the server flushes what is ready.
         let pause = || mock::sleep(std::time::Duration::from_millis(2));
         match self {
             Self::Whole => with(vec![done()]),
@@ -134,7 +134,8 @@ async fn every_pair_and_the_stack() {
         for outer in Piece::OURS {
             for inner in Piece::OURS.into_iter().filter(|inner| *inner != outer) {
                 let mut stack = Stack::new([outer, inner]);
-                // alone, the layers have to notice for themselves
+                // Most pairs run without the probe next to the handler, so that the layers themselves must notice the
+                // end.
                 stack.probed_inside = outer == Piece::Errors;
                 every_ending(stack, protocol, &telemetry).await;
             }

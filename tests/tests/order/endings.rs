@@ -57,9 +57,9 @@ pub(crate) enum Ending {
     Trailers,
     Head,
     HeadLength,
-    /// A digest is promised, and kept.
+    /// The handler declares the digest of its body.
     Promise,
-    /// A digest is promised, and not kept.
+    /// The handler declares a digest that its body does not match.
     BrokenPromise,
     Error,
     ErrorFirst,
@@ -108,7 +108,7 @@ impl Ending {
         )
     }
 
-    /// What everybody has to tell of it: outcome and error type.
+    /// The outcome and the error type that every layer must report for it.
     pub(crate) fn told(self, kind: Kind, stack: &Stack) -> &'static str {
         match self {
             Self::BrokenPromise if !stack.verifies(kind) => "complete",
@@ -124,16 +124,17 @@ impl Ending {
         }
     }
 
-    /// Whether a client has to read a last record of this failure, and a whole response.
+    /// Whether a client must receive a last record for this failure, and a complete response.
     pub(crate) fn has_last_record(self, kind: Kind, stack: &Stack) -> bool {
         let fails_in_the_open = matches!(self, Self::Error | Self::PanicBody)
             || self == Self::BrokenPromise && stack.verifies(kind);
-        // an error outside of the writer is none of its business; of these layers only a check makes one
+        // The error writer does not see an error that arises outside of it. Of these layers, only the digest check
+        // makes such an error.
         let writes = match self {
             Self::BrokenPromise => stack.is_inside(Piece::Verify, Piece::Errors),
             _ => stack.has(Piece::Errors),
         };
-        // nothing can be written into a stream that is compressed already
+        // The error writer cannot write a record into a body that a layer inside of it has compressed.
         kind == Kind::Sse
             && fails_in_the_open
             && writes

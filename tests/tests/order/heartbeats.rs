@@ -67,7 +67,7 @@ async fn two_chunks(mut stack: Stack, protocol: Protocol) {
         true => ("data: 1\nid: 1\n\ndata: 2\nid: 2\n\n", ""),
         false => ("data: 1\n\ndata: 2\n\n", "\n"),
     };
-    // a layer outside that stamps is not known to the one that writes heartbeats
+    // The heartbeat layer does not know of ids that a layer outside adds, and writes a blank line after its comment.
     let plain = text.replace(&format!("{HEARTBEAT}\n"), "");
     assert_eq!(plain.replace(HEARTBEAT, ""), events);
     if stack.is_inside(Piece::Sequence, Piece::Heartbeat) || !stamps {
@@ -82,7 +82,7 @@ async fn two_chunks(mut stack: Stack, protocol: Protocol) {
         let told = number(&spans, "stream.heartbeats").is_some();
         assert_eq!(told, outside(Piece::RequestSpan));
     }
-    // the frames of an encoder are not those of the handler
+    // Frames that leave an encoder are not those of the handler, so only layers without an encoder inside count them.
     let plain = |piece| !stack.is_inside(Piece::Gzip, piece);
     if stack.is_inside(Piece::ChunkSpan, Piece::RequestSpan) && plain(Piece::ChunkSpan) {
         let name = "http.server.response.chunk";
@@ -120,7 +120,8 @@ async fn in_the_whole_stack() {
             let mut pieces = Piece::OURS.to_vec();
             random.shuffle(&mut pieces);
             if seed % 2 == 1 {
-                // an encoded stream takes no heartbeat
+                // No heartbeat is written into an encoded stream, so the encoder is placed outside of the heartbeat
+                // layer.
                 let place = pieces.iter().position(|piece| *piece == Piece::Heartbeat);
                 pieces.insert(random.usize(..=place.expect("one of ours")), Piece::Gzip);
                 Piece::make_workable(&mut pieces);

@@ -58,16 +58,17 @@ pub(crate) enum Piece {
     ChunkSpan,
     Sequence,
     Verify,
-    /// Not in [`Self::OURS`]: it changes the bytes, and tells readers and producer apart. See the module `resume`.
+    /// Not in [`Self::OURS`], because it changes the bytes, and because layers outside of it follow the reader and
+    /// those inside the producer. See the module `resume`.
     Resume,
-    // tower-http's
+    // The layers from here on are tower-http's, if nothing else is said.
     Gzip,
     Timeout,
     Cors,
     SetHeader,
     /// Declares the length of a text that hangs: [`Kind::beginning`].
     SetLength,
-    /// tower's, once, of a 5xx.
+    /// The retry layer of tower, which retries once after a 5xx.
     Retry,
     /// Two attempts at once: the first good response is sent on.
     Hedge,
@@ -126,7 +127,7 @@ impl Piece {
 #[derive(Clone)]
 pub(crate) struct Stack {
     pub(crate) pieces: Vec<Piece>,
-    /// A probe of the test stands next to the handler; it notices what no layer further out can.
+    /// Whether a probe of the test is placed next to the handler. It notices what no layer further outside can notice.
     pub(crate) probed_inside: bool,
     /// Whether [`Piece::Gzip`] is ours, and not tower-http's.
     pub(crate) our_gzip: bool,
@@ -134,9 +135,9 @@ pub(crate) struct Stack {
     pub(crate) timeout: Duration,
     /// The interval of heartbeats.
     pub(crate) heartbeat: Duration,
-    /// Such a timeout outside of everything, the outer probe too.
+    /// The time limit of a tower-http timeout outside of all layers, the outer probe included.
     pub(crate) cut_outside: Option<Duration>,
-    /// What a random order was made from.
+    /// The seed of a random order.
     pub(crate) seed: Option<u64>,
 }
 
@@ -169,7 +170,8 @@ impl Stack {
         kind == Kind::Sse && self.has(Piece::Sequence) && !compressed
     }
 
-    /// The check sees the handler's own promise; stamps and heartbeats change the bytes, and take the promise with them.
+    /// Whether the digest check sees the digest that the handler declared. Layers that add ids or heartbeats change the
+    /// bytes, and remove the declared digest.
     pub(crate) fn verifies(&self, kind: Kind) -> bool {
         let stamped = self.stamps(kind) && self.is_inside(Piece::Sequence, Piece::Verify);
         let compressed = self.is_inside(Piece::Gzip, Piece::Heartbeat);
@@ -189,7 +191,7 @@ impl std::fmt::Debug for Stack {
     }
 }
 
-/// Where everything of one test is told. It runs on one thread, whose subscriber this sets.
+/// The spans, metrics and log lines of one test. The test runs on one thread, whose subscriber this sets.
 pub(crate) struct Telemetry {
     spans: InMemorySpanExporter,
     tracers: SdkTracerProvider,
@@ -213,7 +215,7 @@ impl Telemetry {
             .with_span_events(FmtSpan::CLOSE)
             .event_format(ids::log::WithIds::json(fmt::format().json()))
             .with_writer(log.clone());
-        // hyper and h2 have spans of their own below it
+        // The filter removes the spans of hyper and h2, whose level is below INFO.
         let subscriber = tracing_subscriber::registry()
             .with(LevelFilter::INFO)
             .with(layer)

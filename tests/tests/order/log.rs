@@ -31,7 +31,7 @@ impl Log {
             } else if line.get("outcome").is_some() {
                 &mut log.failures
             } else if line["message"] == "a response panicked after its last record" {
-                // a note: the response is complete
+                // This line is only a note, because the response is complete.
                 continue;
             } else if line["level"] == "ERROR" {
                 &mut log.errors
@@ -62,7 +62,7 @@ impl Log {
         assert_eq!(lines.collect::<Vec<_>>(), vec![end; spans], "access log");
         let level = match end {
             "complete" | "aborted dropped" => None,
-            // and gRPC statuses for which the client is to blame
+            // Drains, and gRPC statuses that the client causes, are logged at INFO.
             "aborted drain" | "error NOT_FOUND" | "error RESOURCE_EXHAUSTED" => Some("INFO"),
             _ => Some("ERROR"),
         };

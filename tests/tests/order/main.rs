@@ -1,6 +1,6 @@
-//! The order of layers: every pair of ours in both orders and the whole stack in random ones, through every way in which
-//! a response can end. Bytes, trailers and lengths stay honest, and whoever tells how a stream ended tells the same: span,
-//! metric, digest, log, and what a layer further out or in can read.
+//! The order of layers: every pair of our layers in both orders, and the whole stack in random orders, with every way
+//! in which a response can end. The bytes, trailers and lengths that the client receives must be correct, and the span,
+//! the metric, the digest, the log and the probes outside and inside must report the same end.
 
 mod dialects;
 mod endings;

@@ -1,5 +1,5 @@
-//! A layer that sends a request more than once, at any place: an attempt whose response is not sent on is told by the
-//! layers inside, and decides nothing outside.
+//! A layer that sends a request more than once, at any place. If the response of an attempt is not sent to the client,
+//! only the layers inside report its end, and it does not change the end that the layers outside report.
 
 use std::{
     future::{Future, Ready, ready},
@@ -65,14 +65,14 @@ pub(crate) async fn hedge(request: extract::Request, next: Next) -> Response {
     }
 }
 
-/// How the attempt fails that is not sent on.
+/// How the attempt fails whose response is not sent to the client.
 const FAILURES: [Ending; 3] = [
     Ending::PanicHandler,
     Ending::ErrorFirst,
     Ending::BrokenPromise,
 ];
 
-/// The layer that makes a 5xx of it, which has to stand inside of the retry.
+/// The layer that turns the failure into a 5xx. It must be inside of the retry.
 fn answers(failure: Ending) -> Piece {
     match failure {
         Ending::BrokenPromise => Piece::Verify,
@@ -139,7 +139,7 @@ fn hanging(hanging: usize) -> Router {
                 if attempt == hanging {
                     std::future::pending::<()>().await;
                 }
-                // the other one is begun too
+                // Yield, so that the other attempt begins before this one responds.
                 tokio::task::yield_now().await;
                 respond(Ending::Chunked, kind)
             }
@@ -164,7 +164,7 @@ where
 fn respond(ending: Ending, kind: Kind) -> Response {
     let mut response = ending.response(kind);
     if ending == Ending::BrokenPromise {
-        // all there, so that it is judged before the head
+        // The whole body is ready at once, so that its digest is checked before the head is sent.
         *response.body_mut() = Body::from(kind.frames().concat());
     }
     response
@@ -186,7 +186,7 @@ async fn every_failure(app: Router, stack: Stack, other: Option<&str>, telemetry
                 continue;
             }
             for kind in Kind::ALL {
-                // a digest layer further in makes a true promise of it
+                // A digest layer inside of the check replaces the wrong digest by the correct one of the same bytes.
                 let renewed = stack.is_inside(Piece::Digest, Piece::Verify);
                 if failure == Ending::BrokenPromise && (renewed || !stack.verifies(kind)) {
                     continue;

@@ -33,7 +33,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let place = &self.0;
-            // the test's own output, which libtest captures
+            // This is output of the test, which libtest captures.
             #[allow(clippy::print_stderr)]
             {
                 eprintln!("it was {place}");
@@ -89,7 +89,7 @@ async fn leave(served: &Served, protocol: Protocol, request: &Request) {
         let mut reply = stream.reply().await.expect("a head");
         assert!(reply.chunk().await.is_some());
         reply.reset(h2::Reason::CANCEL);
-        // the frame has to leave before the connection does
+        // Wait until the RST_STREAM has been sent, before the connection is dropped.
         are_over(served, 1).await;
     } else {
         let mut client = h1::Connection::open(addr).await.expect("it listens");
@@ -103,7 +103,8 @@ async fn leave(served: &Served, protocol: Protocol, request: &Request) {
 /// A stream of each kind is open when the drain comes to its deadline.
 async fn farewell(served: &Served, protocol: Protocol, tally: &mut Tally<'_>) {
     let (addr, drain) = (served.server.addr(), &served.drain);
-    // a drain that counts nothing is over before its deadline, and then has no stream to end
+    // A drain that counts nothing is dead before its deadline, and then has no stream to end. Without `Piece::Drain`,
+    // one more request holds it.
     let uncounted = !served.stack.has(Piece::Drain);
     let counted = service_fn(|_: http::Request<Body>| async {
         Ok::<_, Infallible>(Response::new(Body::empty()))
@@ -158,7 +159,7 @@ async fn farewell(served: &Served, protocol: Protocol, tally: &mut Tally<'_>) {
     tally.told("aborted drain", &routes).await;
 }
 
-/// So many requests are over, and nothing is left of them.
+/// Waits until this many requests are over, and none holds the drain or a permit.
 pub(crate) async fn are_over(served: &Served, requests: usize) {
     let idle = async {
         while served.outside.len() < requests
@@ -178,7 +179,7 @@ pub(crate) async fn are_over(served: &Served, requests: usize) {
     );
 }
 
-/// What is told by everybody has to be the same, once for each request.
+/// Checks that all layers report the same end, once for each request.
 pub(crate) struct Tally<'a> {
     served: &'a Served,
     protocol: Protocol,
@@ -200,7 +201,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// One request, answered to its end, which everybody has to tell like this.
+    /// Sends one request, reads its response to the end, and checks that all layers report this end.
     pub(crate) async fn exchange(&mut self, ending: Ending, kind: Kind, told: &str) {
         let (served, protocol) = (self.served, self.protocol);
         let _place = Place::new(&served.stack, protocol, (ending, kind));
@@ -234,7 +235,7 @@ impl<'a> Tally<'a> {
         let spanned = told_by(stack.has(Piece::RequestSpan));
         assert_eq!(self.telemetry.spans(), spanned, "told by the request span");
         self.telemetry.log().check(stack, end, routes.len());
-        // not every body is hashed
+        // The digest layer does not hash every body.
         let hashed = served.hashed.take();
         let agrees = hashed.iter().all(|told| told == end);
         assert!(

@@ -27,7 +27,7 @@ fn any_stack(seed: u64) -> Stack {
     random.shuffle(&mut pieces);
     Piece::make_workable(&mut pieces);
     let mut stack = Stack::new(pieces);
-    // alone, the layers have to notice for themselves
+    // Some orders run without the probe next to the handler, so that the layers themselves must notice the end.
     stack.probed_inside = seed % 4 != 2;
     stack.our_gzip = seed % 4 == 3;
     stack.seed = Some(seed);
@@ -78,8 +78,8 @@ async fn a_cut_outside_of_all_is_an_abort() {
     }
 }
 
-/// An HTTP/1.1 server stops at the declared length. Who stands inside of the layer that declared it saw a body that was
-/// dropped before its end, and still tells what those outside know: it is complete.
+/// An HTTP/1.1 server stops at the declared length. The layers inside of the layer that declared it then see a body
+/// that is dropped before its end. They still report the end that the layers outside know: the response is complete.
 #[tokio::test]
 async fn a_length_that_only_the_layers_outside_know() {
     let telemetry = Telemetry::new();

@@ -24,7 +24,7 @@ fn messages(method: String) -> impl Stream<Item = Result<Bytes, Status>> + Send 
     stream::unfold(0, move |n| {
         let method = method.clone();
         async move {
-            // each message is a frame of its own
+            // Yield, so that each message becomes a frame of its own.
             tokio::task::yield_now().await;
             match method.as_str() {
                 _ if n < 2 => Some((Ok(Bytes::from(format!("message {n}"))), n + 1)),
@@ -128,7 +128,7 @@ async fn statuses_and_outcomes() {
         while drain.in_flight() == 0 {
             sleep(Duration::from_millis(1)).await;
         }
-        // so that the messages come first, on a busy machine too
+        // Wait until the messages have arrived, on a busy machine too.
         sleep(Duration::from_secs(1)).await;
         drain.start_within(Duration::ZERO);
     };

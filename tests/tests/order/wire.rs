@@ -1,4 +1,5 @@
-//! What the client got, and whether that is honest.
+//! Checks what the client received: the bytes, the headers and the trailers, and that no failed response looks
+//! complete.
 
 use std::io::Read;
 
@@ -42,14 +43,15 @@ impl Exchange<'_> {
         }
     }
 
-    /// As far as anybody can know.
+    /// Whether the response must look complete to its client.
     fn is_fine(&self) -> bool {
         self.ending.is_fine()
             || self.ending == Ending::BrokenPromise && !self.stack.verifies(self.kind)
     }
 
-    /// tower-http's compression takes the length out of the head and ends well whatever it was. Unless one of ours inside
-    /// of it makes an error of a short body, the client cannot know; who tells of streams still does.
+    /// Whether the client cannot know that a body was too short. tower-http's compression removes the length from the
+    /// head, and ends the encoded body cleanly even if its input was too short, unless one of our layers inside of it
+    /// turns that into an error. Our spans, metrics and log report the failure in any case.
     fn is_hidden(&self) -> bool {
         let writer = self.stack.is_inside(Piece::Errors, Piece::Gzip);
         let stamped = self.kind == Kind::Sse && self.stack.is_inside(Piece::Sequence, Piece::Gzip);
@@ -106,7 +108,7 @@ impl Exchange<'_> {
         let name = "x-content-md5";
         let told = response.header(name).or_else(|| response.trailer(name));
         let Some(told) = told else {
-            // h1 trailers are for those who ask for them
+            // Over HTTP/1.1, only a client that asks for trailers receives them.
             let asked = self.protocol == Protocol::Http2 || self.ending == Ending::Trailers;
             let short = matches!(self.ending, Ending::Empty);
             assert!(!asked && !short, "no digest in {response:?}");
@@ -117,7 +119,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// It never looks whole: cut, an answer in its place, or a last record that says so.
+    /// Asserts that the response never looks complete: it is cut, replaced by an error response, or ends with an error
+    /// record.
     fn check_failed(&self, response: &Response) {
         let (text, finished) = unzipped(response);
         if response.status() >= 500 {
@@ -178,7 +181,7 @@ impl Exchange<'_> {
 
     fn check_head(&self, response: &Response) {
         let stack = self.stack;
-        // both answer in place of a head that was made further inside
+        // The error writer and the digest check replace a head from further inside by one of their own.
         let replaced = |piece| {
             let inside = |outer| stack.is_inside(piece, outer);
             response.status() >= 500 && (inside(Piece::Errors) || inside(Piece::Verify))
@@ -188,7 +191,7 @@ impl Exchange<'_> {
             let ids = response.head.headers.all("x-request-id").count();
             assert_eq!(ids, 1, "one request id");
         }
-        // what answers in place of a stream is none
+        // An error response in place of the stream is not a stream, so only a 200 is checked.
         if stack.has(Piece::Headers) && self.kind == Kind::Sse && response.status() == 200 {
             assert_eq!(response.header("x-accel-buffering"), Some("no"));
             let cache_control = response.header("cache-control");
@@ -200,7 +203,7 @@ impl Exchange<'_> {
         if kept(Piece::SetHeader) {
             assert_eq!(response.header("x-foreign"), Some("1"));
         }
-        // ours leaves HEAD alone, and documents that are this short
+        // Our compression layer leaves responses to HEAD unchanged, and documents as short as these.
         let declared = matches!(self.ending, Ending::Length | Ending::Sized);
         let short = stack.our_gzip && (declared || self.ending.is_head());
         if stack.has(Piece::Gzip) && self.is_fine() && self.ending != Ending::Empty && !short {

@@ -45,7 +45,7 @@ async fn an_end_is_told_as_the_body_tells_it() {
 
 #[tokio::test]
 async fn nothing_is_polled_after_the_declared_length() {
-    // What a server with this Content-Length would not ask for.
+    // A server that declared this length as `Content-Length` would not poll for what follows it.
     let steps = ["a".repeat(4000), "b".repeat(4000)].map(mock::data);
     let steps = steps.into_iter().chain([mock::error("late")]);
     let body = MockBody::new(steps).with_size_hint(SizeHint::with_exact(8000));
@@ -106,7 +106,7 @@ async fn outcomes(steps: impl IntoIterator<Item = Step>, polls: usize) -> [Strin
 async fn both_sides_tell_the_same_end() {
     let end = |steps: Vec<Step>, polls| outcomes(steps, polls);
     let data = || vec![mock::data("a"), mock::data("b")];
-    // As without the layer: whoever does not ask for the end has left before it.
+    // As without the layer, a body that is dropped before its end was polled counts as dropped.
     assert_eq!(end(data(), 1).await, ["dropped"; 2]);
     assert_eq!(end(data(), 2).await, ["complete"; 2]);
     let mut waits = data();
@@ -117,7 +117,8 @@ async fn both_sides_tell_the_same_end() {
     let [outside, inside] = end(fails, 2).await;
     assert_eq!(outside, inside);
     assert!(outside.contains("disk gone"), "{outside}");
-    // The error was seen, although nobody asked for it: who watches must not call that complete.
+    // The layer has polled the error while it joined the frames, so the end is this error, although the server did not
+    // poll for it.
     let mut fails = data();
     fails.push(mock::error("disk gone"));
     let [outside, inside] = end(fails, 1).await;

@@ -30,11 +30,11 @@ pub(crate) enum Encoder {
 /// What follows the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// More data: the encoder may keep what it likes.
+    /// More data follows, so the encoder may hold data back.
     More,
-    /// A wait: everything so far becomes readable.
+    /// The stream waits after the data, so everything so far must become readable.
     Flush,
-    /// The end.
+    /// The stream ends after the data.
     Finish,
 }
 

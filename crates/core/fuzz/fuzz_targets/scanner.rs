@@ -24,7 +24,7 @@ fuzz_target!(|input: (Vec<u8>, Vec<u8>, bool)| {
         }
         step(&mut forward, &mut backward, &bytes[start..], start, &mut found);
 
-        // a CRLF that is cut ends before its LF
+        // If a chunk ends inside of a CRLF, the boundary is before the LF.
         let expected: Vec<usize> = all
             .into_iter()
             .map(|at| {

@@ -5,20 +5,21 @@ use memchr::memmem::Finder;
 use super::{LastRecord, Record};
 use crate::boundary::Scanner;
 
-/// Looks for the last record in a stream that is cut anywhere.
+/// Looks for the last record in a stream that is split anywhere.
 ///
-/// A chunk of whole records whose last bytes do not rule the record out is searched for the needles, and only a record with
-/// a needle is read. A record that comes in several chunks is put together first.
+/// A chunk of whole records is not searched if its last bytes show that the last record is not in it. Otherwise it is
+/// searched for the needles, and only records that contain a needle are parsed. A record that comes in several chunks
+/// is joined first.
 #[derive(Debug)]
 pub(crate) struct Detector {
     last: LastRecord,
     scanner: Scanner,
     needles: Vec<Finder<'static>>,
-    /// A record that has not ended, as far as it is kept.
+    /// The start of a record that has not ended. Empty if there is none, or if the record is too long to be kept.
     open: Vec<u8>,
-    /// It is too long to be kept. Whether a needle is in it.
+    /// Set if the record that has not ended is too long to be kept: whether it contains a needle.
     too_long: Option<bool>,
-    /// The client can come back for the rest.
+    /// Whether the client can resume the stream, which may then end without its last record.
     excused: bool,
 }
 
@@ -38,8 +39,8 @@ impl Detector {
         }
     }
 
-    /// Whether the next chunk consists of whole records and the last one is not in it, as its end shows. If so, it counts as
-    /// pushed.
+    /// Fast path: returns true if the next chunk consists of whole records and its last bytes show that the last record
+    /// is not among them. The chunk then counts as pushed.
     #[inline(always)]
     pub(crate) fn passes(&mut self, chunk: &[u8]) -> bool {
         self.scanner.at_boundary()
@@ -47,14 +48,14 @@ impl Detector {
             && self.scanner.takes_whole(chunk)
     }
 
-    /// Goes over the next chunk. True: the last record is in it, and no chunk needs to be looked at any more.
+    /// Searches the next chunk. Returns whether it contains the last record. Later chunks then need not be searched.
     pub(crate) fn push(&mut self, chunk: &[u8]) -> bool {
         let whole = self.scanner.at_boundary() && self.scanner.takes_whole(chunk);
         if whole && !self.has_needle(chunk) {
             return false;
         }
         if whole {
-            // from the start again, in records of its own
+            // The fast path has advanced the scanner past this chunk. Scan it again from its start, record by record.
             self.scanner = Scanner::new(self.scanner.format());
         }
         let mut scanner = self.scanner;
@@ -68,7 +69,7 @@ impl Detector {
         found
     }
 
-    /// A record ends with these bytes. Whether it is the last one.
+    /// Called with the bytes that end a record. Returns whether that is the last record of the stream.
     fn ends_with(&mut self, bytes: &[u8]) -> bool {
         if self.open.is_empty() && self.too_long.is_none() {
             return self.is_last(bytes);
@@ -108,8 +109,8 @@ impl Detector {
         }
     }
 
-    /// The stream ends. Whether it may, because a record that has not been ended is the last one, or because the client can
-    /// come back for the rest.
+    /// Called when the body ends. Returns whether it may end here: its last bytes are the last record without its blank
+    /// line, or the client can resume the stream.
     pub(crate) fn finish(&mut self) -> bool {
         self.ends_with(b"") || self.excused
     }

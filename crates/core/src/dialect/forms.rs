@@ -8,7 +8,7 @@ use crate::StreamKind;
 impl Dialect {
     pub(super) const SSE: Self = Self {
         error: |report| format!("event: error\ndata: {}\n\n", error(report)),
-        // no `id:`, so that the client resumes after the last event it was sent
+        // Without an `id:`, so that the client resumes after the last event that it received.
         farewell: Some(|report| {
             let (drain, ms) = (drain(report), milliseconds(report));
             format!("event: drain\ndata: {drain}\nretry: {ms}\n\n")

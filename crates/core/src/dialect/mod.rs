@@ -62,12 +62,14 @@ pub struct Dialect {
 
 #[derive(Clone, Copy, Debug)]
 struct LastRecord {
-    /// One of these is in each record that has to be looked at. An empty one is none.
+    /// A record is parsed only if it contains one of these strings. Empty strings are unused entries.
     needles: [&'static str; 4],
     is_last: fn(&Record<'_>) -> bool,
-    /// Whether the end of a chunk of whole records shows that the last record is not in it.
+    /// Returns true if the last bytes of a chunk of whole records show that the last record is not in it. If it returns
+    /// false, the chunk is searched.
     rules_out: fn(&[u8]) -> bool,
-    /// After an event with an `id:` the client comes back for the rest, so an end without the last record is none.
+    /// Whether a client resumes the stream after an event with an `id:`, so that a body may end without the last
+    /// record.
     resumable: bool,
     /// Only the answer to a POST has a last record.
     post_only: bool,

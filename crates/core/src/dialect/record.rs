@@ -69,7 +69,7 @@ impl<'a> Record<'a> {
             RecordFormat::Lines => &[],
         };
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        // a CRLF gives an empty line more, which has no name
+        // A CRLF adds an empty line, which has no field name and is skipped.
         let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
         lines.filter_map(move |line| {
             let value = line.strip_prefix(name)?;

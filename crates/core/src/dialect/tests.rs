@@ -77,7 +77,7 @@ fn a_stream_that_was_cut_is_incomplete() {
             None,
             "{dialect:?}"
         );
-        // records in chunks of their own, as handlers give them
+        // Each record comes in a chunk of its own, as handlers return them.
         let records = cut.split_inclusive("\n\n").map(str::as_bytes);
         assert_eq!(found(&dialect, records), None, "{dialect:?}");
     }

@@ -20,7 +20,7 @@ impl Dialect {
     /// Chat completions of OpenAI's API: `data: [DONE]` is the last record, and an error is `data: {"error":{..}}`.
     pub const OPENAI_CHAT: Self = Self::new("openai-chat", StreamKind::Sse)
         .with_last(LastRecord {
-            // a chunk that ends with an object does not end with `[DONE]`
+            // If the chunk ends with a JSON object, its last record is not `[DONE]`.
             rules_out: |chunk| chunk.ends_with(b"}\n\n"),
             ..LastRecord::new(["[DONE]", "", "", ""], is_done)
         })
@@ -31,7 +31,9 @@ impl Dialect {
     /// Responses of OpenAI's API: the last record is `response.completed`, `response.failed`, `response.incomplete` or `error`.
     pub const OPENAI_RESPONSES: Self = Self::new("openai-responses", StreamKind::Sse)
         .with_last(LastRecord {
-            // the end of a delta, unless it is the end of a type that is written last
+            // A chunk that ends with a string and a brace usually ends with a delta. If that string may be the type of
+            // the last record (`completed`, `failed`, `incomplete` or `error`, by its last letter), the chunk is
+            // searched.
             rules_out: |chunk| match chunk.strip_suffix(b"\"}\n\n") {
                 Some(rest) => !matches!(rest.last(), Some(b'd' | b'e' | b'r')),
                 None => false,
@@ -75,7 +77,7 @@ impl Dialect {
     /// Messages of Anthropic's API: the last record is `event: message_stop`, and an error is `event: error`.
     pub const ANTHROPIC: Self = Self::new("anthropic", StreamKind::Sse)
         .with_last(LastRecord {
-            // the end of a text delta
+            // A chunk that ends in this way ends with a text delta.
             rules_out: |chunk| chunk.ends_with(b"\"}}\n\n"),
             ..LastRecord::new(["message_stop", "", "", ""], |record| {
                 record.event() == Some(b"message_stop")
@@ -101,7 +103,8 @@ impl Dialect {
     /// `data: {"error":{..}}` with a numeric `code` of 400 to 599.
     pub const GEMINI: Self = Self::new("gemini", StreamKind::Sse)
         .with_last(LastRecord {
-            // a capital R is rare, and one search for it costs a fifth of the search for both names
+            // Both names contain an `R`, which is rare in text. One search for it costs a fifth of the search for both
+            // names.
             rules_out: |chunk| memchr::memchr(b'R', chunk).is_none(),
             ..LastRecord::new(["finishReason", "blockReason", "", ""], |record| {
                 let json = record.json().unwrap_or_default();
@@ -111,7 +114,8 @@ impl Dialect {
                     || json["promptFeedback"]["blockReason"].is_string()
             })
         })
-        // npm `@google/genai` 3.3 drops an error without `data:` unless a read of the socket gives it alone
+        // npm `@google/genai` 3.3 drops an error without `data:`, unless one read of the socket returns the error
+        // alone.
         .with_error(|report| format!("data: {}\n\n", gemini(report)))
         .with_document(gemini)
         .with_keep_alive(KeepAlive::Comment);
@@ -217,10 +221,10 @@ fn gemini(report: &ErrorReport<'_>) -> Value {
     json!({ "error": { "code": code, "message": report.message(), "status": status } })
 }
 
-/// Without the id of the request, which is in its content.
+/// The error has no `id`: that of the JSON-RPC request is in the content of the request, which is not read.
 fn json_rpc(report: &ErrorReport<'_>) -> Value {
     let code = match report.status().is_client_error() {
-        // the JSON-RPC specification, section 5.1
+        // The code of an invalid request (JSON-RPC specification, section 5.1).
         true => -32600,
         false => -32603,
     };

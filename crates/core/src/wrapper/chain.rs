@@ -440,7 +440,7 @@ impl<C: Chain, U: HeadSource> HeadSource for Inside<'_, C, U> {
     }
 }
 
-/// The same, for hints only.
+/// What a stage sees as its source, as in [`Inside`], borrowed only to read the hints.
 struct InsideHints<'a, C, U> {
     chain: &'a C,
     up: &'a U,

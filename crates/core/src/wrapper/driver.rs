@@ -140,7 +140,8 @@ impl Heard {
     }
 }
 
-/// Greater than the number of bodies of one request: a failure without a head settles the outcome for all of them.
+/// The number of a request that has no response head. It is greater than the number of any body, so the outcome of this
+/// request applies to all bodies inside.
 const NO_BODY: u32 = u32::MAX;
 
 /// Why there is no head.
@@ -435,7 +436,8 @@ impl State {
     #[inline]
     fn complete(&mut self, origin: &Origin, chain: &mut impl Chain) {
         if !self.latched && origin.given.is_reached() {
-            // A complete response that replaces a failed one does not make that one complete.
+            // If a cause is recorded, this may be a complete error response that replaces the failed one. The failed
+            // one is not complete for that reason.
             self.delivered = self.exchange.cause().is_none();
         }
         self.latch(chain);
@@ -450,7 +452,8 @@ impl State {
         }
     }
 
-    /// `None` or an error has been returned. If the body is polled again after that, nothing more can be learned.
+    /// Called when `None` or an error is returned. If the response has ended before, nothing can change any more, so
+    /// its end is reported now.
     #[inline]
     fn end(&mut self, origin: &Origin, chain: &mut impl Chain) {
         self.over = true;
@@ -596,7 +599,8 @@ impl Origin {
         (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
     }
 
-    /// Returns whether a data frame neither contains the last record nor is the last one without it.
+    /// Fast path: returns true if nothing has to be checked in this data frame. Returns false if the frame may contain
+    /// the last record, or may end a body whose last record has not been seen.
     #[inline(always)]
     fn passes(&mut self, data: &[u8], last: bool) -> bool {
         match &mut self.awaits {
@@ -618,7 +622,8 @@ impl Origin {
                 self.awaits = None;
                 exchange.set_terminal();
             } else if self.given.is_reached() && !self.may_end(exchange) {
-                // Nothing can be written after it, and the client would have the complete declared length.
+                // Fail in place of this frame: with it, the client would have the complete declared length, and could
+                // not see that the last record is missing.
                 self.over = true;
                 return Err(incomplete(exchange));
             } else if last {
@@ -681,7 +686,7 @@ fn incomplete(exchange: &Exchange) -> BoxError {
     crate::StreamError::from(cause).into()
 }
 
-/// The same, for hints only.
+/// The body of the service as in [`Root`], borrowed only to read its hints.
 struct RootHints<'a, B> {
     origin: &'a Origin,
     body: Option<&'a B>,

@@ -28,7 +28,6 @@ pub trait Hook: Clone + Send + Sync + 'static {
     ///
     /// The [`Exchange`] is that of the request, shared with all other layers. The request body may be read, or replaced
     /// by one of the same type.
-    /// look at, and to replace by one of the same type.
     fn on_request<B: 'static>(
         &self,
         request: &mut Request<B>,

@@ -139,7 +139,7 @@ async fn a_stream_that_may_get_a_tail_has_no_upper_bound() {
         let response = layer().layer(service).oneshot(get()).await.unwrap();
         response.into_body().size_hint()
     };
-    // "abc" is held: no event has ended
+    // The frame "abc" is held back, because no event has ended.
     assert_eq!(
         (size(SSE).await.lower(), size(SSE).await.upper()),
         (3, None)
@@ -178,7 +178,7 @@ async fn bodies_that_are_never_sent_are_not_polled() {
 
 #[tokio::test]
 async fn a_body_that_nobody_sees_ends_without_a_word() {
-    // hyper asks the body of a HEAD over HTTP/2
+    // Over HTTP/2, hyper polls the body of a response to HEAD.
     let mut request = get();
     *request.method_mut() = http::Method::HEAD;
     let seen = send(&layer(), request, answer(SSE, [mock::panic("x")])).await;
@@ -227,7 +227,7 @@ async fn layers_outside_find_fault_and_request_id_on_the_new_head() {
     let mut response = answer(SSE, [mock::error("x")]);
     let id: RequestId = "inner-1".parse().unwrap();
     Exchange::of(response.extensions_mut()).set_request_id(id.clone());
-    // the request was made anew on its way in: nothing is known of it outside
+    // A service inside has created a new request, so the layers outside learn its exchange from the response.
     let service = layer().layer(once(response));
     let response = service.oneshot(Request::new(())).await.unwrap();
     let fault = response.extensions().get::<Exchange>().unwrap();

@@ -38,7 +38,7 @@ async fn a_body_that_gives_nothing_for_too_long_fails_once() {
     assert!(body.frame().await.unwrap().is_ok());
     assert!(body.frame().await.unwrap().is_ok());
     let error = body.frame().await.unwrap().unwrap_err();
-    // the second wait began at 7 s
+    // The second wait began at 7 s and lasted 8 s.
     assert_eq!(start.elapsed(), seconds(15));
     assert_eq!(Cause::of(&*error).kind(), FaultKind::Timeout);
     assert!(body.is_end_stream());
@@ -55,7 +55,7 @@ async fn a_reader_that_asks_late_is_given_what_is_there() {
     ];
     let mut body = Box::pin(limited(IdleTimeoutLayer::new(LIMIT), MockBody::new(steps)).await);
     for _ in 0..2 {
-        // asked once, then not for a long time
+        // Polled once, and then not for 60 s.
         assert!(futures_util::poll!(body.frame()).is_pending());
         tokio::time::advance(seconds(60)).await;
         assert!(body.frame().await.unwrap().is_ok());

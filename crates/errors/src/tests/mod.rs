@@ -63,7 +63,7 @@ where
         trailers: None,
         error: None,
     };
-    // as a server does: not polled once it says that it has ended
+    // Like a server, does not poll a body again once `is_end_stream` is true.
     while !body.is_end_stream() {
         match body.frame().await {
             None => break,

@@ -29,7 +29,7 @@ fn parse(bytes: &[u8]) -> Vec<Event> {
 }
 
 async fn fail_after(content_type: &str, bytes: &[u8], chunk: usize) -> Vec<u8> {
-    // pending first: the head is out, so what fails is the stream
+    // The body is pending at first, so that the head is sent before it fails.
     let mut steps = vec![mock::pending()];
     steps.extend(bytes.chunks(chunk).map(|chunk| mock::data(chunk.to_vec())));
     steps.push(mock::panic("scripted"));
@@ -53,8 +53,9 @@ async fn a_panic_after_every_byte_of_an_event_stream() {
     for stream in STREAMS {
         for at in 0..=stream.len() {
             let given = &stream.as_bytes()[..at];
-            // What a client has by then: a comment line ends a line that only lacked its LF, and dispatches nothing.
-            // Half a character is no text: nothing whole can stand behind it.
+            // The events that a client has received by then. The comment line that is appended ends a line that lacks
+            // only its LF, and dispatches no event. Half a character at the end becomes a replacement character, which
+            // is not part of a complete event.
             let text = String::from_utf8_lossy(given).into_owned() + ":\n";
             let whole = parse(text.as_bytes());
             for chunk in CHUNKS {

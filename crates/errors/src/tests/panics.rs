@@ -93,7 +93,7 @@ async fn a_future_that_panics_in_its_drop_has_answered() {
     let service = service_fn(|_: Request<()>| BadDrop);
     let seen = read(layer().layer(service).oneshot(get()).await.unwrap()).await;
     assert_eq!(seen.text(), "data: 1\n\n");
-    // and dropped unpolled, as when the client left
+    // The future is also dropped without a poll, as when the client disconnects.
     use tower_service::Service;
     let mut service = layer().layer(service_fn(|_: Request<()>| BadDrop));
     drop(service.call(get()));

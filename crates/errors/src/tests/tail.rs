@@ -324,7 +324,7 @@ async fn a_reset_that_a_layer_inside_chose_is_passed_on() {
             let error = error.get_ref().unwrap().downcast_ref::<h2::Error>();
             assert_eq!(error.unwrap().reason(), Some(reason));
         }
-        // HTTP/1 has no resets
+        // HTTP/1 has no resets, so the response is a 500.
         let mut request = get();
         *request.version_mut() = http::Version::HTTP_11;
         let steps = [mock::error(h2::Error::from(reason))];
@@ -354,7 +354,7 @@ async fn an_end_without_the_last_record_is_told() {
         );
         assert!(seen.error.is_none());
     }
-    // before the head
+    // The body ends before the head is sent.
     let seen = send(&layer(), get(), chat([])).await;
     assert_eq!(seen.status, 500);
     assert_eq!(seen.json()["error"]["code"], "incomplete");

@@ -66,7 +66,7 @@ async fn a_head_that_has_begun_ends_at_the_header_timeout() {
     client.get("/", "hello").await;
     sleep(30 * SECOND).await;
     let trickle = async {
-        // a byte a second, as Slowloris does
+        // Sends a byte a second, as Slowloris does.
         while client.io.write_all(b"G").await.is_ok() {
             sleep(SECOND).await;
         }

@@ -73,7 +73,7 @@ async fn alpn_chooses_the_version() {
         }
         let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
         client.write_all(request).await.unwrap();
-        // fails without a close_notify
+        // This fails if the server sends no close_notify.
         client.read_to_end(&mut received).await.unwrap();
         assert!(received.ends_with(b"\r\n\r\nhello"));
     }

@@ -160,13 +160,6 @@ impl StreamLimitStage {
     }
 
     #[cold]
-    fn await_chunk(&mut self, polled: &Polled, is_heartbeat: bool) {
-        if !is_heartbeat && matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            self.first_chunk(Some(true));
-        }
-    }
-
-    #[cold]
     fn poll_waiting(
         &mut self,
         cx: &mut StageContext<'_, '_>,
@@ -250,8 +243,10 @@ impl Stage for StreamLimitStage {
         _: &mut impl Source,
         cx: &mut StageContext<'_, '_>,
     ) {
-        if self.extra.is_some() {
-            self.await_chunk(polled, cx.is_heartbeat());
+        // `polled` is not passed to a function that is not inlined, because it would then have to be in memory.
+        if self.extra.is_some() && !cx.is_heartbeat() && matches!(polled, Poll::Ready(Some(Ok(_))))
+        {
+            self.first_chunk(Some(true));
         }
     }
 

@@ -307,15 +307,15 @@ impl Dialect {
     /// The dialect that a response head names in a header.
     #[must_use]
     pub fn of_headers(headers: &HeaderMap) -> Option<Self> {
-        headers.keys().find_map(Self::of_header)
+        headers.keys().find_map(Self::of_header).copied()
     }
 
     /// The dialect that a header of this name announces.
     #[inline]
-    pub(crate) fn of_header(name: &HeaderName) -> Option<Self> {
+    pub(crate) fn of_header(name: &HeaderName) -> Option<&'static Self> {
         // AI SDK UI: ai/src/ui-message-stream/ui-message-stream-headers.ts
         const UI_MESSAGES: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
-        (*name == UI_MESSAGES).then_some(Self::VERCEL_UI)
+        (*name == UI_MESSAGES).then_some(&Self::VERCEL_UI)
     }
 
     /// What follows the records of an answer to such a request. `None`: it has no last record.

@@ -49,7 +49,8 @@ struct State {
     method: Method,
     /// Number of this body, counted from the innermost wrapper of the request.
     number: u32,
-    head: Option<ResponseHead>,
+    /// The head, while a stage waits before it is sent. Boxed because it is large, and few responses wait.
+    head: Option<Box<ResponseHead>>,
     /// Set while the stages run. If it is found set later, a panic has passed through them.
     running: bool,
     /// Whether the last piece or `None` has been returned.
@@ -78,7 +79,7 @@ struct Origin {
     /// Set if a layer inside writes heartbeats into the body.
     heartbeats: Option<Heard>,
     /// The content of a refusal, in place of a body.
-    refusal: Bytes,
+    refusal: Option<Box<Bytes>>,
 }
 
 /// How many bytes a body has returned, and how many were declared.
@@ -172,7 +173,7 @@ impl<C: Chain, B> Driver<C, B> {
                 over: false,
                 awaits: None,
                 heartbeats: None,
-                refusal: Bytes::new(),
+                refusal: None,
             },
             body: None,
         }
@@ -216,8 +217,8 @@ impl<C: Chain, B> Driver<C, B> {
     /// A stage has refused the request with this response.
     pub(super) fn refuse(&mut self, response: Response<Bytes>) {
         let (head, refusal) = response.into_parts();
-        self.state.head = Some(ResponseHead::new(head));
-        self.origin.refusal = refusal;
+        self.state.head = Some(Box::new(ResponseHead::new(head)));
+        self.origin.refusal = Some(Box::new(refusal));
     }
 
     /// Drops the inner future before there is a head.
@@ -272,7 +273,9 @@ where
         };
         *running = true;
         let mut cx = StageContext::new(task, exchange);
-        let polled = this.chain.poll_head(&mut root, head, &mut cx);
+        let waited = head;
+        let mut head = waited.take().map(|head| *head);
+        let polled = this.chain.poll_head(&mut root, &mut head, &mut cx);
         let HeadRoot {
             mut future,
             error,
@@ -285,11 +288,12 @@ where
         }
         drop(entered);
         *running = false;
+        let state = this.state;
         let Poll::Ready(polled) = polled else {
+            state.head = head.map(Box::new);
             return Poll::Pending;
         };
-        let state = this.state;
-        Poll::Ready(match (polled, state.head.take()) {
+        Poll::Ready(match (polled, head) {
             (HeadPoll::Head, Some(head)) => Ok(state.begin(head, this.chain, &body)),
             _ => {
                 state.latch(this.chain);
@@ -587,7 +591,7 @@ where
     #[cold]
     fn discard(&mut self, _: &mut StageContext<'_, '_>) {
         self.origin.over = true;
-        self.origin.refusal = Bytes::new();
+        self.origin.refusal = None;
         self.body.set(None);
     }
 }
@@ -595,7 +599,7 @@ where
 impl Origin {
     #[cold]
     fn refused(&mut self) -> Option<Result<Piece, BoxError>> {
-        let data = std::mem::take(&mut self.refusal);
+        let data = *self.refusal.take()?;
         (!data.is_empty()).then_some(Ok(Piece::Data { data, last: true }))
     }
 
@@ -698,7 +702,10 @@ impl<B: Body> Hints for RootHints<'_, B> {
         // report an exact size, hyper would send a Content-Length, and trailers or an error would be lost.
         match self.body {
             Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(self.origin.refusal.len() as u64),
+            None => {
+                let refusal = self.origin.refusal.as_ref();
+                SizeHint::with_exact(refusal.map_or(0, |data| data.len() as u64))
+            }
         }
     }
 
@@ -708,7 +715,11 @@ impl<B: Body> Hints for RootHints<'_, B> {
                 let owes = self.origin.given.is_short() || self.origin.awaits.is_some();
                 body.is_end_stream() && !owes
             }
-            _ => self.origin.refusal.is_empty(),
+            _ => self
+                .origin
+                .refusal
+                .as_ref()
+                .is_none_or(|data| data.is_empty()),
         }
     }
 }
@@ -858,6 +869,6 @@ where
     }
 
     fn set_refusal(&mut self, content: Bytes) {
-        self.body.origin.refusal = content;
+        self.body.origin.refusal = Some(Box::new(content));
     }
 }

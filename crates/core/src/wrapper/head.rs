@@ -24,7 +24,7 @@ struct Facts {
     encoded: bool,
     declared: Option<u64>,
     /// The dialect that a header announces.
-    dialect: Option<Dialect>,
+    dialect: Option<&'static Dialect>,
 }
 
 impl Facts {
@@ -91,7 +91,7 @@ impl ResponseHead {
     /// The dialect that a header announces: [`Dialect::of_headers`].
     #[inline]
     pub(super) fn announced_dialect(&mut self) -> Option<Dialect> {
-        self.facts().dialect
+        self.facts().dialect.copied()
     }
 
     /// Returns whether a layer may write bytes of its own into the body: [`allows_insertion`](crate::allows_insertion).

@@ -232,11 +232,23 @@ async fn with_a_json_log_a_panic_is_one_line_like_any_other() -> Outcome {
     demo.signal(Signal::TERM)?;
     assert_eq!(demo.exit(SOON).await?.code(), Some(0));
     let lines = demo.log().json();
-    let panics = lines.iter().filter(|line| line["message"] == "panicked");
-    let places: Vec<_> = panics.map(|line| line["location"].as_str()).collect();
-    assert_eq!(places.len(), 4, "{lines:#?}");
-    let own = |place: &Option<&str>| place.is_some_and(|place| place.contains("demo-server"));
-    assert!(places.iter().all(own), "{places:?}");
+    let errors = lines.iter().filter(|line| line["level"] == "ERROR");
+    let errors: Vec<_> = errors
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or_default();
+            let own = text("location").contains("demo-server");
+            (text("message"), text("outcome"), own)
+        })
+        .collect();
+    let expected = [
+        ("response failed", "panic", true),
+        ("response failed", "panic", true),
+        // The panic of the task, and what it did to the response.
+        ("panicked", "", true),
+        ("response failed", "panic", false),
+        ("a response body panicked while it was dropped", "", true),
+    ];
+    assert_eq!(errors, expected, "{lines:#?}");
     let access = lines.iter().filter(|line| line["message"] == "response");
     let outcomes: Vec<_> = access
         .map(|line| line["outcome"].as_str().unwrap_or_default())

@@ -236,6 +236,13 @@ async fn what_is_no_stream_is_an_error_that_says_what_to_do() {
     }
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", nobody.local_addr().unwrap());
+    // The kernel accepts the connection, and nobody answers.
+    let silent = examine(&args(&url, &["--connect-timeout", "100ms"])).await;
+    let error = silent.unwrap_err().to_string();
+    assert!(
+        error.contains("no response head in time: a proxy that holds back"),
+        "{error}"
+    );
     drop(nobody);
     let error = examine(&args(&url, &[])).await.unwrap_err().to_string();
     assert!(error.contains("refused"), "{error}");

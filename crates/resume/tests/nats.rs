@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "nats", feature = "conformance"))]
 
+mod store;
+
 use std::{
     fs,
     process::{Child, Command, Stdio},
@@ -14,12 +16,11 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tempfile::TempDir;
 use tower_stream_resume::{
-    End, Entry, Epoch, LogErrorKind, Nats, NatsBuilder, NewStream, Overflow, StreamId, StreamLog,
-    Takeover, conformance::Conformance,
+    End, Entry, Epoch, LogErrorKind, Nats, NatsBuilder, Overflow, StreamId, StreamLog, Takeover,
+    conformance::Conformance,
 };
 
-const LEASE: Duration = Duration::from_secs(5);
-const MAX: usize = 256 * 1_024;
+use store::{MAX, is_up, one, stream};
 
 /// A server of one test, on a port that it has chosen.
 struct Server {
@@ -48,7 +49,7 @@ impl Server {
             url: String::new(),
         };
         server.url = server.listens().await;
-        server.is_up().await;
+        is_up(server.log()).await;
         server
     }
 
@@ -72,13 +73,7 @@ impl Server {
     async fn start_again(&mut self) {
         let port = self.url.rsplit(':').next().unwrap().parse().unwrap();
         self.process = spawn(&self.directory, port);
-        self.is_up().await;
-    }
-
-    async fn is_up(&self) {
-        while self.log().find(b"any").await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        is_up(self.log()).await;
     }
 
     fn builder(&self) -> NatsBuilder {
@@ -107,16 +102,6 @@ fn spawn(directory: &TempDir, port: i32) -> Child {
     let output = fs::File::create(directory.path().join("log")).unwrap();
     server.stdout(Stdio::null()).stderr(output);
     server.spawn().expect("nats-server is installed")
-}
-
-async fn stream(log: &Nats) -> StreamId {
-    let id = StreamId::random();
-    log.create(&id, NewStream::new("", LEASE)).await.unwrap();
-    id
-}
-
-fn one(offset: u64) -> Entry {
-    Entry::records(offset, vec![Bytes::from("x")])
 }
 
 async fn appended(log: &Nats, id: &StreamId, entry: &Entry) {

@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "redis", feature = "conformance"))]
 
+mod store;
+
 use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -12,12 +14,11 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tempfile::TempDir;
 use tower_stream_resume::{
-    End, Entry, Epoch, LogErrorKind, NewStream, Overflow, Redis, RedisBuilder, StreamId, StreamLog,
+    End, Entry, Epoch, LogErrorKind, Overflow, Redis, RedisBuilder, StreamId, StreamLog,
     conformance::Conformance,
 };
 
-const LEASE: Duration = Duration::from_secs(5);
-const MAX: usize = 256 * 1_024;
+use store::{MAX, is_up, one, stream};
 
 /// A server of one test, on a Unix socket, which writes each append to its disk.
 struct Server {
@@ -30,7 +31,7 @@ impl Server {
         let directory = TempDir::new().unwrap();
         let process = spawn(&directory);
         let server = Self { directory, process };
-        server.is_up().await;
+        is_up(server.log()).await;
         server
     }
 
@@ -41,13 +42,7 @@ impl Server {
 
     async fn start_again(&mut self) {
         self.process = spawn(&self.directory);
-        self.is_up().await;
-    }
-
-    async fn is_up(&self) {
-        while self.log().find(b"any").await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        is_up(self.log()).await;
     }
 
     fn builder(&self) -> RedisBuilder {
@@ -80,16 +75,6 @@ fn spawn(directory: &TempDir) -> Child {
     );
     server.current_dir(directory).stdout(Stdio::null());
     server.spawn().expect("redis-server is installed")
-}
-
-async fn stream(log: &Redis) -> StreamId {
-    let id = StreamId::random();
-    log.create(&id, NewStream::new("", LEASE)).await.unwrap();
-    id
-}
-
-fn one(offset: u64) -> Entry {
-    Entry::records(offset, vec![Bytes::from("x")])
 }
 
 #[tokio::test]

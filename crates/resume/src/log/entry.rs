@@ -7,6 +7,9 @@ use tower_stream_core::{Cause, FaultKind};
 
 use super::End;
 
+/// What a record counts in the bounds of a log, beside its bytes.
+pub(crate) const RECORD_COST: usize = 64;
+
 /// Consecutive records of a stream, perhaps with its end: what is appended, stored and read at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -49,6 +52,11 @@ impl Entry {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.records.iter().map(Bytes::len).sum()
+    }
+
+    /// What the records count in the bounds of a log.
+    pub(crate) fn cost(&self) -> usize {
+        self.bytes() + RECORD_COST * self.records.len()
     }
 
     /// Returns whether there is neither a record nor an end.

@@ -7,6 +7,7 @@ mod id;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
+mod reading;
 #[cfg(feature = "redis")]
 mod redis;
 

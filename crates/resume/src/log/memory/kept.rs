@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Claimed, End, Entry, Epoch, LogErrorKind, Status, Takeover};
+use crate::{Claimed, End, Entry, Epoch, LogErrorKind, Status, Takeover, log::entry::RECORD_COST};
 
 /// One stream. Its lock is taken inside of that of the list of streams, or alone.
 pub(super) struct Kept {
@@ -36,15 +36,10 @@ pub(super) struct State {
 }
 
 pub(super) const STREAM_COST: usize = 1_024;
-const RECORD_COST: usize = 64;
 
 /// The largest item of a reader.
 pub(super) const READ_RECORDS: usize = 1_024;
 const READ_BYTES: usize = 256 * 1_024;
-
-pub(super) fn cost(entry: &Entry) -> usize {
-    entry.bytes() + RECORD_COST * entry.records.len()
-}
 
 impl Kept {
     pub(super) fn new(meta: Bytes, lease: Duration, key: Option<Bytes>) -> Self {

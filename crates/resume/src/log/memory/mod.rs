@@ -14,14 +14,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use self::kept::{Kept, STREAM_COST, State, cost};
+use self::kept::{Kept, STREAM_COST, State};
 use super::{
     Claimed, Created, Entry, Epoch, LogError, LogErrorKind, LogFuture, LogReader, NewStream,
     Overflow, Status, StreamId, StreamLog, Takeover,
+    reading::{self, Reading},
 };
 
 /// A [`StreamLog`] in the memory of this process: streams outlive their connections, but not the process.
@@ -255,7 +255,7 @@ impl Shared {
         overflow: Overflow,
     ) -> Result<(), LogError> {
         let kept = self.get(id)?;
-        let added = cost(entry);
+        let added = entry.cost();
         if !self.has_room(added) {
             self.make_room(&mut self.streams.lock(), added);
         }
@@ -341,6 +341,21 @@ impl Shared {
     }
 }
 
+struct Reader {
+    shared: Arc<Shared>,
+    id: StreamId,
+    /// The offset up to which everything was returned.
+    after: u64,
+}
+
+impl Reading for Reader {
+    async fn next(&mut self) -> Result<Entry, LogError> {
+        let entry = self.shared.next(&self.id, self.after).await?;
+        self.after = entry.next() - 1;
+        Ok(entry)
+    }
+}
+
 impl StreamLog for Memory {
     fn create<'a>(&'a self, id: &'a StreamId, stream: NewStream) -> LogFuture<'a, Created> {
         Box::pin(async move { self.shared.create(id, stream) })
@@ -365,19 +380,11 @@ impl StreamLog for Memory {
     }
 
     fn read(&self, id: &StreamId, after: u64) -> LogReader {
-        let (shared, id) = (Arc::clone(&self.shared), *id);
-        let items = stream::unfold(Some(after), move |after| {
-            let shared = Arc::clone(&shared);
-            async move {
-                let item = shared.next(&id, after?).await;
-                let after = match &item {
-                    Ok(entry) if entry.end.is_none() => Some(entry.next() - 1),
-                    _ => None,
-                };
-                Some((item, after))
-            }
-        });
-        Box::pin(items)
+        reading::reader(Reader {
+            shared: Arc::clone(&self.shared),
+            id: *id,
+            after,
+        })
     }
 
     fn status<'a>(&'a self, id: &'a StreamId) -> LogFuture<'a, Status> {

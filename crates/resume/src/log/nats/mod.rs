@@ -23,7 +23,7 @@ use tokio::{sync::OnceCell, time::timeout, try_join};
 
 use self::{
     jetstream::{JetStream, Message, Unstored},
-    state::{Gone, KEY_BYTES, State, cost},
+    state::{Gone, KEY_BYTES, State},
     watch::Watches,
 };
 use super::{
@@ -335,7 +335,7 @@ impl Shared {
         overflow: Overflow,
     ) -> Result<(), LogError> {
         let bound = self.bounds.max_stream_bytes as u64;
-        let added = cost(entry);
+        let added = entry.cost() as u64;
         for turn in 0..TRIES {
             let (mut before, is_true) = self.before(id, turn).await?;
             match before.state.check(epoch, entry) {

@@ -2,7 +2,6 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures_util::stream;
 use tokio::time::timeout;
 
 use super::{
@@ -10,27 +9,24 @@ use super::{
     jetstream::{JetStream, Message},
     watch::Watch,
 };
-use crate::{Entry, LogError, LogErrorKind, LogReader, StreamId};
+use crate::{
+    Entry, LogError, LogErrorKind, LogReader, StreamId,
+    log::reading::{self, Reading},
+};
 
 /// How often a reader looks without having been woken: wake-ups are lost with the connection, and there is none when a stream has
 /// reached its age.
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) fn read(shared: Arc<Shared>, id: StreamId, after: u64) -> LogReader {
-    let reader = Reader {
+    reading::reader(Reader {
         subject: shared.subject(&id),
         shared,
         id,
         after,
         position: None,
         watch: None,
-    };
-    Box::pin(stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        let item = reader.next().await;
-        let goes_on = matches!(&item, Ok(entry) if entry.end.is_none());
-        Some((item, goes_on.then_some(reader)))
-    }))
+    })
 }
 
 struct Reader {
@@ -44,7 +40,7 @@ struct Reader {
     watch: Option<Arc<Watch>>,
 }
 
-impl Reader {
+impl Reading for Reader {
     async fn next(&mut self) -> Result<Entry, LogError> {
         let shared = Arc::clone(&self.shared);
         let server = shared.server().await?;
@@ -72,7 +68,9 @@ impl Reader {
             }
         }
     }
+}
 
+impl Reader {
     /// Reads the next entry. `None`: there is none yet, or only after the messages that were just skipped.
     async fn look(&mut self, server: &JetStream) -> Result<Option<Entry>, LogError> {
         let position = match self.position {

@@ -6,8 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::{CodecError, End, Entry, Epoch, LogErrorKind};
 
-/// What a record counts beside its bytes.
-const RECORD_COST: u64 = 64;
+const RECORD_COST: u64 = crate::log::entry::RECORD_COST as u64;
 
 pub(super) const KEY_BYTES: usize = 32;
 
@@ -35,10 +34,6 @@ pub(super) struct State {
 pub(super) struct Gone {
     pub(super) records: u64,
     pub(super) bytes: u64,
-}
-
-pub(super) fn cost(entry: &Entry) -> u64 {
-    entry.bytes() as u64 + RECORD_COST * entry.records.len() as u64
 }
 
 impl State {

@@ -23,9 +23,6 @@ use super::{
 };
 use watch::Watches;
 
-/// What a record counts beside its bytes.
-const RECORD_COST: usize = 64;
-
 /// About thirty years: what a longer duration becomes, so that the sums in the scripts stay exact.
 const LONGEST: Duration = Duration::from_secs(1 << 30);
 
@@ -271,7 +268,7 @@ impl Shared {
             .arg(&entry.encode()[..])
             .arg(entry.records.len())
             .arg(entry.bytes())
-            .arg(entry.bytes() + RECORD_COST * entry.records.len())
+            .arg(entry.cost())
             .arg(u8::from(overflow == Overflow::Trim))
             .arg(self.bounds.max_stream_bytes)
             .arg(self.max_age());

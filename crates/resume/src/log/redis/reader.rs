@@ -2,11 +2,13 @@
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::stream;
 use tokio::time::timeout;
 
 use super::{READ, Shared, decoded_end, nonsense, number, watch::Watch};
-use crate::{Entry, LogError, LogReader, StreamId};
+use crate::{
+    Entry, LogError, LogReader, StreamId,
+    log::reading::{self, Reading},
+};
 
 /// How many entries are read at once.
 const ENTRIES: usize = 16;
@@ -16,20 +18,14 @@ const ENTRIES: usize = 16;
 const LOOK: Duration = Duration::from_secs(5);
 
 pub(super) fn read(shared: Arc<Shared>, id: StreamId, after: u64) -> LogReader {
-    let reader = Reader {
+    reading::reader(Reader {
         shared,
         id,
         after,
         position: None,
         ahead: VecDeque::new(),
         watch: None,
-    };
-    Box::pin(stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        let item = reader.next().await;
-        let goes_on = matches!(&item, Ok(entry) if entry.end.is_none());
-        Some((item, goes_on.then_some(reader)))
-    }))
+    })
 }
 
 struct Reader {
@@ -43,7 +39,7 @@ struct Reader {
     watch: Option<Watch>,
 }
 
-impl Reader {
+impl Reading for Reader {
     async fn next(&mut self) -> Result<Entry, LogError> {
         loop {
             if let Some(entry) = self.ahead.pop_front() {
@@ -72,7 +68,9 @@ impl Reader {
             let _ = timeout(LOOK, changed).await;
         }
     }
+}
 
+impl Reader {
     /// Reads the next entries. False: there are none yet.
     async fn look(&mut self) -> Result<bool, LogError> {
         let position = self.position.map(|position| position.to_string());

@@ -179,7 +179,7 @@ impl Following {
                     last
                 }
                 _ if self.joined.is_empty() => {
-                    self.passes(polled);
+                    self.count(polled);
                     return;
                 }
                 Poll::Pending if self.lingers(cx) => return,
@@ -218,7 +218,7 @@ impl Following {
 
     /// Counts the bytes of a frame that is returned unchanged. Called while no frame is held.
     #[inline(always)]
-    fn passes(&mut self, polled: &Polled) {
+    fn count(&mut self, polled: &Polled) {
         if let Poll::Ready(Some(Ok(Piece::Data { data, .. }))) = polled {
             self.undelivered = self.undelivered.saturating_sub(data.len() as u64);
         }

@@ -4,12 +4,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 
 import { check, equal } from '../clients/lib/check.mjs';
+import { launch } from '../clients/lib/chromium.mjs';
 
-const { chromium } = createRequire(new URL('../clients/package.json', import.meta.url))('playwright-core');
 const SCREENSHOT = process.argv.includes('--screenshot')
   ? new URL('../../docs/images/demo-page.png', import.meta.url).pathname
   : join(process.env.SCRATCH, 'page.png');
@@ -49,11 +48,7 @@ process.on('exit', () => started.forEach((child) => child.kill('SIGKILL')));
 
 const server = await startDemo('127.0.0.1:0', '127.0.0.1:0');
 const url = `http://${server.at}/`;
-const browser = await chromium.launch({
-  executablePath: '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking', '--disable-component-update'],
-});
+const browser = await launch();
 
 /** A page that notes what went wrong in it. Streams that are cut on purpose are told by the browser as errors of the network. */
 async function open(options = {}, state = 'active') {

@@ -1,27 +1,12 @@
 // Headless Chromium's own EventSource and fetch, driven by playwright-core.
 // debian: chromium
-import { mkdtempSync } from 'node:fs';
-import { join } from 'node:path';
-
-import { chromium } from 'playwright-core';
-
 import { DEMO_URL, check, equal, spread } from '../lib/check.mjs';
+import { emptyPage, launch } from '../lib/chromium.mjs';
 
-const profile = mkdtempSync(join(process.env.SCRATCH, 'profile-'));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: '/usr/bin/chromium',
-  headless: true,
-  // the machine's network is closed: without these the browser tries many hosts at its start
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync',
-  ],
-});
-console.log(`chromium ${context.browser()?.version() ?? '(persistent)'}`);
-const page = await context.newPage();
-// a page of the demo's origin that the demo does not serve: EventSource needs no CORS then
-await page.route('**/page.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html>' }));
-await page.goto(`${DEMO_URL}/page.html`);
+const browser = await launch();
+console.log(`chromium ${browser.version()}`);
+// EventSource needs no CORS in a page of the demo's origin.
+const page = await emptyPage(browser, DEMO_URL);
 
 // a finite stream: live, in order, and the browser comes back by itself when it has ended
 const count = 6;
@@ -90,4 +75,4 @@ equal('fetch resolves for whole bodies and rejects for cut and corrupt ones', fe
   promised: 300000,
   corrupt: 'TypeError',
 });
-await context.close();
+await browser.close();

@@ -3,14 +3,12 @@
 // debian: chromium
 import { randomUUID } from 'node:crypto';
 import http from 'node:http';
-import { mkdtempSync } from 'node:fs';
-import { join } from 'node:path';
 import zlib from 'node:zlib';
 
 import OpenAI from 'openai';
-import { chromium } from 'playwright-core';
 
 import { check, equal } from '../lib/check.mjs';
+import { emptyPage, launch } from '../lib/chromium.mjs';
 
 const SERVER = process.env.DIALECTS_URL;
 const PATIENCE = 15_000; // only a chunk that is held back takes as long
@@ -86,18 +84,8 @@ await patient('the OpenAI SDK', async (signal) => {
   return read;
 });
 
-const profile = mkdtempSync(join(process.env.SCRATCH, 'profile-'));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: '/usr/bin/chromium',
-  headless: true,
-  args: [
-    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync',
-  ],
-});
-const page = await context.newPage();
-await page.route('**/page.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html>' }));
-await page.goto(`${SERVER}/page.html`);
+const browser = await launch();
+const page = await emptyPage(browser, SERVER);
 for (const how of ['fetch', 'EventSource']) {
   const what = `Chromium's ${how}`;
   await patient(what, async () => {
@@ -138,4 +126,4 @@ for (const how of ['fetch', 'EventSource']) {
     return read;
   });
 }
-await context.close();
+await browser.close();

@@ -1,16 +1,14 @@
 // Clients whose connection breaks in the middle of a resumable stream: EventSource of npm and of Chromium, eventsource-client, openai.
 // debian: chromium
-import { mkdtempSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
-import { join } from 'node:path';
 
 import { EventSource } from 'eventsource';
 import { createEventSource } from 'eventsource-client';
 import OpenAI from 'openai';
 import { Stream } from 'openai/streaming';
-import { chromium } from 'playwright-core';
 
 import { DEMO_URL, check, equal } from '../lib/check.mjs';
+import { emptyPage, launch } from '../lib/chromium.mjs';
 
 const demo = new URL(DEMO_URL);
 const words = 30;
@@ -78,18 +76,8 @@ const cuts = [900, 1500];
 
 {
   const way = await breaking(cuts);
-  const profile = mkdtempSync(join(process.env.SCRATCH, 'profile-'));
-  const context = await chromium.launchPersistentContext(profile, {
-    executablePath: '/usr/bin/chromium',
-    headless: true,
-    args: [
-      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
-    ],
-  });
-  const page = await context.newPage();
-  await page.route('**/page.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html>' }));
-  await page.goto(`${way.url}/page.html`);
+  const browser = await launch();
+  const page = await emptyPage(browser, way.url);
   const seen = await page.evaluate(
     (path) =>
       new Promise((done) => {
@@ -102,7 +90,7 @@ const cuts = [900, 1500];
   );
   judge('Chromium', seen.tokens, way.broken());
   equal('Chromium: it stops at the end', seen.ready, 2);
-  await context.close();
+  await browser.close();
   way.server.close();
 }
 

@@ -9,7 +9,8 @@ import { EventSource } from 'eventsource';
 import { createEventSource } from 'eventsource-client';
 import { createParser } from 'eventsource-parser';
 import OpenAI from 'openai';
-import { chromium } from 'playwright-core';
+
+import { launch } from '../lib/chromium.mjs';
 
 async function* openai(url) {
   const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'x', maxRetries: 0 });
@@ -106,10 +107,7 @@ for (const [name, read] of Object.entries(CLIENTS)) {
 }
 
 // Chromium's own EventSource
-const browser = await chromium.launch({
-  executablePath: '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'],
-});
+const browser = await launch();
 const page = await browser.newPage();
 await page.goto(new URL('/page', urls[0]).href);
 console.error(`Chromium ${browser.version()}`);

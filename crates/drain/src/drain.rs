@@ -13,8 +13,8 @@ use futures_core::Stream;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Phase, Policy, Probe, State,
-    Stats, schedule::Schedule, shared::Shared,
+    BudgetExceeded, Builder, DrainLayer, Draining, FarewellLayer, Phase, Probe, State, Stats,
+    schedule::Schedule, shared::Shared,
 };
 
 /// The handle of a drain. Clones are handles of the same drain.
@@ -159,10 +159,10 @@ impl Drain {
         DrainLayer::new(self)
     }
 
-    /// The layer that ends streams, with [`Policy::RunToDeadline`]. [`FarewellLayer::policy`] changes the policy.
+    /// The layer that ends streams: see [`FarewellLayer::policy`] for when.
     #[must_use]
     pub fn farewell(&self) -> FarewellLayer {
-        FarewellLayer::new(self, Policy::default())
+        FarewellLayer::new(self)
     }
 
     /// The value that handlers get as an extractor, for other tasks.

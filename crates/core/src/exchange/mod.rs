@@ -78,10 +78,13 @@ pub enum Claim {
     /// Writing heartbeats, and counting the chunks inside of them. Claimed when the head arrives, and so by the
     /// innermost layer.
     Heartbeats,
+    /// Storing the stream so that another server can continue it from where its client is. Claimed before the head arrives at the
+    /// layers outside. A drain may end such a response early, because its client loses nothing.
+    Resumable,
 }
 
 impl Claim {
-    pub(crate) const COUNT: usize = Self::Heartbeats as usize + 1;
+    pub(crate) const COUNT: usize = Self::Resumable as usize + 1;
 }
 
 /// How a body ended, in [`Cell::settled`].

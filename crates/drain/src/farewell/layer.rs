@@ -33,21 +33,23 @@ use crate::{Drain, shared::Shared};
 #[derive(Clone)]
 pub struct FarewellLayer {
     pub(super) shared: Option<Arc<Shared>>,
-    pub(super) policy: Policy,
+    /// `None`: by what is known of the response.
+    pub(super) policy: Option<Policy>,
 }
 
 impl FarewellLayer {
-    pub(crate) fn new(drain: &Drain, policy: Policy) -> Self {
+    pub(crate) fn new(drain: &Drain) -> Self {
         Self {
             shared: Some(Arc::clone(&drain.shared)),
-            policy,
+            policy: None,
         }
     }
 
-    /// When streams are ended. [`Policy::RunToDeadline`].
+    /// When streams are ended. Default: [`Policy::EndEarly`] for a response that another server can continue
+    /// ([`Claim::Resumable`](tower_stream_core::Claim::Resumable)), [`Policy::RunToDeadline`] for all others.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
+        self.policy = Some(policy);
         self
     }
 
@@ -56,7 +58,7 @@ impl FarewellLayer {
     pub const fn off() -> Self {
         Self {
             shared: None,
-            policy: Policy::RunToDeadline,
+            policy: None,
         }
     }
 }

@@ -19,10 +19,13 @@ pub enum Policy {
     /// that each gets its last event in time: 50 us per stream, but at most 1 s and half of the time after the close.
     /// This applies only to streams of records: a download, or a response with a declared length, has until the
     /// deadline.
+    ///
+    /// The default, except for a response that another server can continue
+    /// ([`Claim::Resumable`](tower_stream_core::Claim::Resumable)).
     #[default]
     RunToDeadline,
     /// From the close on, between two records, each stream at a random time within
-    /// [`early_end_window`](crate::Builder::early_end_window): for streams that a client can resume, such as
+    /// [`early_end_window`](crate::Builder::early_end_window): for streams that a client can resume elsewhere, such as
     /// server-sent events with `Last-Event-ID`. A stream that has not ended by then ends at the deadline.
     ///
     /// Server-sent events and JSON lines end early at any record boundary after the first frame. gRPC ends early only

@@ -58,7 +58,7 @@ impl Hook for FarewellLayer {
 /// What [`FarewellLayer`] keeps of one request.
 pub struct FarewellStage {
     timer: EndTimer,
-    policy: Policy,
+    policy: Option<Policy>,
     method: Method,
     version: Version,
     /// The client may still be sending when the drain answers.
@@ -107,7 +107,11 @@ impl Stage for FarewellStage {
         if self.left.is_none() && head.allows_insertion() {
             self.kind = head.stream_kind();
         }
-        let policy = head.extensions.get().copied().unwrap_or(self.policy);
+        let chosen = head.extensions.get().copied().or(self.policy);
+        let policy = chosen.unwrap_or_else(|| match cx.exchange.is_claimed(Claim::Resumable) {
+            true => Policy::EndEarly,
+            false => Policy::RunToDeadline,
+        });
         self.timer
             .set_policy((self.kind != StreamKind::Other).then_some(policy));
         self.records = Records::of(self.kind, RecordHold::DEFAULT_CAP);

@@ -3,7 +3,7 @@ use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Exchange, FaultKind, Outcome, StreamEnd, StreamError,
+    Claim, Exchange, FaultKind, Outcome, StreamEnd, StreamError,
     mock::{self, PanicIn, Step},
     wrapper::{Begin, Hook, Stage, Wrapped},
 };
@@ -502,6 +502,40 @@ async fn a_route_may_end_early_and_the_inner_layer_decides() {
     let took = early(None).await;
     assert!(took > SECOND && took <= 3 * SECOND + 20 * MS, "{took:?}");
     assert_eq!(early(Some(Policy::RunToDeadline)).await, 20 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_another_server_can_continue_ends_early() {
+    let early = |resumable: bool, on_layer: Option<Policy>| async move {
+        let drain = Drain::builder()
+            .advertise(SECOND)
+            .deadline(20 * SECOND)
+            .early_end_window(2 * SECOND)
+            .build();
+        let mut layer = drain.farewell();
+        if let Some(policy) = on_layer {
+            layer = layer.policy(policy);
+        }
+        let app = layer.layer(service(move |request: Request<MockBody>| {
+            let exchange = Exchange::get(request.extensions()).expect("the layer's");
+            if resumable {
+                exchange.claim(Claim::Resumable);
+            }
+            async { stream(SSE, ticking()) }
+        }));
+        let response = call(&app, get("/")).await;
+        let _hold = DrainToken::new(&drain);
+        let start = Instant::now();
+        drain.start();
+        let (text, _) = read(response.into_body()).await;
+        assert!(text.contains("event: drain"));
+        start.elapsed()
+    };
+    let took = early(true, None).await;
+    assert!(took > SECOND && took <= 3 * SECOND + 20 * MS, "{took:?}");
+    assert_eq!(early(false, None).await, 20 * SECOND);
+    let chosen = Some(Policy::RunToDeadline);
+    assert_eq!(early(true, chosen).await, 20 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]

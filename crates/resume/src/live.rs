@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -54,17 +55,21 @@ struct State {
     /// The last offset that a reader has taken, and the bytes after it.
     fastest: u64,
     ahead_bytes: usize,
-    /// Since when there is no reader.
+    /// Since when there is no reader. Later than now if one is expected until then.
     alone_since: Option<Instant>,
+    /// Until when a reader that a drain has sent away may come back.
+    expected_until: Option<Instant>,
     pump: Option<Waker>,
+    /// Whether the producer waits for a reader or the log.
+    is_full: bool,
     store: Option<Waker>,
 }
 
 /// What the producer may do.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Produce a record.
-    Room,
+    /// Produce up to this many records.
+    Room(usize),
     /// Wait: the readers or the log are too far behind.
     Full,
     Stop(Cause),
@@ -81,7 +86,8 @@ pub(crate) enum Work {
 /// What a reader gets.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Record(Bytes),
+    /// As many records as this.
+    Records(u64),
     End(End),
     /// The record is no longer here: read the log.
     Behind,
@@ -109,36 +115,36 @@ impl Live {
                 fastest: 0,
                 ahead_bytes: 0,
                 alone_since: None,
+                expected_until: None,
                 pump: None,
+                is_full: false,
                 store: None,
             }),
         }
     }
 
-    /// Adds a record of the producer.
-    pub(crate) fn push(&self, record: Bytes) {
-        let mut state = self.state.lock();
-        let length = record.len();
-        state.bytes += length;
-        state.ahead_bytes += length;
-        state.records.push_back(record);
-        if !state.is_broken {
-            state.unstored_bytes += length;
-            let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
-            let too_far = unstored > UNSTORED_RECORDS || state.unstored_bytes > UNSTORED_BYTES;
-            if too_far && state.count > 0 {
-                state.break_off();
-            }
+    /// Adds these records of the producer, and wakes the readers and the store. Both are empty afterwards, and `woken` before as
+    /// well: they are kept by the caller to save allocations.
+    pub(crate) fn push(&self, records: &mut Vec<Bytes>, woken: &mut Vec<Waker>) {
+        if records.is_empty() {
+            return;
         }
-        state.trim();
-    }
-
-    /// Wakes the readers and the store, after some pushes. `woken` is empty before and after; it saves an allocation.
-    pub(crate) fn publish(&self, woken: &mut Vec<Waker>) {
         {
             let mut state = self.state.lock();
-            woken.extend(state.readers.iter_mut().flatten().filter_map(Option::take));
-            woken.extend(state.store.take());
+            let length: usize = records.iter().map(Bytes::len).sum();
+            state.bytes += length;
+            state.ahead_bytes += length;
+            state.records.extend(records.drain(..));
+            if !state.is_broken {
+                state.unstored_bytes += length;
+                let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
+                let too_far = unstored > UNSTORED_RECORDS || state.unstored_bytes > UNSTORED_BYTES;
+                if too_far && state.count > 0 {
+                    state.break_off();
+                }
+            }
+            state.trim();
+            state.wakers(woken);
         }
         // Not under the lock: a waker may be anyone's code.
         woken.drain(..).for_each(Waker::wake);
@@ -146,8 +152,13 @@ impl Live {
 
     /// The producer has ended. Its readers get this end after the records.
     pub(crate) fn finish(&self, end: End) {
-        self.state.lock().end.get_or_insert(end);
-        self.publish(&mut Vec::new());
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.end.get_or_insert(end);
+            state.wakers(&mut woken);
+        }
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// Asks the producer to stop.
@@ -173,7 +184,16 @@ impl Live {
             _ => is_ahead,
         };
         store_waker(&mut state.pump, cx);
-        let next = if is_full { Next::Full } else { Next::Room };
+        state.is_full = is_full;
+        let room = match state.count {
+            0 if !state.is_broken => AHEAD_RECORDS.saturating_sub(unstored),
+            _ => AHEAD_RECORDS.saturating_sub(usize::try_from(ahead).unwrap_or(usize::MAX)),
+        };
+        let next = if is_full {
+            Next::Full
+        } else {
+            Next::Room(room)
+        };
         (next, state.alone_since)
     }
 
@@ -219,7 +239,7 @@ impl Live {
         state.unstored_bytes = state.unstored_bytes.saturating_sub(entry.bytes());
         state.end_is_stored = entry.end.is_some();
         state.trim();
-        if state.count == 0 {
+        if state.count == 0 && state.is_full {
             wake(state.pump.take());
         }
     }
@@ -273,28 +293,42 @@ impl Live {
         }
     }
 
-    pub(crate) fn leave(&self, place: usize) {
+    /// Removes a reader. It may come back within this time, here or at another server.
+    pub(crate) fn leave(&self, place: usize, back_within: Option<Duration>) {
         let mut state = self.state.lock();
         state.readers[place] = None;
         state.count -= 1;
+        let now = Instant::now();
+        if let Some(within) = back_within {
+            state.expected_until = state.expected_until.max(now.checked_add(within));
+        }
         if state.count == 0 {
-            state.alone_since = Some(Instant::now());
+            state.alone_since = state.expected_until.max(Some(now));
         }
         wake(state.pump.take());
     }
 
-    /// The record with this offset, or the end.
+    /// Passes the records from this offset on to `take`, as long as it returns true. The end, if there are none.
     #[inline]
-    pub(crate) fn poll_take(&self, place: usize, at: u64, cx: &mut Context<'_>) -> Poll<Taken> {
+    pub(crate) fn poll_take(
+        &self,
+        place: usize,
+        at: u64,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(&Bytes) -> bool,
+    ) -> Poll<Taken> {
         let mut state = self.state.lock();
         if at < state.first {
             return Poll::Ready(Taken::Behind);
         }
         let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
-        if let Some(record) = state.records.get(index) {
-            let record = record.clone();
-            state.taken(at);
-            return Poll::Ready(Taken::Record(record));
+        if index < state.records.len() {
+            let ready = state.records.range(index..);
+            let more = ready.map(&mut take).take_while(|goes_on| *goes_on).count();
+            // The last one that was taken is the one that returned false, if any did.
+            let taken = (more + 1).min(state.records.len() - index) as u64;
+            state.taken(at + taken - 1);
+            return Poll::Ready(Taken::Records(taken));
         }
         if let Some(end) = &state.end {
             return Poll::Ready(Taken::End(end.clone()));
@@ -324,15 +358,23 @@ impl State {
         if at <= self.fastest {
             return;
         }
-        let index = |at: u64| usize::try_from(at.saturating_sub(self.first));
-        let after = index(at + 1).unwrap_or(usize::MAX);
-        let one = after.checked_sub(1).and_then(|one| self.records.get(one));
-        self.ahead_bytes = match one {
-            Some(one) if at == self.fastest + 1 => self.ahead_bytes.saturating_sub(one.len()),
-            _ => self.records.iter().skip(after).map(Bytes::len).sum(),
+        let index = |at: u64| {
+            let index = usize::try_from(at.saturating_sub(self.first));
+            index.map_or(self.records.len(), |index| index.min(self.records.len()))
         };
+        let taken = self.records.range(index(self.fastest + 1)..index(at + 1));
+        let taken: usize = taken.map(Bytes::len).sum();
+        self.ahead_bytes = self.ahead_bytes.saturating_sub(taken);
         self.fastest = at;
-        wake(self.pump.take());
+        if self.is_full {
+            wake(self.pump.take());
+        }
+    }
+
+    /// Takes the wakers of the readers and of the store.
+    fn wakers(&mut self, woken: &mut Vec<Waker>) {
+        woken.extend(self.readers.iter_mut().flatten().filter_map(Option::take));
+        woken.extend(self.store.take());
     }
 
     fn break_off(&mut self) {
@@ -355,6 +397,9 @@ impl State {
                 break;
             };
             self.bytes -= oldest.len();
+            if self.first > self.fastest {
+                self.ahead_bytes = self.ahead_bytes.saturating_sub(oldest.len());
+            }
             self.first += 1;
         }
         if self.is_broken {

@@ -13,7 +13,7 @@ use crate::{
     cursor::{Position, Refused},
     head::{Head, announce},
     live::Live,
-    reader::Reader,
+    reader::{Place, Reader},
     resume::Shared,
 };
 
@@ -84,8 +84,10 @@ impl Shared {
         if live.end_offset().is_some_and(|end| at.offset >= end) {
             return self.no_content();
         }
+        let outer = Exchange::get(&request.extensions);
         self.respond(request, &live.head, public, |_| {
-            Reader::live(self, live, live.join(), public, at.offset)
+            let place = Place::new(self, live, live.join(), outer);
+            Reader::live(self, place, public, at.offset)
         })
     }
 
@@ -98,6 +100,7 @@ impl Shared {
     ) -> Response<StreamBody> {
         if let Some(exchange) = Exchange::get(&request.extensions) {
             exchange.claim(Claim::EventIds);
+            self.mark(exchange);
             if let Some(dialect) = head.dialect() {
                 exchange.set_dialect(dialect);
             }
@@ -113,6 +116,13 @@ impl Shared {
         announce(response.headers_mut(), &self.path, public);
         response.extensions_mut().insert(IsResumed);
         response
+    }
+
+    /// Tells the layers outside that the client can go on at another server.
+    pub(crate) fn mark(&self, outer: &Exchange) {
+        if self.log.is_shared() {
+            outer.claim(Claim::Resumable);
+        }
     }
 
     /// The response to a cursor that is refused.

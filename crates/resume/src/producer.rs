@@ -75,6 +75,8 @@ where
                 exchange,
                 deadline,
                 alone: None,
+                records: Vec::new(),
+                bytes: 0,
                 woken: Vec::new(),
             };
             let end = loop {
@@ -100,6 +102,8 @@ where
         drop(drain);
     }
 }
+
+const SHUT_DOWN: &str = "the server was shut down before the stream was complete";
 
 /// How long readers may take to leave at the deadline of a drain.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -140,8 +144,16 @@ struct Pump<'a, B> {
     exchange: Exchange,
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     alone: Option<Pin<Box<Sleep>>>,
+    /// The records of one poll, and their bytes.
+    records: Vec<Bytes>,
+    bytes: usize,
     woken: Vec<Waker>,
 }
+
+/// A body that is always ready must not keep the thread, nor its readers waiting: after this many frames or bytes, what was read is
+/// passed on and other tasks run.
+const TURN_FRAMES: usize = 64;
+const TURN_BYTES: usize = 64 * 1_024;
 
 enum Pumped {
     End(End),
@@ -155,29 +167,40 @@ where
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, who_left: WhoLeft, cx: &mut Context<'_>) -> Poll<Pumped> {
-        // A body that is always ready must not keep the thread: other tasks run after this many frames.
-        let mut turns = 64;
-        let (yields, alone_since) = loop {
-            let (next, alone_since) = self.live.poll_next(cx);
-            match next {
-                Next::Stop(cause) => return Poll::Ready(Pumped::End(End::Failed(cause))),
-                Next::Full => break (false, alone_since),
-                Next::Room if turns == 0 => break (true, alone_since),
-                Next::Room => {}
+        let (next, alone_since) = self.live.poll_next(cx);
+        let room = match next {
+            Next::Stop(cause) => return Poll::Ready(Pumped::End(End::Failed(cause))),
+            Next::Full => 0,
+            Next::Room(room) => room.min(TURN_FRAMES),
+        };
+        let (mut frames, mut ended) = (0, None);
+        // Of a frame with many records, as many are over the room.
+        let yields = loop {
+            if frames >= room || self.records.len() >= room || self.bytes >= TURN_BYTES {
+                break room > 0;
             }
-            turns -= 1;
+            frames += 1;
             match self.poll_body(cx) {
                 Poll::Ready(None) => {}
-                Poll::Ready(Some(end)) => return Poll::Ready(Pumped::End(end)),
-                Poll::Pending => break (false, alone_since),
+                Poll::Ready(end) => {
+                    ended = end;
+                    break false;
+                }
+                Poll::Pending => break false,
             }
         };
-        self.live.publish(&mut self.woken);
+        self.live.push(&mut self.records, &mut self.woken);
+        self.bytes = 0;
+        if let Some(end) = ended {
+            return Poll::Ready(Pumped::End(end));
+        }
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            let message = "the server was shut down before the stream was complete";
-            let cause = Cause::new(FaultKind::Drain, message);
+            self.exchange
+                .record(Cause::new(FaultKind::Drain, SHUT_DOWN));
+            // Not `Drain`, which asks a client to come back: whoever reads this end is told that no more comes.
+            let cause = Cause::new(FaultKind::ProducerLost, SHUT_DOWN);
             return Poll::Ready(Pumped::End(End::Failed(cause)));
         }
         let alone = self.poll_alone(who_left, alone_since, cx);
@@ -236,8 +259,11 @@ where
 
     #[inline]
     fn take(&mut self, data: Bytes) -> Option<End> {
-        let live = self.live;
-        let taken = self.splitter.push(data, |record| live.push(record));
+        let (records, bytes) = (&mut self.records, &mut self.bytes);
+        let taken = self.splitter.push(data, |record| {
+            *bytes += record.len();
+            records.push(record);
+        });
         taken.err().map(|_| {
             let message = "a record is longer than a stream that can be resumed may have";
             self.failed(Cause::new(FaultKind::Other, message))
@@ -249,7 +275,7 @@ where
             return End::Failed(cause.clone());
         }
         if let Some(last) = self.splitter.finish() {
-            self.live.push(last);
+            self.records.push(last);
         }
         End::Complete
     }
@@ -282,12 +308,20 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
     let mut renew = interval_at(Instant::now() + shared.renew, shared.renew);
     renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0_u32;
+    // When the log last got an append, which renews the lease as well.
+    let mut appended = None;
     loop {
         let work = tokio::select! {
             biased;
             work = poll_fn(|cx| live.poll_work(cx)) => Some(work),
             _ = renew.tick() => None,
         };
+        if work.is_none()
+            && let Some(at) = appended.take()
+        {
+            renew.reset_at(at + shared.renew);
+            continue;
+        }
         let done = match &work {
             Some(Work::Done) => return,
             None => shared.log.renew(&live.id, live.epoch),
@@ -313,7 +347,7 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
                 failures = 0;
                 if let Some(Work::Append(entry)) = &work {
                     live.stored(entry);
-                    renew.reset();
+                    appended = Some(Instant::now());
                 }
             }
             Err(LogErrorKind::Fenced | LogErrorKind::Ended) => {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write},
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::time::{sleep, timeout};
-use tower_stream_core::{BoxError, Cause, FaultKind, StreamError, StreamKind};
+use tower_stream_core::{BoxError, Cause, Exchange, FaultKind, StreamError, StreamKind};
 
 use crate::{
     End, Entry, Epoch, LogErrorKind, LogReader, Overflow, StreamId, Takeover,
@@ -26,15 +26,67 @@ pub(crate) struct Reader {
     shared: Arc<Shared>,
     id: StreamId,
     head: Head,
-    /// What the `id:` of each event starts with: `id: <public id>.<epoch>.`.
-    prefix: String,
+    events: Events,
     /// The offset that is read next.
     next: u64,
     source: Source,
     out: VecDeque<Bytes>,
-    buffer: BytesMut,
     state: State,
 }
+
+/// Writes records with their cursors.
+struct Events {
+    /// What the `id:` of each event starts with: `id: <public id>.<epoch>.`.
+    prefix: String,
+    in_band: bool,
+    buffer: BytesMut,
+}
+
+/// Records that are ready at the same time are sent in one frame, up to this many bytes. A larger record is a frame of its own.
+const FRAME_BYTES: usize = 8 * 1_024;
+
+impl Events {
+    /// Writes a record.
+    #[inline]
+    fn write(&mut self, offset: u64, record: &[u8]) {
+        let length = self.prefix.len() + LONGEST_OFFSET + record.len();
+        // One allocation for many records.
+        if self.buffer.capacity() - self.buffer.len() < length {
+            self.buffer.reserve(length.max(4_096));
+        }
+        if self.in_band {
+            self.buffer.extend_from_slice(self.prefix.as_bytes());
+            let mut digits = itoa::Buffer::new();
+            self.buffer
+                .extend_from_slice(digits.format(offset).as_bytes());
+            self.buffer.extend_from_slice(b"\n");
+        }
+        self.buffer.extend_from_slice(record);
+    }
+
+    /// The frame with this record alone.
+    fn one(&mut self, offset: u64, record: Bytes) -> Bytes {
+        if !self.in_band {
+            return record;
+        }
+        self.write(offset, &record);
+        self.frame()
+    }
+
+    /// Returns whether a frame takes no further records.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= FRAME_BYTES
+    }
+
+    #[inline]
+    fn frame(&mut self) -> Bytes {
+        self.buffer.split().freeze()
+    }
+}
+
+/// The digits of an offset, and a line end.
+const LONGEST_OFFSET: usize = 21;
 
 enum Source {
     /// The producer runs here.
@@ -48,14 +100,42 @@ enum Source {
 }
 
 /// A reader's place in a stream that is produced here.
-struct Place {
+pub(crate) struct Place {
     live: Arc<Live>,
     place: usize,
+    /// The exchange of the response.
+    exchange: Option<Exchange>,
+    lease: Duration,
+}
+
+impl Place {
+    /// The place that [`Live::join`] returned.
+    pub(crate) fn new(
+        shared: &Shared,
+        live: &Arc<Live>,
+        place: usize,
+        exchange: Option<&Exchange>,
+    ) -> Self {
+        Self {
+            live: Arc::clone(live),
+            place,
+            exchange: exchange.cloned(),
+            lease: shared.lease,
+        }
+    }
+
+    /// How long the client may take to come back, if a drain has asked it to: the wait that it was told, and a lease for the
+    /// connection. A reader on another server is noted in the log by then.
+    fn back_within(&self) -> Option<Duration> {
+        let cause = self.exchange.as_ref()?.cause()?;
+        let is_drain = cause.kind() == FaultKind::Drain;
+        is_drain.then(|| cause.retry_after().unwrap_or_default() + self.lease)
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.live.leave(self.place);
+        self.live.leave(self.place, self.back_within());
     }
 }
 
@@ -72,18 +152,9 @@ enum State {
 const RETRIES: u32 = 10;
 
 impl Reader {
-    /// Reads a stream that is produced here, from a place that was joined.
-    pub(crate) fn live(
-        shared: &Arc<Shared>,
-        live: &Arc<Live>,
-        place: usize,
-        public: &str,
-        after: u64,
-    ) -> Self {
-        let place = Place {
-            live: Arc::clone(live),
-            place,
-        };
+    /// Reads a stream that is produced here.
+    pub(crate) fn live(shared: &Arc<Shared>, place: Place, public: &str, after: u64) -> Self {
+        let live = Arc::clone(&place.live);
         let source = Source::Live(place);
         let head = live.head.clone();
         Self::new(shared, live.id, head, public, live.epoch, after, source)
@@ -116,11 +187,14 @@ impl Reader {
         let mut reader = Self {
             shared: Arc::clone(shared),
             id,
-            prefix: format!("id: {public}.{epoch}."),
+            events: Events {
+                prefix: format!("id: {public}.{epoch}."),
+                in_band: head.in_band,
+                buffer: BytesMut::new(),
+            },
             next: after + 1,
             source,
             out: VecDeque::new(),
-            buffer: BytesMut::new(),
             state: State::Reading,
             head,
         };
@@ -134,7 +208,7 @@ impl Reader {
     /// Writes a block that gives the client a cursor and no event.
     fn cursor_alone(&mut self, offset: u64) {
         if self.head.in_band {
-            let block = format!("{}{offset}\n\n", self.prefix);
+            let block = format!("{}{offset}\n\n", self.events.prefix);
             self.out.push_back(block.into());
         }
     }
@@ -169,20 +243,47 @@ impl Reader {
     /// Reads on: a record that is ready to be sent, or a change of the state.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match &mut self.source {
-            Source::Live(place) => match ready!(place.live.poll_take(place.place, self.next, cx)) {
-                Taken::Record(record) => return Poll::Ready(Some(self.with_cursor(record))),
-                Taken::End(end) => self.end(end),
-                Taken::Behind if !place.live.is_resumable() => {
-                    self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
+            Source::Live(place) => {
+                let (events, mut offset) = (&mut self.events, self.next);
+                // Not copied under the lock.
+                let mut large = None;
+                let taken = place.live.poll_take(place.place, self.next, cx, |record| {
+                    if record.len() > FRAME_BYTES {
+                        // After smaller ones, it is the next frame.
+                        self.out
+                            .extend((offset > self.next).then(|| events.frame()));
+                        large = Some(record.clone());
+                        return false;
+                    }
+                    events.write(offset, record);
+                    offset += 1;
+                    !events.is_full()
+                });
+                match ready!(taken) {
+                    Taken::Records(count) => {
+                        self.next += count;
+                        let frame = match large {
+                            Some(record) => self.events.one(offset, record),
+                            None => self.events.frame(),
+                        };
+                        if self.out.is_empty() {
+                            return Poll::Ready(Some(frame));
+                        }
+                        self.out.push_back(frame);
+                    }
+                    Taken::End(end) => self.end(end),
+                    Taken::Behind if !place.live.is_resumable() => {
+                        self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
+                    }
+                    Taken::Behind => {
+                        let reader = self.shared.log.read(&self.id, self.next - 1);
+                        self.replace(|source| match source {
+                            Source::Live(place) => Source::Behind(place, reader),
+                            source => source,
+                        });
+                    }
                 }
-                Taken::Behind => {
-                    let reader = self.shared.log.read(&self.id, self.next - 1);
-                    self.replace(|source| match source {
-                        Source::Live(place) => Source::Behind(place, reader),
-                        source => source,
-                    });
-                }
-            },
+            }
             Source::Behind(place, reader) => {
                 let item = ready!(reader.as_mut().poll_next(cx));
                 let live = Arc::clone(&place.live);
@@ -267,9 +368,20 @@ impl Reader {
             self.next = entry.first;
         }
         for record in entry.records {
-            let record = self.with_cursor(record);
-            self.out.push_back(record);
+            let offset = self.next;
+            self.next += 1;
+            if record.len() > FRAME_BYTES {
+                self.flush();
+                let frame = self.events.one(offset, record);
+                self.out.push_back(frame);
+                continue;
+            }
+            self.events.write(offset, &record);
+            if self.events.is_full() {
+                self.flush();
+            }
         }
+        self.flush();
         if let Some(end) = entry.end {
             self.end(end);
         }
@@ -281,7 +393,7 @@ impl Reader {
         let content = format!("{{\"first\":{first},\"missed\":{missed}}}");
         match self.head.kind {
             StreamKind::Sse if self.head.in_band => {
-                let cursor = format!("{}{}\n", self.prefix, first - 1);
+                let cursor = format!("{}{}\n", self.events.prefix, first - 1);
                 let event = format!("event: gap\n{cursor}data: {content}\n\n");
                 self.out.push_back(event.into());
             }
@@ -300,24 +412,12 @@ impl Reader {
         }
     }
 
-    /// Returns the record with its cursor, and goes on to the next one.
-    #[inline]
-    fn with_cursor(&mut self, record: Bytes) -> Bytes {
-        let offset = self.next;
-        self.next += 1;
-        if !self.head.in_band {
-            return record;
+    /// Makes a frame of the records that were written.
+    fn flush(&mut self) {
+        if !self.events.buffer.is_empty() {
+            let frame = self.events.frame();
+            self.out.push_back(frame);
         }
-        let length = self.prefix.len() + 21 + record.len();
-        // One allocation for many records.
-        if self.buffer.capacity() < length {
-            self.buffer.reserve(length.max(4_096));
-        }
-        self.buffer.extend_from_slice(self.prefix.as_bytes());
-        // Never fails.
-        let _ = writeln!(self.buffer, "{offset}");
-        self.buffer.extend_from_slice(&record);
-        self.buffer.split().freeze()
     }
 
     fn end(&mut self, end: End) {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Response, request::Parts};
+use http::{Method, Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ use crate::{
     live::Live,
     open::{IsResumed, last_event_id},
     producer::Producer,
-    reader::Reader,
+    reader::{Place, Reader},
     resume::Shared,
 };
 
@@ -139,12 +139,20 @@ where
                 Ok(response.map(ResponseBody::stream))
             });
         }
-        let (config, known) = (config.clone(), parts.clone());
-        let exchange = apart(&mut parts.extensions);
+        let config = config.clone();
+        let owner = config.shared.owner_of(&parts);
+        let outer = parts.extensions.remove::<Exchange>();
+        let exchange = apart(outer.as_ref());
+        parts.extensions.insert(exchange.clone());
+        let opener = Opener {
+            owner,
+            outer,
+            exchange,
+        };
         let head = self.inner.call(Request::from_parts(parts, body));
         ResponseFuture::boxed(async move {
             let response = head.await?;
-            Ok(begin(&config, &known, exchange, response).await)
+            Ok(begin(&config, opener, response).await)
         })
     }
 }
@@ -159,12 +167,19 @@ impl Config {
 
 /// Gives the producer an exchange of its own: how one reader's response ends is not how the producer ends. No layer inside adds an
 /// `id:`, since the cursors are the ids.
-fn apart(request: &mut Extensions) -> Exchange {
-    let outer = request.remove::<Exchange>();
-    let inner = outer.map_or_else(Exchange::new, |outer| outer.apart());
+fn apart(outer: Option<&Exchange>) -> Exchange {
+    let inner = outer.map_or_else(Exchange::new, Exchange::apart);
     inner.claim(Claim::EventIds);
-    request.insert(inner.clone());
     inner
+}
+
+/// What the stream needs to know of the request that opens it.
+struct Opener {
+    owner: Option<String>,
+    /// The exchange of the layers outside.
+    outer: Option<Exchange>,
+    /// The exchange of the handler.
+    exchange: Exchange,
 }
 
 impl Shared {
@@ -185,8 +200,7 @@ impl Shared {
 /// Begins a stream with the response of the handler, if that is one.
 async fn begin<B>(
     config: &Config,
-    request: &Parts,
-    exchange: Exchange,
+    opener: Opener,
     response: Response<B>,
 ) -> Response<ResponseBody<B>>
 where
@@ -201,7 +215,7 @@ where
     }
     let named = parts.extensions.get::<Dialect>().copied();
     let named = named.or_else(|| Dialect::of_headers(&parts.headers));
-    let dialect = named.or_else(|| exchange.dialect());
+    let dialect = named.or_else(|| opener.exchange.dialect());
     let Some(head) = Head::of(&parts, dialect) else {
         return pass(parts, body);
     };
@@ -224,23 +238,24 @@ where
     // The layers outside follow the reader, not the producer.
     parts.extensions.remove::<Exchange>();
     // Nor does one outside.
-    if let Some(outer) = Exchange::get(&request.extensions) {
+    let outer = opener.outer.as_ref();
+    if let Some(outer) = outer {
         outer.claim(Claim::EventIds);
+        shared.mark(outer);
     }
     let live = Arc::new(Live::new(id, Epoch::FIRST, head));
     shared.remember(&live);
-    let owner = shared.owner_of(request);
-    let public = shared.issuer.issue(&id, owner.as_deref());
-    let reader = Reader::live(shared, &live, 0, &public, 0);
-    let outer = Exchange::get(&request.extensions);
+    let public = shared.issuer.issue(&id, opener.owner.as_deref());
+    let place = Place::new(shared, &live, 0, outer);
+    let reader = Reader::live(shared, place, &public, 0);
     let producer = Producer {
         shared: Arc::clone(shared),
         live,
         body,
-        exchange,
         who_left: config.who_left,
         drain: outer.and_then(Exchange::hold_drain),
         permit: outer.and_then(Exchange::permit),
+        exchange: opener.exchange,
     };
     let span = tracing::info_span!("producer", stream = ?id);
     tokio::spawn(producer.run().instrument(span));

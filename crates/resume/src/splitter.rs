@@ -3,11 +3,14 @@
 use std::mem;
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use tower_stream_core::{RecordFormat, boundary::Scanner};
 
 /// Longer records fail the stream.
 const LONGEST: usize = 16 * 1_024 * 1_024;
+
+/// The byte order mark, which an event stream may start with.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts chunks of a body into records.
 ///
@@ -34,7 +37,7 @@ impl Splitter {
             format,
             open: BytesMut::new(),
             ahead: Bytes::new(),
-            is_start: true,
+            is_start: format == RecordFormat::Sse,
         }
     }
 
@@ -44,6 +47,10 @@ impl Splitter {
         mut chunk: Bytes,
         mut out: impl FnMut(Bytes),
     ) -> Result<(), TooLong> {
+        if self.is_record(&chunk) {
+            out(chunk);
+            return Ok(());
+        }
         if self.scanner.awaits_lf() && self.scanner.at_boundary() && chunk.starts_with(b"\n") {
             // The rest of the line end of the record before, which has been passed on with its CR.
             let lf = chunk.split_to(1);
@@ -51,14 +58,34 @@ impl Splitter {
         }
         let mut scanner = self.scanner;
         let mut taken = 0;
-        for end in scanner.boundaries(&chunk) {
-            let mut record = chunk.slice(taken..end);
-            taken = end;
-            if !self.open.is_empty() {
-                self.open.extend_from_slice(&record);
-                record = self.open.split().freeze();
+        let mut fields = Fields::default();
+        for line in scanner.lines(&chunk) {
+            fields.add(line.text);
+            if !line.ends_record {
+                continue;
             }
-            if let Some(record) = self.cleaned(record) {
+            let of_record = mem::take(&mut fields);
+            if taken == 0 && line.end == chunk.len() && self.open.is_empty() {
+                // The usual chunk is one record.
+                self.scanner = scanner;
+                if let Some(record) = self.cleaned(chunk, of_record) {
+                    out(record);
+                }
+                return Ok(());
+            }
+            let record = chunk.slice(taken..line.end);
+            taken = line.end;
+            let cleaned = match self.open.is_empty() {
+                true => self.cleaned(record, of_record),
+                false => {
+                    self.open.extend_from_slice(&record);
+                    let record = self.open.split().freeze();
+                    let mark = self.is_start && record.starts_with(MARK);
+                    let fields = Fields::of(&record[if mark { MARK.len() } else { 0 }..]);
+                    self.cleaned(record, fields)
+                }
+            };
+            if let Some(record) = cleaned {
                 out(record);
             }
         }
@@ -71,6 +98,26 @@ impl Splitter {
         Ok(())
     }
 
+    /// Whether a chunk is one record that is kept as it is: an event of a single line of `data:`, or one JSON line. Most chunks are.
+    #[inline]
+    fn is_record(&self, chunk: &[u8]) -> bool {
+        let is_clean = self.scanner.at_boundary() && !self.scanner.awaits_lf();
+        if !is_clean || self.is_start || !self.ahead.is_empty() {
+            return false;
+        }
+        match self.format {
+            RecordFormat::Sse => {
+                let event = chunk.strip_prefix(b"data:");
+                let line = event.and_then(|event| event.strip_suffix(b"\n\n"));
+                line.is_some_and(|line| memchr2(b'\n', b'\r', line).is_none())
+            }
+            RecordFormat::Lines => {
+                let line = chunk.strip_suffix(b"\n");
+                line.is_some_and(|line| !is_blank(line) && memchr(b'\n', line).is_none())
+            }
+        }
+    }
+
     /// The last line of a body that ended without its LF. An event without its blank line is none (WHATWG HTML section 9.2.6).
     pub(crate) fn finish(&mut self) -> Option<Bytes> {
         let rest = self.open.split().freeze();
@@ -80,30 +127,30 @@ impl Splitter {
         }
     }
 
-    fn cleaned(&mut self, mut record: Bytes) -> Option<Bytes> {
+    /// The record as it is kept, or `None` if it is not.
+    #[inline]
+    fn cleaned(&mut self, record: Bytes, fields: Fields) -> Option<Bytes> {
         if self.format == RecordFormat::Lines {
             return (!is_blank(&record)).then_some(record);
         }
-        if mem::take(&mut self.is_start) && record.starts_with(b"\xef\xbb\xbf") {
-            record = record.slice(3..);
+        if fields.data && !fields.id && self.ahead.is_empty() && !self.is_start {
+            return Some(record);
         }
-        let (mut has_data, mut has_id, mut has_retry) = (false, false, false);
-        for line in lines(&record) {
-            match name(line) {
-                b"data" => has_data = true,
-                b"id" => has_id = true,
-                b"retry" => has_retry = true,
-                _ => {}
-            }
+        self.cleaned_event(record, fields)
+    }
+
+    fn cleaned_event(&mut self, mut record: Bytes, fields: Fields) -> Option<Bytes> {
+        if mem::take(&mut self.is_start) && record.starts_with(MARK) {
+            record = record.slice(MARK.len()..);
         }
-        if has_id {
+        if fields.id {
             let mut kept = BytesMut::with_capacity(record.len());
             let others = lines(&record).filter(|line| name(line) != b"id");
             others.for_each(|line| kept.extend_from_slice(line));
             record = kept.freeze();
         }
-        if !has_data {
-            if has_retry {
+        if !fields.data {
+            if fields.retry {
                 self.ahead = joined(&mem::take(&mut self.ahead), record);
                 if self.ahead.len() > 4_096 {
                     self.ahead = Bytes::new();
@@ -112,6 +159,36 @@ impl Splitter {
             return None;
         }
         Some(joined(&mem::take(&mut self.ahead), record))
+    }
+}
+
+/// Which fields an event has.
+#[derive(Clone, Copy, Default)]
+struct Fields {
+    data: bool,
+    id: bool,
+    retry: bool,
+}
+
+impl Fields {
+    fn of(record: &[u8]) -> Self {
+        let mut fields = Self::default();
+        lines(record).for_each(|line| fields.add(line));
+        fields
+    }
+
+    #[inline]
+    fn add(&mut self, line: &[u8]) {
+        let is = |name: &[u8]| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b':' | b'\n' | b'\r')))
+        };
+        match line.first() {
+            Some(b'd') => self.data |= is(b"data"),
+            Some(b'i') => self.id |= is(b"id"),
+            Some(b'r') => self.retry |= is(b"retry"),
+            _ => {}
+        }
     }
 }
 
@@ -187,6 +264,33 @@ mod tests {
             let expected: Vec<_> = expected.map(|record| record.replace("\r\n", "\n")).into();
             assert_eq!((same, rest), (expected, None), "{cut}");
         }
+    }
+
+    #[test]
+    fn an_event_in_a_chunk_of_its_own_goes_with_what_is_before_it() {
+        let mut splitter = Splitter::new(RecordFormat::Sse);
+        let mut records = Vec::new();
+        for chunk in [
+            "data: 1\n\n",
+            "\u{feff}data: no event, since the mark is part of the name\n\n",
+            "retry: 5\n\n",
+            "data: 2\n\n",
+            "data: 3\n",
+            "data: 3\n\n",
+            "data: 4\r\n\r",
+            "data: 5\n\n",
+        ] {
+            let out = |record| records.push(record);
+            splitter.push(Bytes::from(chunk), out).unwrap();
+        }
+        let expected = [
+            "data: 1\n\n",
+            "retry: 5\n\ndata: 2\n\n",
+            "data: 3\ndata: 3\n\n",
+            "data: 4\r\n\r",
+            "data: 5\n\n",
+        ];
+        assert_eq!(records, expected);
     }
 
     #[test]

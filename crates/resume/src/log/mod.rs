@@ -178,6 +178,12 @@ pub trait StreamLog: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`Unavailable`](LogErrorKind::Unavailable).
     fn delete<'a>(&'a self, id: &'a StreamId) -> LogFuture<'a, bool>;
+
+    /// Returns whether other servers share the log, so that a client can go on there: during a drain, the readers of a shared log
+    /// are asked early to come back, and find their stream on another server while its producer still runs here. Default: true.
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 /// A stream that is to be created.
@@ -336,5 +342,9 @@ impl<T: StreamLog + ?Sized> StreamLog for Arc<T> {
 
     fn delete<'a>(&'a self, id: &'a StreamId) -> LogFuture<'a, bool> {
         (**self).delete(id)
+    }
+
+    fn is_shared(&self) -> bool {
+        (**self).is_shared()
     }
 }

@@ -136,14 +136,19 @@ async fn a_reader_on_another_replica_keeps_the_producer_and_cancels_it() {
     assert_eq!(other.called(), 0);
 }
 
-/// A log that can be switched off.
+/// A log that can be switched off, and that counts as shared.
 #[derive(Debug)]
-struct Faulty {
+pub(super) struct Faulty {
     log: Memory,
     down: Arc<AtomicBool>,
 }
 
 impl Faulty {
+    pub(super) fn shared(log: Memory) -> Self {
+        let down = Arc::default();
+        Self { log, down }
+    }
+
     fn check<'a, T: 'a>(&self, done: LogFuture<'a, T>) -> LogFuture<'a, T> {
         match self.down.load(Ordering::Relaxed) {
             true => Box::pin(async { Err(LogErrorKind::Unavailable.into()) }),

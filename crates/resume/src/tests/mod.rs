@@ -1,4 +1,5 @@
 mod cursors;
+mod drain;
 mod lost;
 mod policies;
 pub(crate) mod support;

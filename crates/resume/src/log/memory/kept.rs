@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) end: Option<End>,
     pub(super) lease_until: Instant,
     pub(super) written: Instant,
+    /// The value of `written` when the stream was last looked at for its age.
+    pub(super) looked_at: Instant,
     pub(super) attended_until: Instant,
     /// The first offset of the entry that was stored last.
     pub(super) last_first: u64,
@@ -42,8 +44,7 @@ pub(super) const READ_RECORDS: usize = 1_024;
 const READ_BYTES: usize = 256 * 1_024;
 
 impl Kept {
-    pub(super) fn new(meta: Bytes, lease: Duration, key: Option<Bytes>) -> Self {
-        let now = Instant::now();
+    pub(super) fn new(meta: Bytes, lease: Duration, key: Option<Bytes>, now: Instant) -> Self {
         let state = State {
             epoch: Epoch::FIRST,
             forks: Vec::new(),
@@ -53,6 +54,7 @@ impl Kept {
             end: None,
             lease_until: now + lease,
             written: now,
+            looked_at: now,
             attended_until: now,
             last_first: 0,
             is_removed: false,

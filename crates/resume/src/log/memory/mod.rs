@@ -3,7 +3,7 @@
 mod kept;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     pin::pin,
     sync::{
@@ -112,6 +112,8 @@ struct Shared {
 struct Streams {
     by_id: HashMap<StreamId, Arc<Kept>>,
     by_key: HashMap<Bytes, StreamId>,
+    /// Each stream once, by when it is to be looked at: it may have been written to since, but is not too old before.
+    by_age: BTreeSet<(Instant, StreamId)>,
 }
 
 impl Memory {
@@ -174,6 +176,7 @@ impl Shared {
             streams.by_key.remove(key);
         }
         let mut state = kept.state.lock();
+        streams.by_age.remove(&(state.looked_at, *id));
         state.is_removed = true;
         let cost = STREAM_COST + kept.meta.len() + state.cost();
         self.bytes.fetch_sub(cost, Ordering::Relaxed);
@@ -182,13 +185,26 @@ impl Shared {
         true
     }
 
-    /// Removes the streams that are too old.
+    /// Removes the streams that are too old. Looks at a stream at most once in `max_age`.
     fn sweep(&self, streams: &mut Streams) {
-        let old = |kept: &Kept| self.is_expired(&kept.state.lock());
-        let old = streams.by_id.iter().filter(|(_, kept)| old(kept));
-        let old: Vec<_> = old.map(|(id, _)| *id).collect();
-        for id in old {
-            self.remove(streams, &id);
+        while let Some((looked_at, id)) = streams.by_age.first().copied()
+            && looked_at.elapsed() >= self.bounds.max_age
+        {
+            let Some(kept) = streams.by_id.get(&id) else {
+                streams.by_age.pop_first();
+                continue;
+            };
+            let mut state = kept.state.lock();
+            if self.is_expired(&state) {
+                drop(state);
+                self.remove(streams, &id);
+                continue;
+            }
+            state.looked_at = state.written;
+            let written = state.written;
+            drop(state);
+            streams.by_age.pop_first();
+            streams.by_age.insert((written, id));
         }
     }
 
@@ -242,7 +258,9 @@ impl Shared {
         if let Some(key) = &key {
             streams.by_key.insert(key.clone(), *id);
         }
-        let kept = Kept::new(new.meta, new.lease, key);
+        let now = Instant::now();
+        let kept = Kept::new(new.meta, new.lease, key, now);
+        streams.by_age.insert((now, *id));
         streams.by_id.insert(*id, Arc::new(kept));
         Ok(Created::New)
     }
@@ -408,6 +426,10 @@ impl StreamLog for Memory {
             let mut streams = self.shared.streams.lock();
             Ok(self.shared.remove(&mut streams, id))
         })
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 }
 

@@ -73,6 +73,8 @@ impl Hook for CoalesceLayer {
 }
 
 impl Stage for CoalesceStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

@@ -85,6 +85,8 @@ impl Hook for CompressLayer {
 }
 
 impl Stage for CompressStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

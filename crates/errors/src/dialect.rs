@@ -174,6 +174,8 @@ impl Replaced {
 }
 
 impl Stage for DialectStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

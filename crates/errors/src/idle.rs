@@ -106,6 +106,8 @@ pub struct IdleTimeoutStage {
 }
 
 impl Stage for IdleTimeoutStage {
+    const RARE: bool = true;
+
     #[inline(always)]
     fn on_poll(&mut self, _: &mut impl Source, _: &mut StageContext<'_, '_>) -> Option<Polled> {
         self.failed.then_some(Poll::Ready(None))

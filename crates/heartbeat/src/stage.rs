@@ -82,6 +82,8 @@ impl Hook for HeartbeatLayer {
 }
 
 impl Stage for HeartbeatStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

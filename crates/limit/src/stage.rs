@@ -199,6 +199,8 @@ impl StreamLimitStage {
 }
 
 impl Stage for StreamLimitStage {
+    const RARE: bool = true;
+
     #[inline]
     fn poll_admission(
         &mut self,

@@ -112,6 +112,8 @@ impl Stream {
 }
 
 impl Stage for Stream {
+    const RARE: bool = true;
+
     #[inline]
     fn on_head(
         &mut self,

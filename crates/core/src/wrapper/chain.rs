@@ -26,7 +26,15 @@ pub trait Chain: Send + 'static {
         head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
-    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled);
+    /// Whether no stage is there whose kind is [rare](Stage::RARE).
+    fn is_plain(&self) -> bool;
+    /// Polls for a frame. With `PLAIN`, stages of a rare kind are not looked for.
+    fn poll<const PLAIN: bool>(
+        &mut self,
+        up: &mut impl Upstream,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    );
     fn on_grpc_status(&mut self, code: u8);
     fn on_latched(&mut self);
     fn on_end(&mut self, end: &StreamEnd);
@@ -52,7 +60,11 @@ pub enum HeadPoll {
 /// repeat all inner code at each call.
 #[doc(hidden)]
 pub trait Upstream: Source {
-    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled);
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    );
 }
 
 /// A source whose head has not arrived yet.
@@ -150,8 +162,22 @@ impl<T: Stage> Chain for Slot<T> {
         Poll::Ready(HeadPoll::Head)
     }
 
+    #[inline]
+    fn is_plain(&self) -> bool {
+        !T::RARE || self.stage.is_none()
+    }
+
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+    fn poll<const PLAIN: bool>(
+        &mut self,
+        up: &mut impl Upstream,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
+        if PLAIN && T::RARE {
+            up.poll_inline::<PLAIN>(cx, polled);
+            return;
+        }
         if let Some(stage) = &mut self.stage
             && let Some(given) = stage.on_poll(up, cx)
         {
@@ -159,7 +185,9 @@ impl<T: Stage> Chain for Slot<T> {
             return;
         }
         // Called in one place, whether there is a stage or not, because a function that is called twice is not inlined.
-        let returned = T::around(self.stage.as_mut(), At::Body, || up.poll_inline(cx, polled));
+        let returned = T::around(self.stage.as_mut(), At::Body, || {
+            up.poll_inline::<PLAIN>(cx, polled);
+        });
         let Some(stage) = &mut self.stage else {
             return;
         };
@@ -263,10 +291,20 @@ impl<A: Chain, B: Chain> Chain for Pair<A, B> {
         outer.poll_head(&mut Inside { chain: inner, up }, head, cx)
     }
 
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.outer.is_plain() && self.inner.is_plain()
+    }
+
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+    fn poll<const PLAIN: bool>(
+        &mut self,
+        up: &mut impl Upstream,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
         let Self { outer, inner } = self;
-        outer.poll(&mut Inside { chain: inner, up }, cx, polled);
+        outer.poll::<PLAIN>(&mut Inside { chain: inner, up }, cx, polled);
     }
 
     fn on_grpc_status(&mut self, code: u8) {
@@ -323,9 +361,19 @@ impl Chain for () {
         up.poll_head(head, cx)
     }
 
+    #[inline]
+    fn is_plain(&self) -> bool {
+        true
+    }
+
     #[inline(always)]
-    fn poll(&mut self, up: &mut impl Upstream, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
-        up.poll_inline(cx, polled);
+    fn poll<const PLAIN: bool>(
+        &mut self,
+        up: &mut impl Upstream,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
+        up.poll_inline::<PLAIN>(cx, polled);
     }
 
     fn on_grpc_status(&mut self, _: u8) {}
@@ -367,8 +415,12 @@ impl<C: Chain, U: Upstream> Hints for Inside<'_, C, U> {
 
 impl<C: Chain, U: Upstream> Upstream for Inside<'_, C, U> {
     #[inline(always)]
-    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
-        self.chain.poll(self.up, cx, polled);
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
+        self.chain.poll::<PLAIN>(self.up, cx, polled);
     }
 }
 
@@ -376,7 +428,8 @@ impl<C: Chain, U: Upstream> Source for Inside<'_, C, U> {
     #[inline(never)]
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
         let mut polled = Poll::Pending;
-        self.chain.poll(&mut Apart(self.up), cx, &mut polled);
+        self.chain
+            .poll::<false>(&mut Apart(self.up), cx, &mut polled);
         polled
     }
 
@@ -420,7 +473,11 @@ impl<U: Source> Source for Apart<'_, U> {
 }
 
 impl<U: Source> Upstream for Apart<'_, U> {
-    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
         *polled = self.0.poll(cx);
     }
 }

@@ -23,6 +23,10 @@ use crate::{Exchange, StreamEnd};
 /// The stages of a wrapper are compiled into one function that calls each method in one place, so a small method that
 /// runs for each frame is inlined. Move rare cases into a function that is `#[cold]`.
 pub trait Stage: Send + 'static {
+    /// Whether most responses have no such stage, because its layer is off by default. The frames of a response without
+    /// any stage of a rare kind take a path of their own, on which these kinds cost nothing.
+    const RARE: bool = false;
+
     /// Runs `run` in the context of the stage: with a span entered, a thread-local set, or panics caught. `stage` is
     /// `None` if the layer does not follow the request; `run` must be called in this case too.
     ///
@@ -172,6 +176,8 @@ pub trait Stage: Send + 'static {
 /// For a stage that is large and often absent. All stages of a request share one allocation, which is cheaper up to
 /// 1,032 bytes.
 impl<T: Stage> Stage for Box<T> {
+    const RARE: bool = T::RARE;
+
     #[inline(always)]
     fn around<R>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> R) -> Option<R> {
         T::around(stage.map(|stage| &mut **stage), at, run)

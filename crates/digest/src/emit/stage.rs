@@ -97,6 +97,8 @@ impl DigestStage {
 }
 
 impl Stage for DigestStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

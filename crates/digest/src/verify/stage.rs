@@ -50,6 +50,8 @@ impl VerifyDigestStage {
 }
 
 impl Stage for VerifyDigestStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

@@ -76,6 +76,8 @@ fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Stage for SequenceStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

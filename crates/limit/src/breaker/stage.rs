@@ -57,6 +57,8 @@ pub struct BreakerStage {
 }
 
 impl Stage for BreakerStage {
+    const RARE: bool = true;
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

@@ -97,6 +97,8 @@ async function hang(sides) {
 const HELD = 6000;
 /** More than is buffered on the way of a stream that its client does not read (Chromium: some 70 MB). */
 const BUFFERED = 400_000_000;
+/** How often at most a side that the server has not ended yet stops reading: the download is longer than what that reads. */
+const ROUNDS = 8;
 
 /** How many streams the server has ended or seen leaving, and how many of them because their client did not read. */
 const counts = () => ({ aborted: latest()?.outcomes.aborted ?? 0, slow: latest()?.slow_readers ?? 0 });
@@ -129,8 +131,12 @@ async function slow(sides) {
         await held;
         result.fact('held for', seconds(performance.now() - result.started));
         result.cut = false;
-        // A browser learns of the end only when it reads on.
-        for (let bytes = 0; guarded && value && bytes < BUFFERED; bytes += value?.length ?? 0) ({ value } = await reader.read());
+        // A browser learns of the end only when it reads on. The server may still have been sending on this side when it
+        // ended the other one: then this side stops reading once more.
+        for (let round = 0; guarded && value && round < ROUNDS; round += 1) {
+          if (round > 0) await pause(2 * stall);
+          for (let bytes = 0; value && bytes < BUFFERED; bytes += value?.length ?? 0) ({ value } = await reader.read());
+        }
         result.wait('This page closes the connection.');
       } catch (error) {
         if (result.cut === undefined) result.conclude('cut', 'bad', `The request failed: ${error.message}.`);

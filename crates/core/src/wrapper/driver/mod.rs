@@ -56,6 +56,8 @@ struct State {
     head: Option<Box<ResponseHead>>,
     /// Set while the stages run. If it is found set later, a panic has passed through them.
     running: bool,
+    /// Whether no stage of a [rare](super::Stage::RARE) kind follows the body.
+    plain: bool,
     /// Whether the last piece or `None` has been returned.
     over: bool,
     latched: bool,
@@ -94,6 +96,7 @@ impl<C: Chain, B> Driver<C, B> {
                 number: NO_BODY,
                 head: None,
                 running: false,
+                plain: false,
                 over: false,
                 latched: false,
                 delivered: false,
@@ -253,7 +256,10 @@ where
         let mut cx = StageContext::new(task, &mut state.exchange);
         state.running = true;
         let mut polled = Poll::Pending;
-        this.chain.poll(&mut root, &mut cx, &mut polled);
+        match state.plain {
+            true => this.chain.poll::<true>(&mut root, &mut cx, &mut polled),
+            false => this.chain.poll::<false>(&mut root, &mut cx, &mut polled),
+        }
         state.running = false;
         match polled {
             Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
@@ -327,6 +333,7 @@ impl State {
         if head.is_grpc() {
             self.grpc_head(&mut head, chain);
         }
+        self.plain = chain.is_plain();
         let more = chain.has_more();
         self.over = !more && root.is_end_stream();
         let bodiless = Delivery::is_never_sent(&self.method, head.status);

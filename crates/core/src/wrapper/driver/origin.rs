@@ -118,7 +118,11 @@ where
     B::Error: Into<BoxError>,
 {
     #[inline(always)]
-    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
         let Some(mut body) = self.body.as_mut().as_pin_mut() else {
             *polled = Poll::Ready(self.origin.refused());
             return;
@@ -164,7 +168,7 @@ where
     #[inline(never)]
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
         let mut polled = Poll::Pending;
-        self.poll_inline(cx, &mut polled);
+        self.poll_inline::<false>(cx, &mut polled);
         polled
     }
 
@@ -382,8 +386,12 @@ where
     B::Error: Into<BoxError>,
 {
     #[inline(always)]
-    fn poll_inline(&mut self, cx: &mut StageContext<'_, '_>, polled: &mut Polled) {
-        self.body.poll_inline(cx, polled);
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
+        self.body.poll_inline::<PLAIN>(cx, polled);
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct IdWatch {
     seen: bool,
     /// The start of the incomplete last line, with the number of known bytes.
     open: [u8; Self::LONGEST],
-    length: usize,
+    length: u8,
 }
 
 impl IdWatch {
@@ -41,7 +41,7 @@ impl IdWatch {
         let mut lines = scanner.lines(chunk);
         for line in lines.by_ref() {
             self.add(line.text);
-            self.seen |= is_id_or_retry(&self.open[..self.length]);
+            self.seen |= is_id_or_retry(&self.open[..usize::from(self.length)]);
             self.length = 0;
         }
         let rest = lines.rest();
@@ -49,9 +49,11 @@ impl IdWatch {
     }
 
     fn add(&mut self, text: &[u8]) {
-        let taken = text.len().min(Self::LONGEST - self.length);
-        self.open[self.length..][..taken].copy_from_slice(&text[..taken]);
-        self.length += taken;
+        let free = &mut self.open[usize::from(self.length)..];
+        for (to, from) in free.iter_mut().zip(text) {
+            *to = *from;
+            self.length += 1;
+        }
     }
 }
 

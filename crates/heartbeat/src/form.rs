@@ -1,5 +1,7 @@
 //! The bytes of a heartbeat.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use tower_stream_core::KeepAlive;
 
@@ -35,7 +37,8 @@ enum Form {
     CommentAlone,
     CommentUnlessIds,
     Ping,
-    Custom(Bytes),
+    /// Shared, because each stream has a copy.
+    Custom(Arc<Bytes>),
 }
 
 impl Heartbeat {
@@ -106,7 +109,7 @@ impl Heartbeat {
             !fields::has_id_or_retry(&bytes),
             "a heartbeat must not have an `id:` or a `retry:`: {bytes:?}"
         );
-        Self::new(Form::Custom(bytes))
+        Self::new(Form::Custom(Arc::new(bytes)))
     }
 
     /// Pads the heartbeat to `size` bytes, for a proxy or a client that passes data on in blocks: a comment gets
@@ -137,7 +140,7 @@ impl Heartbeat {
             Form::Comment => Bytes::from_static(COMMENT),
             Form::CommentUnlessIds | Form::CommentAlone => Bytes::from_static(COMMENT_ALONE),
             Form::Ping => Bytes::from_static(PING),
-            Form::Custom(bytes) => bytes.clone(),
+            Form::Custom(bytes) => Bytes::clone(bytes),
         };
         match self.size.saturating_sub(plain.len()) {
             0 => plain,

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tower_layer::Layer;
 use tower_stream_core::{StreamKind, wrapper::Wrapped};
 
-use crate::Heartbeat;
+use crate::{
+    Heartbeat,
+    ticker::{TICKS, Ticker},
+};
 
 /// Writes heartbeats into idle streams, between two records. See the [crate] documentation.
 ///
@@ -25,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) lines: Option<Heartbeat>,
     pub(crate) before_first: bool,
     pub(crate) retry: Option<Duration>,
+    pub(crate) ticker: Ticker,
 }
 
 impl Config {
@@ -51,6 +55,7 @@ impl HeartbeatLayer {
                 lines: None,
                 before_first: false,
                 retry: None,
+                ticker: Ticker::default(),
             })),
         }
     }
@@ -62,7 +67,7 @@ impl HeartbeatLayer {
 
     /// Sets the longest time that a stream is idle. Default: 15 s. Zero disables the layer.
     ///
-    /// A heartbeat is written when the handler has sent nothing for between three quarters of the interval and the
+    /// A heartbeat is written when the handler has sent nothing for between seven eighths of the interval and the
     /// whole interval, so an idle stream has one in each interval. Choose it below the idle timeout of the proxies and
     /// clients in front, which is often 60 s.
     pub fn interval(self, interval: Duration) -> Self {
@@ -70,8 +75,7 @@ impl HeartbeatLayer {
             return Self::off();
         }
         // A timer counts whole milliseconds.
-        let longest_and_shortest = Duration::from_millis(4)..=Self::LONGEST;
-        let interval = interval.clamp(*longest_and_shortest.start(), *longest_and_shortest.end());
+        let interval = interval.clamp(Duration::from_millis(u64::from(TICKS)), Self::LONGEST);
         self.set(|config| config.interval = interval)
     }
 

@@ -4,9 +4,10 @@ mod fields;
 mod form;
 mod layer;
 mod retry;
+mod silence;
 mod stage;
 #[cfg(test)]
 mod tests;
-mod timer;
+mod ticker;
 
 pub use self::{form::Heartbeat, layer::HeartbeatLayer, stage::HeartbeatStage};

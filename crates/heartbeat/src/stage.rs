@@ -15,7 +15,7 @@ use tower_stream_core::{
     },
 };
 
-use crate::{Heartbeat, HeartbeatLayer, fields::IdWatch, layer::Config, retry, timer::Silence};
+use crate::{Heartbeat, HeartbeatLayer, fields::IdWatch, layer::Config, retry, silence::Silence};
 
 /// Number of chunks that are searched at first. A producer that numbers its events does so from the first one on.
 const SEARCHES: u8 = 16;
@@ -30,14 +30,13 @@ enum State {
         config: Arc<Config>,
         method: Method,
     },
-    /// Boxed: all stages of a request share one allocation, and most responses are not streams.
-    Following(Box<Following>),
+    Following(Following),
     /// Nothing can be written, or nothing more.
     Over,
 }
 
 struct Following {
-    config: Arc<Config>,
+    silence: Silence,
     heartbeat: Heartbeat,
     scanner: Scanner,
     /// Whether a chunk that ends with a record passes without further processing.
@@ -51,10 +50,6 @@ struct Following {
     ends_in_two_crs: bool,
     /// Whether the `retry:` is still to be written.
     retry: bool,
-    /// Created at the first wait.
-    silence: Option<Silence>,
-    /// Whether a frame has passed since the timer was last checked.
-    passed: bool,
     /// Number of data frames that are not empty.
     chunks: u64,
     /// Whether bytes were added, so that a digest in the trailers no longer applies.
@@ -97,7 +92,7 @@ impl Stage for HeartbeatStage {
         let Some(following) = Following::begin(config, &method, head, up, cx.exchange) else {
             return Poll::Ready(AfterHead::Leave);
         };
-        self.0 = State::Following(Box::new(following));
+        self.0 = State::Following(following);
         Poll::Ready(AfterHead::Stay)
     }
 
@@ -194,12 +189,10 @@ impl Following {
             after_ids: stamped,
             ends_in_two_crs: false,
             retry: events && config.retry.is_some(),
-            silence: None,
-            passed: false,
             chunks: 0,
             changed: false,
             heartbeat,
-            config,
+            silence: Silence::new(config),
         })
     }
 
@@ -215,7 +208,7 @@ impl Following {
 
     #[inline(always)]
     fn count(&mut self, exchange: &Exchange) {
-        self.passed = true;
+        self.silence.end();
         self.chunks += 1;
         exchange.set_chunks(self.chunks);
     }
@@ -233,7 +226,7 @@ impl Following {
         }
         if self.retry
             && self.scanner.at_boundary()
-            && let Some(retry) = self.config.retry
+            && let Some(retry) = self.silence.config().retry
             && let Some(with) = retry::inserted(&data, retry)
         {
             self.retry = false;
@@ -259,9 +252,8 @@ impl Following {
     /// Returns whether the pending body only has to wait.
     #[inline(always)]
     fn is_waiting(&self, cx: &StageContext<'_, '_>) -> bool {
-        let began = self.chunks > 0 || self.config.before_first;
-        let set = |silence: &Silence| silence.is_set(self.passed, cx.task);
-        !began || self.silence.as_ref().is_some_and(set)
+        let began = self.chunks > 0 || self.silence.config().before_first;
+        !began || self.silence.is_set(cx.task)
     }
 
     #[inline(never)]
@@ -272,15 +264,9 @@ impl Following {
         let may_write = self.scanner.at_boundary() && !cut;
         if cx.exchange.is_terminal() {
             // After the last record of its dialect, a client reads no further, or takes what follows for an error.
-            self.silence = None;
             return Poll::Pending;
         }
-        let interval = self.config.interval;
-        let silence = self.silence.get_or_insert_with(|| {
-            self.passed = false;
-            Silence::begin(interval)
-        });
-        if !silence.is_over(&mut self.passed, may_write, cx.task) {
+        if !self.silence.is_over(may_write, cx.task) {
             return Poll::Pending;
         }
         self.changed = true;

@@ -1,8 +1,6 @@
 //! Tracks what a connection is doing, and its deadline.
 
 use std::{
-    future::Future,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{
@@ -10,11 +8,9 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::rt::{Sleep, Timer};
 use tower_stream_core::Cause;
 
 use crate::{
@@ -25,12 +21,12 @@ use crate::{
 
 /// Whether a connection serves a request, waits for one, or is in the middle of a request head.
 ///
-/// Only the connection's own task writes the state of an HTTP/1 connection. The requests of an HTTP/2 connection end in
-/// separate tasks.
+/// A request may end in another task than that of its connection: an HTTP/2 stream has one of its own, and a handler may
+/// keep the body of its request.
 #[derive(Debug)]
 pub(crate) struct Activity {
     clock: Clock,
-    /// Number of requests being served.
+    /// Number of requests being served; over HTTP/1, of their parts.
     open: AtomicUsize,
     /// When the connection started to wait for a request, or when the current head started, by the clock.
     since: AtomicU64,
@@ -83,6 +79,15 @@ impl Activity {
         }
     }
 
+    /// The client took so many bytes of what the connection writes.
+    #[inline]
+    pub(crate) fn took(&self, bytes: usize) {
+        if self.writes.takes(bytes) && self.head.load(Relaxed) != head::BEGUN {
+            // A connection that is idle otherwise is so from now on.
+            self.touch();
+        }
+    }
+
     /// How the client takes what the connection writes.
     #[inline]
     pub(crate) fn writes(&self) -> &Pace {
@@ -93,17 +98,23 @@ impl Activity {
         self.since.store(self.clock.now(), Relaxed);
     }
 
+    /// Whether the client could send a request and read nothing. The end of a response may still wait for it.
+    #[inline]
+    fn is_idle(&self) -> bool {
+        self.open() == 0 && self.writes.waiting() == 0
+    }
+
     /// How long no request has been served; `None` while one is.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let since = self.since.load(Relaxed);
-        let idle = self.open() == 0;
+        let idle = self.is_idle() && !self.lingers.load(Relaxed);
         idle.then(|| Duration::from_millis(self.clock.now().saturating_sub(since)))
     }
 
     /// When the client must have sent more; `None` while a request is served, or without a limit.
     #[inline]
     fn silent_at(&self) -> Option<u64> {
-        if self.open() > 0 {
+        if !self.is_idle() {
             return None;
         }
         let limit = match self.head.load(Relaxed) {
@@ -135,21 +146,19 @@ impl Activity {
         self.open.load(Acquire)
     }
 
-    /// A request of an HTTP/1 connection has been read.
+    /// A request of an HTTP/1 connection has been read. It has one part or two.
     #[inline]
-    pub(crate) fn request_begins(&self) {
+    pub(crate) fn part_begins(&self) {
         self.head.store(head::NONE, Relaxed);
-        self.open.store(1, Relaxed);
+        self.open.fetch_add(1, Relaxed);
     }
 
-    /// An HTTP/1 connection waits for its next head.
-    fn waits(&self) {
-        // The first head is timed from the start of the connection.
-        if self.head.load(Relaxed) == head::NONE {
-            self.head.store(head::AWAITED, Relaxed);
-            self.touch();
-        }
-        self.open.store(0, Relaxed);
+    /// The HTTP/1 connection waits for its next head if this was the last part.
+    pub(crate) fn part_ends(&self) {
+        self.head.store(head::AWAITED, Relaxed);
+        // Updated before the count falls, so that no task sees an idle connection with an old time.
+        self.touch();
+        self.open.fetch_sub(1, AcqRel);
     }
 }
 
@@ -192,49 +201,13 @@ pub(crate) enum Lateness {
     Stalled(Cause),
 }
 
-/// hyper's timer of an HTTP/1 connection. hyper starts it when it waits for a request head. It never fires: the
-/// connection's [`Alarm`](crate::alarm::Alarm) does instead, because it knows whether the head has started.
-#[derive(Clone, Debug)]
-pub(crate) struct HeadTimer(pub(crate) Arc<Activity>);
-
-// The trait uses std's `Instant`.
-#[allow(clippy::disallowed_types)]
-impl Timer for HeadTimer {
-    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        self.0.waits();
-        // Has no size, so this does not allocate.
-        Box::pin(Never)
-    }
-
-    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn Sleep>> {
-        self.sleep(FOR_EVER)
-    }
-
-    fn now(&self) -> std::time::Instant {
-        // The only use of this value is `sleep_until`, which ignores it.
-        self.0.clock.began().into_std()
-    }
-}
-
-struct Never;
-
-impl Future for Never {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-}
-
-impl Sleep for Never {}
-
 /// A stream of an HTTP/2 connection, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Open(Arc<Activity>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Updated before the count falls, so that no task sees an idle connection with an old time.
+        // In this order for the same reason as in `part_ends`.
         self.0.touch();
         self.0.open.fetch_sub(1, AcqRel);
     }

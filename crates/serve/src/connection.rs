@@ -8,22 +8,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::{TowerToHyperService, TowerToHyperServiceFuture},
-};
-use pin_project_lite::pin_project;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -33,22 +29,20 @@ use tokio::{
 };
 use tower_service::Service;
 use tower_stream_core::{BoxError, Cause, drop_for};
-use tower_stream_drain::{
-    Drain,
-    server::{Closing, RefusedStream, UnreadUpload},
-};
+use tower_stream_drain::Drain;
 
 use crate::{
-    activity::{Activity, HeadTimer, Lateness},
+    activity::{Activity, Lateness},
     alarm::{Alarm, Deadline},
     aside::Aside,
     client_io::ClientIo,
     pace::Pace,
     preface::{Peeked, Version},
-    request_body::{RequestBody, is_conversation},
+    request_body::RequestBody,
+    service::ConnectedApp,
     settings::{FOR_EVER, Settings},
     socket::Socket,
-    streams::{GuardedBody, Spawn, StreamGuard, Streams},
+    streams::{Spawn, StreamGuard, Streams},
 };
 
 /// How long a connection without a request stays open after the close. If its client connected before that, its first
@@ -62,16 +56,16 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// State shared by a connection and its requests.
 #[derive(Debug)]
 pub(crate) struct ConnectionHandle {
-    version: Version,
-    activity: Arc<Activity>,
+    pub(crate) version: Version,
+    pub(crate) activity: Arc<Activity>,
     /// Of an HTTP/2 connection with a stall guard.
     streams: Option<Arc<Streams>>,
     /// Whether the connection should close. An HTTP/1 client is told by the next response.
-    retired: AtomicBool,
+    pub(crate) retired: AtomicBool,
     retire: Notify,
     requests: AtomicU64,
     max_requests: u64,
-    has_min_rate: bool,
+    pub(crate) has_min_rate: bool,
 }
 
 /// A connection that has just been accepted.
@@ -150,17 +144,13 @@ where
             has_min_rate: settings.min_rate.is_some(),
         });
         let io = TokioIo::new(ClientIo::new(io, peeked, Arc::clone(&activity)));
-        let app = ConnectedApp {
-            app: TowerToHyperService::new(self.app),
-            extensions: with_peer(self.peer),
-            handle: Arc::clone(&handle),
-        };
+        let app = ConnectedApp::new(self.app, self.peer, Arc::clone(&handle));
         match &handle.streams {
             None => {
+                // Without a timer, because `Activity` measures the time of a head. hyper's own costs a second round of
+                // polls per request.
                 let mut builder = http1::Builder::new();
                 builder
-                    .timer(HeadTimer(activity))
-                    .header_read_timeout(FOR_EVER)
                     .max_header_size(settings.max_header_size)
                     .max_buf_size(settings.http1_buffer());
                 let connection = builder.serve_connection(io, app).with_upgrades();
@@ -206,29 +196,6 @@ async fn begins<T>(
             None
         }
     }
-}
-
-/// The extensions of each request, with room for those of axum's router and one layer.
-///
-/// A request gets a clone. It has the size of its original, so further insertions need not move the entries to a larger
-/// table, which costs more than the clone does.
-fn with_peer<A: Clone + Send + Sync + 'static>(peer: A) -> Extensions {
-    #[derive(Clone)]
-    struct Room<const N: usize>;
-
-    let mut extensions = Extensions::new();
-    extensions.insert(Room::<1>);
-    extensions.insert(Room::<2>);
-    extensions.insert(Room::<3>);
-    // One of the two, because each entry is an allocation per request. `PeerAddr::of` reads both.
-    #[cfg(feature = "axum")]
-    extensions.insert(axum::extract::ConnectInfo(peer));
-    #[cfg(not(feature = "axum"))]
-    extensions.insert(tower_stream_core::PeerAddr(peer));
-    extensions.remove::<Room<1>>();
-    extensions.remove::<Room<2>>();
-    extensions.remove::<Room<3>>();
-    extensions
 }
 
 /// A connection of either HTTP version.
@@ -420,15 +387,15 @@ fn jittered(value: f64) -> f64 {
 }
 
 impl ConnectionHandle {
+    /// A request has been read.
     #[inline]
-    fn request_begins(&self) {
-        if self.version == Version::Http1 {
-            self.activity.request_begins();
-        }
+    pub(crate) fn request_begins(self: &Arc<Self>) -> RequestPart {
         if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_requests {
             self.retired.store(true, Ordering::Relaxed);
             self.retire.notify_one();
         }
+        let guard = self.streams.as_ref().and_then(Streams::guard);
+        RequestPart::of(self, guard)
     }
 
     /// How the client takes what the connection writes.
@@ -458,83 +425,47 @@ impl ConnectionHandle {
     }
 }
 
-/// The app, as one connection uses it. hyper calls this service in the task of the connection, before it spawns the
-/// stream of an HTTP/2 request; it calls the app in the task of the stream.
-struct ConnectedApp<S> {
-    app: TowerToHyperService<S>,
-    /// What each request has in its extensions.
-    extensions: Extensions,
-    handle: Arc<ConnectionHandle>,
+/// One part of a request that is being served, its body or its response, until this is dropped. An HTTP/1 connection
+/// waits for its next request when both have ended.
+#[derive(Debug)]
+pub(crate) struct RequestPart {
+    connection: Arc<ConnectionHandle>,
+    /// Of the response of an HTTP/2 request, if the server has a stall guard.
+    guard: Option<Arc<StreamGuard>>,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for ConnectedApp<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes>,
-{
-    type Response = Response<GuardedBody<B>>;
-    type Error = BoxError;
-    type Future = Answer<TowerToHyperServiceFuture<S, Request<RequestBody>>>;
+impl RequestPart {
+    #[inline]
+    fn of(connection: &Arc<ConnectionHandle>, guard: Option<Arc<StreamGuard>>) -> Self {
+        if connection.version == Version::Http1 {
+            connection.activity.part_begins();
+        }
+        Self {
+            connection: Arc::clone(connection),
+            guard,
+        }
+    }
+
+    /// The body of a request.
+    pub(crate) fn body_of(connection: &Arc<ConnectionHandle>) -> Self {
+        Self::of(connection, None)
+    }
+
+    pub(crate) fn connection(&self) -> &ConnectionHandle {
+        &self.connection
+    }
 
     #[inline]
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let handle = Arc::clone(&self.handle);
-        handle.request_begins();
-        let (mut head, body) = request.into_parts();
-        let hypers = std::mem::replace(&mut head.extensions, self.extensions.clone());
-        head.extensions.extend(hypers);
-        let limited =
-            handle.has_min_rate && !body.is_end_stream() && !is_conversation(&head.headers);
-        let body = match limited {
-            true => RequestBody::with_limit(body, &handle),
-            false => RequestBody::new(body),
-        };
-        Answer {
-            closing: Closing::of(head.version),
-            connect: head.method == Method::CONNECT,
-            guard: handle.streams.as_ref().and_then(|streams| streams.guard()),
-            future: self.app.call(Request::from_parts(head, body)),
-            handle,
-        }
+    pub(crate) fn guard(&self) -> Option<&StreamGuard> {
+        self.guard.as_deref()
     }
 }
 
-pin_project! {
-    struct Answer<F> {
-        #[pin]
-        future: F,
-        handle: Arc<ConnectionHandle>,
-        guard: Option<Arc<StreamGuard>>,
-        closing: Closing,
-        connect: bool,
-    }
-}
-
-impl<F, B, E> Future for Answer<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-    E: Into<BoxError>,
-{
-    type Output = Result<Response<GuardedBody<B>>, BoxError>;
-
+impl Drop for RequestPart {
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = ready!(this.future.poll(cx)).map_err(Into::into)?;
-        let (mut head, body) = response.into_parts();
-        if head.extensions.get::<RefusedStream>().is_some() {
-            // If a service fails, hyper resets its stream without a head, with the reason in the error.
-            let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
-            return Poll::Ready(Err(refused.into()));
+    fn drop(&mut self) {
+        if self.connection.version == Version::Http1 {
+            self.connection.activity.part_ends();
         }
-        if head.extensions.get::<UnreadUpload>().is_some() {
-            this.handle.activity.lingers.store(true, Ordering::Relaxed);
-        }
-        if this.handle.retired.load(Ordering::Relaxed) {
-            this.closing.close(*this.connect, &mut head);
-        }
-        let body = GuardedBody::new(body, this.guard.take());
-        Poll::Ready(Ok(Response::from_parts(head, body)))
     }
 }

@@ -13,6 +13,7 @@ mod preface;
 mod report;
 mod request_body;
 mod serve;
+mod service;
 mod settings;
 mod socket;
 mod streams;

@@ -105,17 +105,19 @@ impl Pace {
         }
     }
 
-    /// The reader took this many bytes, so the rest starts to wait only now.
+    /// The reader took this many bytes, so the rest starts to wait only now. Returns whether bytes had waited.
     #[inline]
-    pub(crate) fn takes(&self, bytes: usize) {
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
         if self.min_rate.is_some() {
             let taken = self.taken.load(Relaxed);
             self.taken
                 .store(taken.saturating_add(bytes as u64), Relaxed);
         }
-        if self.waiting() != 0 {
+        let waited = self.waiting() != 0;
+        if waited {
             self.ends_wait();
         }
+        waited
     }
 
     #[cold]

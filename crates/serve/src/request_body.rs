@@ -13,7 +13,11 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_stream_core::{BoxError, Cause, StreamError};
 
-use crate::{alarm::Alarm, connection::ConnectionHandle, pace::Pace};
+use crate::{
+    alarm::Alarm,
+    connection::{ConnectionHandle, RequestPart},
+    pace::Pace,
+};
 
 pin_project! {
     /// The body of a request that [`serve`](crate::serve) received.
@@ -25,6 +29,8 @@ pin_project! {
     pub struct RequestBody {
         #[pin]
         inner: Incoming,
+        // `None` if the request has no body. The handler may drop its body after the end of the response.
+        part: Option<RequestPart>,
         // `None` without a minimum rate. Boxed: most requests have no body.
         limit: Option<Box<Limit>>,
     }
@@ -39,20 +45,28 @@ struct Limit {
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming) -> Self {
-        Self { inner, limit: None }
+    /// Of a request without a body.
+    pub(crate) fn empty(inner: Incoming) -> Self {
+        Self {
+            inner,
+            part: None,
+            limit: None,
+        }
     }
 
-    /// Of a connection with a minimum rate.
-    pub(crate) fn with_limit(inner: Incoming, handle: &Arc<ConnectionHandle>) -> Self {
-        let limit = Limit {
-            pace: Arc::new(handle.pace().of_upload()),
-            alarm: None,
-            handle: Arc::clone(handle),
+    /// `limited` if the client has to send it at the minimum rate.
+    pub(crate) fn new(inner: Incoming, handle: &Arc<ConnectionHandle>, limited: bool) -> Self {
+        let limit = || {
+            Box::new(Limit {
+                pace: Arc::new(handle.pace().of_upload()),
+                alarm: None,
+                handle: Arc::clone(handle),
+            })
         };
         Self {
             inner,
-            limit: Some(Box::new(limit)),
+            part: Some(RequestPart::body_of(handle)),
+            limit: limited.then(limit),
         }
     }
 }
@@ -70,7 +84,7 @@ impl Limit {
         // A handler that has asked for data need not come back for it: this was not the client's time.
         match self.pace.is_overdue() {
             true => self.pace.forgets(),
-            false => self.pace.takes(bytes),
+            false => _ = self.pace.takes(bytes),
         }
     }
 

@@ -50,7 +50,7 @@ impl<I> Socket<I> {
     #[inline]
     fn observe(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(bytes)) => self.activity.writes().takes(*bytes),
+            Poll::Ready(Ok(bytes)) => self.activity.took(*bytes),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.activity.writes().waits(),
         }
@@ -118,7 +118,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Socket<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         match &flushed {
-            Poll::Ready(Ok(())) => self.activity.writes().takes(0),
+            Poll::Ready(Ok(())) => self.activity.took(0),
             Poll::Ready(Err(_)) => {}
             Poll::Pending => self.activity.writes().waits(),
         }

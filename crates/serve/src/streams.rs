@@ -21,6 +21,7 @@ use tower_stream_core::{Cause, drop_for, wrapper::longer_by};
 use crate::{
     activity::{Activity, Open},
     alarm::{Alarm, Clock, Deadline},
+    connection::RequestPart,
     pace::Pace,
     settings::Settings,
 };
@@ -233,23 +234,23 @@ impl<F: Future> Future for OpenStream<F> {
 }
 
 pin_project! {
-    /// A response body. Over HTTP/2, it tells its stream when hyper takes data.
+    /// A response body. It tells its connection when it ends, and its HTTP/2 stream when hyper takes data.
     pub(crate) struct GuardedBody<B> {
         #[pin]
         inner: B,
-        // `None` over HTTP/1.
-        guard: Option<Arc<StreamGuard>>,
         // The part of the last frame that has not been given yet.
-        rest: Bytes,
+        rest: Option<Bytes>,
+        // After `inner`, whose end is part of the response.
+        part: RequestPart,
     }
 }
 
 impl<B> GuardedBody<B> {
-    pub(crate) fn new(inner: B, guard: Option<Arc<StreamGuard>>) -> Self {
+    pub(crate) fn new(inner: B, part: RequestPart) -> Self {
         Self {
             inner,
-            guard,
-            rest: Bytes::new(),
+            rest: None,
+            part,
         }
     }
 }
@@ -264,20 +265,20 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        let Some(guard) = this.guard else {
+        let Some(guard) = this.part.guard() else {
             return this.inner.poll_frame(cx);
         };
         guard.asked();
-        let mut polled = match this.rest.is_empty() {
-            true => this.inner.poll_frame(cx),
-            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.rest))))),
+        let mut polled = match this.rest.take() {
+            None => this.inner.poll_frame(cx),
+            Some(rest) => Poll::Ready(Some(Ok(Frame::data(rest)))),
         };
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(data) = frame.data_mut()
             && !data.is_empty()
         {
             if data.len() > PIECE {
-                *this.rest = data.split_off(PIECE);
+                *this.rest = Some(data.split_off(PIECE));
             }
             guard.gives(data.len());
         }
@@ -286,11 +287,15 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 
     #[inline]
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream()
+        self.rest.is_none() && self.inner.is_end_stream()
     }
 
     #[inline]
     fn size_hint(&self) -> SizeHint {
-        longer_by(self.rest.len() as u64, &self.inner.size_hint())
+        let size = self.inner.size_hint();
+        match &self.rest {
+            None => size,
+            Some(rest) => longer_by(rest.len() as u64, &size),
+        }
     }
 }

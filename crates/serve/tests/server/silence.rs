@@ -85,6 +85,42 @@ async fn a_request_may_take_longer_than_both() {
     assert_eq!(client.closed().await.1.as_secs(), 275);
 }
 
+/// Returns a response that does not fit the pipe of [`Rig::connect_from`].
+fn large() -> Router {
+    Router::new().route("/large", get(|| async { "x".repeat(LARGE) }))
+}
+
+const LARGE: usize = 120_000;
+
+/// Asks for [`large`], and reads the response 20 s later.
+async fn read_late(client: &mut Client) -> Vec<u8> {
+    client.send("GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    sleep(20 * SECOND).await;
+    client.closed().await.0
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_not_read_its_whole_response_is_not_idle() {
+    let rig = Rig::start_with(large(), |server| server.idle_timeout(5 * SECOND));
+    let mut client = rig.connect();
+    let response = read_late(&mut client).await;
+    assert!(response.len() > LARGE, "{}", response.len());
+    let took = client.began.elapsed();
+    assert_eq!(took.as_secs(), 25, "5 s after the end of the response");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_a_client_that_has_not_read_its_whole_response() {
+    let rig = Rig::start_with(large(), |server| server);
+    let mut client = rig.connect();
+    let (response, _) = tokio::join!(read_late(&mut client), async {
+        sleep(SECOND).await;
+        rig.drained().await
+    });
+    assert!(response.len() > LARGE, "{}", response.len());
+    assert_eq!(client.began.elapsed().as_secs(), 20);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_is_told_and_ends() {
     let rig = Rig::start(|server| server.ping_interval(None));

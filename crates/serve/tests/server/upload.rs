@@ -34,7 +34,10 @@ async fn later(request: Request) -> String {
 
 async fn length(mut body: Body) -> String {
     let mut length = 0;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    // hyper reports the end of a complete body by `None` only when the next request arrives, if the response has been sent.
+    while !body.is_end_stream()
+        && let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
         match frame {
             Ok(frame) => length += frame.into_data().unwrap().len(),
             Err(error) => return Cause::of(&error).kind().as_str().to_owned(),
@@ -125,6 +128,27 @@ async fn without_a_minimum_rate_it_may_take_its_time() {
     client.send(head("/upload", "connection: close\r\n")).await;
     let response = trickle(&mut client, 50).await;
     assert!(response.ends_with("\r\n\r\n30000"), "{response}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_read_on_after_its_response() {
+    let (read, mut reads) = mpsc::unbounded_channel();
+    let accept = move |request: Request| async move {
+        tokio::spawn(async move { read.send(length(request.into_body()).await).unwrap() });
+        "accepted"
+    };
+    let routes = Router::new().route("/accept", post(accept));
+    let rig = Rig::start_with(routes, |server| {
+        let timeout = 5 * SECOND;
+        server.header_timeout(timeout).idle_timeout(timeout)
+    });
+    let mut client = rig.connect();
+    client.send(head("/accept", "")).await;
+    let response = trickle(&mut client, 1000).await;
+    assert!(response.ends_with("\r\n\r\naccepted"), "{response}");
+    assert_eq!(reads.recv().await.unwrap(), "30000");
+    let took = client.began.elapsed().as_secs();
+    assert_eq!(took, 34, "5 s after the last byte");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,22 +1,26 @@
 """The demo server under attack: it lives, its neighbours notice nothing, and afterwards it holds no more than before."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 
 import attackers
-from demo import SCRATCH, Demo, wait_for
+from demo import PATIENCE, SCRATCH, Demo, wait_for
 from neighbours import (
     Background,
     Neighbours,
+    connect,
     h2load,
     idle,
     pausing_reader,
     quiet_http2,
+    reads_slowly,
     slow_head,
     slow_reader,
     slow_upload,
+    tls_context,
 )
 
 HEADER_TIMEOUT = 3
@@ -230,6 +234,45 @@ def stopped(demo: Demo) -> None:
     equal("it drains, and nothing was in flight", demo.stop(), 0)
 
 
+def other_transports() -> None:
+    """Over TLS and over a Unix socket: a slow reader is served for longer than `write_stall`, one that stops is aborted."""
+    files = [os.path.join(SCRATCH, name) for name in ("cert.pem", "key.pem")]
+    path = os.path.join(SCRATCH, "public.sock")
+    over_tls = Demo("--write-stall", "3s", "--tls-cert", files[0], "--tls-key", files[1])
+    over_unix = Demo("--write-stall", "3s", public=f"unix:{path}")
+
+    def tls() -> socket.socket:
+        return tls_context().wrap_socket(connect(over_tls.public, 4096), server_hostname="localhost")
+
+    def unix() -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        client.connect(path)
+        return client
+
+    transports = {"TLS": (over_tls, tls), "a Unix socket": (over_unix, unix)}
+    results: dict[str, object] = {}
+    threads = []
+    for name, (demo, client) in transports.items():
+        stopped_readers = [client() for _ in range(3)]
+        for stopped_reader in stopped_readers:
+            stopped_reader.sendall(b"GET /bytes?size=100000000 HTTP/1.1\r\nhost: a\r\n\r\n")
+            stopped_reader.recv(4096)
+        slow = threading.Thread(
+            target=lambda name=name, client=client: results.update({name: reads_slowly(client(), 1_200_000, 200_000)})
+        )
+        slow.start()
+        threads.append((slow, stopped_readers))
+    for name, (demo, _) in transports.items():
+        check(f"{name}: readers that stop are aborted", wait_for(lambda demo=demo: demo.slow_readers() == 3), demo.slow_readers())
+    for slow, _ in threads:
+        slow.join(PATIENCE)
+    equal("readers at 200 kB/s are served", results, dict.fromkeys(transports))
+    for name, (demo, _) in transports.items():
+        equal(f"{name}: and are no slow_reader", demo.slow_readers(), 3)
+        stopped(demo)
+
+
 def handshakes() -> None:
     files = [os.path.join(SCRATCH, name) for name in ("cert.pem", "key.pem")]
     demo = Demo("--header-timeout", f"{HEADER_TIMEOUT}s", "--tls-cert", files[0], "--tls-key", files[1])
@@ -266,6 +309,7 @@ def descriptors() -> None:
 begin = time.monotonic()
 plain()
 slow_reads()
+other_transports()
 handshakes()
 descriptors()
 print(f"== {time.monotonic() - begin:.0f} s")

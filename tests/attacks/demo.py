@@ -27,10 +27,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
 
 
 class Demo:
-    def __init__(self, *flags: str, files: int | None = None) -> None:
+    def __init__(self, *flags: str, files: int | None = None, public: str = "127.0.0.1:0") -> None:
         """`files`: the limit of its file descriptors."""
         self.log_path = os.path.join(SCRATCH, f"demo-{time.monotonic_ns()}.log")
-        command = [os.environ["DEMO_BIN"], "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command = [os.environ["DEMO_BIN"], "--public", public, "--admin", "127.0.0.1:0"]
         command += ["--advertise", "0s", "--deadline", "2s", *flags]
 
         def limit() -> None:
@@ -43,10 +43,11 @@ class Demo:
             )
         assert self.process.stdout
         line = self.process.stdout.readline().decode()
-        found = re.match(r"listening public=(\S+):(\d+) admin=(\S+):(\d+)", line)
+        found = re.match(r"listening public=(\S+):(\S+) admin=(\S+):(\d+)", line)
         if not found:
             raise RuntimeError(f"the demo server said {line!r}\n{self.log()}")
-        self.public: Address = (found[1], int(found[2]))
+        # without a port if it is a Unix socket
+        self.public: Address = (found[1], int(found[2]) if found[2].isdigit() else 0)
         self.admin: Address = (found[3], int(found[4]))
 
     def url(self, path: str) -> str:

@@ -141,7 +141,10 @@ def rest(client: socket.socket) -> bytes:
 
 def slow_reader(address: Address, size: int, rate: int) -> object:
     """Reads with a small receive buffer at `rate` bytes a second."""
-    client = connect(address, 4096)
+    return reads_slowly(connect(address, 4096), size, rate)
+
+
+def reads_slowly(client: socket.socket, size: int, rate: int) -> object:
     client.sendall(f"GET /bytes?size={size}&length=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
     received = b""
     while some := client.recv(rate // 4):

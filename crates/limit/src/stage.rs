@@ -202,6 +202,11 @@ impl Stage for StreamLimitStage {
     const RARE: bool = true;
 
     #[inline]
+    fn ignores_frames(&self) -> bool {
+        self.extra.is_none()
+    }
+
+    #[inline]
     fn poll_admission(
         &mut self,
         cx: &mut StageContext<'_, '_>,

@@ -26,7 +26,7 @@ pub trait Chain: Send + 'static {
         head: &mut Option<ResponseHead>,
         cx: &mut StageContext<'_, '_>,
     ) -> Poll<HeadPoll>;
-    /// Whether no stage is there whose kind is [rare](Stage::RARE).
+    /// Whether no stage whose kind is [rare](Stage::RARE) looks at frames.
     fn is_plain(&self) -> bool;
     /// Polls for a frame. With `PLAIN`, stages of a rare kind are not looked for.
     fn poll<const PLAIN: bool>(
@@ -164,7 +164,7 @@ impl<T: Stage> Chain for Slot<T> {
 
     #[inline]
     fn is_plain(&self) -> bool {
-        !T::RARE || self.stage.is_none()
+        !T::RARE || self.stage.as_ref().is_none_or(T::ignores_frames)
     }
 
     #[inline(always)]

@@ -27,6 +27,13 @@ pub trait Stage: Send + 'static {
     /// any stage of a rare kind take a path of their own, on which these kinds cost nothing.
     const RARE: bool = false;
 
+    /// Whether the stage, now that the head is there, does nothing with frames: a stage of a [rare](Self::RARE) kind that waits only
+    /// for the end. Then none of the methods that run for each frame is called.
+    #[inline]
+    fn ignores_frames(&self) -> bool {
+        false
+    }
+
     /// Runs `run` in the context of the stage: with a span entered, a thread-local set, or panics caught. `stage` is
     /// `None` if the layer does not follow the request; `run` must be called in this case too.
     ///
@@ -177,6 +184,11 @@ pub trait Stage: Send + 'static {
 /// 1,032 bytes.
 impl<T: Stage> Stage for Box<T> {
     const RARE: bool = T::RARE;
+
+    #[inline]
+    fn ignores_frames(&self) -> bool {
+        (**self).ignores_frames()
+    }
 
     #[inline(always)]
     fn around<R>(stage: Option<&mut Self>, at: At, run: impl FnOnce() -> R) -> Option<R> {

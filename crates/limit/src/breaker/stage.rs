@@ -59,6 +59,11 @@ pub struct BreakerStage {
 impl Stage for BreakerStage {
     const RARE: bool = true;
 
+    #[inline]
+    fn ignores_frames(&self) -> bool {
+        true
+    }
+
     fn on_head(
         &mut self,
         head: &mut ResponseHead,

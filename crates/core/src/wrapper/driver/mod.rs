@@ -56,7 +56,7 @@ struct State {
     head: Option<Box<ResponseHead>>,
     /// Set while the stages run. If it is found set later, a panic has passed through them.
     running: bool,
-    /// Whether no stage of a [rare](super::Stage::RARE) kind follows the body.
+    /// Whether no stage of a [rare](super::Stage::RARE) kind looks at frames.
     plain: bool,
     /// Whether the last piece or `None` has been returned.
     over: bool,

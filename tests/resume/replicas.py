@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 from stores import STORES
 
@@ -21,8 +22,8 @@ def check(what, good, why=""):
 
 
 class Server:
-    def __init__(self, url):
-        command = [DEMO, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--resume", url]
+    def __init__(self, url, *arguments):
+        command = [DEMO, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--resume", url, *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.process.stdout.readline()
         self.last_id = None
@@ -47,6 +48,30 @@ class Server:
         return response.status, found
 
 
+def drained(url, other):
+    """Readers of a server that is drained, each with the events it gets there, and then from the other one."""
+    server = Server(url, "--advertise", "0")
+    path = "/story?words=125&interval_ms=20"
+    try:
+        with ThreadPoolExecutor(READERS + 1) as pool:
+            reading = [pool.submit(server.read, 1000, path=path) for _ in range(READERS)]
+            pool.submit(server.read, 1, path=path).result()
+            server.process.send_signal(signal.SIGTERM)
+            stories = [reader.result()[1] for reader in reading]
+        for story in stories:
+            if story and story[-1][1] == "drain":
+                last = [event[0] for event in story if event[0]][-1]
+                yield story, other.read(1000, last, path)[1]
+            else:
+                yield story, []
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+# Each leaves at a random time of ten seconds, and its story takes two and a half.
+READERS = 60
+
 with tempfile.TemporaryDirectory() as scratch:
     store = STORES[STORE](scratch)
     one, two = Server(store.url), Server(store.url)
@@ -60,6 +85,14 @@ with tempfile.TemporaryDirectory() as scratch:
         # The id of the end comes in a block without data.
         status, _ = two.read(1, two.last_id)
         check("at the end there is nothing more", status == 204, status)
+
+        readers = list(drained(store.url, two))
+        numbers = lambda events: [data["n"] for _, event, data in events if event is None]
+        wrong = [numbers(here + there) for here, there in readers if numbers(here + there) != list(range(125))]
+        check("readers of a server that drains lose nothing", not wrong, wrong[:2])
+        moved = [there for here, there in readers if there]
+        check("some are sent to another server, and go on there", moved, len(readers))
+        check("their streams end there as complete", all(event is None for there in moved for _, event, _ in there), moved[:1])
 
         _, first = one.read(20)
         last = first[-1][0]

@@ -47,7 +47,7 @@ class Server:
 
 class Reader:
     def __init__(self):
-        self.numbers, self.last, self.run, self.end, self.resumed = [], None, None, None, 0
+        self.numbers, self.last, self.run, self.end, self.resumed, self.sent_away = [], None, None, None, 0, 0
 
     async def read(self, servers):
         while self.end is None:
@@ -94,6 +94,9 @@ class Reader:
         data = json.loads(fields["data"]) if "data" in fields else None
         if fields.get("event") == "error":
             self.end = data["error"]["kind"]
+        elif fields.get("event") == "drain":
+            # Sent away early, to go on elsewhere.
+            self.sent_away += 1
         elif fields.get("event"):
             self.end = fields["event"]
         elif data is not None:

@@ -1,5 +1,6 @@
 mod cursors;
 mod drain;
+pub(crate) mod interleavings;
 mod lost;
 mod policies;
 pub(crate) mod support;

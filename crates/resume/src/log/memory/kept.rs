@@ -1,6 +1,6 @@
 //! One stream of the log in memory.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ pub(super) struct Kept {
     pub(super) key: Option<Bytes>,
     pub(super) state: Mutex<State>,
     /// Notified of every change that a reader waits for.
-    pub(super) changed: Notify,
+    pub(super) changed: Arc<Notify>,
 }
 
 pub(super) struct State {
@@ -64,7 +64,7 @@ impl Kept {
             lease,
             key,
             state: Mutex::new(state),
-            changed: Notify::new(),
+            changed: Arc::default(),
         }
     }
 

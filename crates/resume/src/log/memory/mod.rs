@@ -5,7 +5,6 @@ mod kept;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::{sync::Notify, time::Instant};
 
 use self::kept::{Kept, STREAM_COST, State};
 use super::{
@@ -329,34 +328,6 @@ impl Shared {
         state.attended_until = state.attended_until.max(Instant::now() + lasting);
         Ok(())
     }
-
-    /// Waits for the next item of a reader.
-    async fn next(&self, id: &StreamId, after: u64) -> Result<Entry, LogError> {
-        let kept = self.get(id)?;
-        let mut changed = pin!(kept.changed.notified());
-        loop {
-            // Enabled before the state is read, so that a change in between is not missed.
-            changed.as_mut().enable();
-            let expires = {
-                let state = kept.state.lock();
-                if state.is_removed {
-                    return Err(LogErrorKind::NotFound.into());
-                }
-                if let Some(entry) = state.read(after) {
-                    return Ok(entry);
-                }
-                state.written.checked_add(self.bounds.max_age)
-            };
-            match expires {
-                Some(at) => drop(timeout_at(at, changed.as_mut()).await),
-                None => changed.as_mut().await,
-            }
-            changed.set(kept.changed.notified());
-            if expires.is_some_and(|at| at <= Instant::now()) {
-                self.get(id)?;
-            }
-        }
-    }
 }
 
 struct Reader {
@@ -364,13 +335,31 @@ struct Reader {
     id: StreamId,
     /// The offset up to which everything was returned.
     after: u64,
+    /// When the stream is too old, if nothing is written.
+    expires: Option<Instant>,
 }
 
 impl Reading for Reader {
-    async fn next(&mut self) -> Result<Entry, LogError> {
-        let entry = self.shared.next(&self.id, self.after).await?;
-        self.after = entry.next() - 1;
+    async fn changed(&mut self) -> Result<Arc<Notify>, LogError> {
+        Ok(Arc::clone(&self.shared.get(&self.id)?.changed))
+    }
+
+    async fn look(&mut self) -> Result<Option<Entry>, LogError> {
+        let kept = self.shared.get(&self.id)?;
+        let state = kept.state.lock();
+        if state.is_removed {
+            return Err(LogErrorKind::NotFound.into());
+        }
+        self.expires = state.written.checked_add(self.shared.bounds.max_age);
+        let entry = state.read(self.after);
+        if let Some(entry) = &entry {
+            self.after = entry.next() - 1;
+        }
         Ok(entry)
+    }
+
+    fn look_again(&self) -> Option<Instant> {
+        self.expires
     }
 }
 
@@ -402,6 +391,7 @@ impl StreamLog for Memory {
             shared: Arc::clone(&self.shared),
             id: *id,
             after,
+            expires: None,
         })
     }
 

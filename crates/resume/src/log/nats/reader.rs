@@ -1,8 +1,8 @@
 //! Reads a stream: what is stored, and then what is appended.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Shared,
@@ -41,38 +41,40 @@ struct Reader {
 }
 
 impl Reading for Reader {
-    async fn next(&mut self) -> Result<Entry, LogError> {
+    async fn changed(&mut self) -> Result<Arc<Notify>, LogError> {
+        if let Some(watch) = &self.watch {
+            return Ok(Arc::clone(&watch.changed));
+        }
+        let server = self.shared.server().await?;
+        let subject = self.shared.changed(&self.id);
+        let watch = self.shared.watches.watch(&server.client, self.id, subject);
+        let watch = self.shared.within(watch).await?;
+        Ok(Arc::clone(&self.watch.insert(watch).changed))
+    }
+
+    async fn look(&mut self) -> Result<Option<Entry>, LogError> {
         let shared = Arc::clone(&self.shared);
         let server = shared.server().await?;
         loop {
-            let watch = match &self.watch {
-                Some(watch) => Arc::clone(watch),
-                None => {
-                    // Before the first look, so that no append after it is missed.
-                    let subject = shared.changed(&self.id);
-                    let watch = shared.watches.watch(&server.client, self.id, subject);
-                    let watch = shared.within(watch).await?;
-                    Arc::clone(self.watch.insert(watch))
-                }
-            };
-            let mut changed = pin!(watch.changed.notified());
-            changed.as_mut().enable();
-            let found = shared.within(self.look(server)).await?;
-            match found.and_then(|entry| entry.after(self.after)) {
-                Some(entry) => {
-                    self.after = self.after.max(entry.next() - 1);
-                    return Ok(entry);
-                }
-                None if self.is_behind(server).await? => {}
-                None => drop(timeout(LOOK, changed).await),
+            let found = shared.within(self.next(server)).await?;
+            if let Some(entry) = found.and_then(|entry| entry.after(self.after)) {
+                self.after = self.after.max(entry.next() - 1);
+                return Ok(Some(entry));
+            }
+            if !self.is_behind(server).await? {
+                return Ok(None);
             }
         }
+    }
+
+    fn look_again(&self) -> Option<Instant> {
+        Instant::now().checked_add(LOOK)
     }
 }
 
 impl Reader {
     /// Reads the next entry. `None`: there is none yet, or only after the messages that were just skipped.
-    async fn look(&mut self, server: &JetStream) -> Result<Option<Entry>, LogError> {
+    async fn next(&mut self, server: &JetStream) -> Result<Option<Entry>, LogError> {
         let position = match self.position {
             Some(position) => position,
             None => *self.position.insert(self.seek(server).await?),

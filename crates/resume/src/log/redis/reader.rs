@@ -1,8 +1,8 @@
 //! Reads a stream: what is stored, and then what is appended.
 
-use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{READ, Shared, decoded_end, nonsense, number, watch::Watch};
 use crate::{
@@ -40,39 +40,39 @@ struct Reader {
 }
 
 impl Reading for Reader {
-    async fn next(&mut self) -> Result<Entry, LogError> {
+    async fn changed(&mut self) -> Result<Arc<Notify>, LogError> {
+        if let Some(watch) = &self.watch {
+            return Ok(Arc::clone(&watch.changed));
+        }
+        let channel = self.shared.channel(&self.id);
+        let mut connection = self.shared.connection.clone();
+        let watch = self.shared.watches.watch(&mut connection, channel);
+        let watch = self.shared.within(watch).await?;
+        Ok(Arc::clone(&self.watch.insert(watch).changed))
+    }
+
+    async fn look(&mut self) -> Result<Option<Entry>, LogError> {
         loop {
-            if let Some(entry) = self.ahead.pop_front() {
+            while let Some(entry) = self.ahead.pop_front() {
                 if let Some(entry) = entry.after(self.after) {
                     self.after = self.after.max(entry.next() - 1);
-                    return Ok(entry);
+                    return Ok(Some(entry));
                 }
-                continue;
             }
-            let changed = match &self.watch {
-                Some(watch) => Arc::clone(&watch.changed),
-                None => {
-                    // Before the first look, so that no append after it is missed.
-                    let channel = self.shared.channel(&self.id);
-                    let mut connection = self.shared.connection.clone();
-                    let watch = self.shared.watches.watch(&mut connection, channel);
-                    let watch = self.shared.within(watch).await?;
-                    Arc::clone(&self.watch.insert(watch).changed)
-                }
-            };
-            let mut changed = pin!(changed.notified());
-            changed.as_mut().enable();
-            if self.look().await? {
-                continue;
+            if !self.read_ahead().await? {
+                return Ok(None);
             }
-            let _ = timeout(LOOK, changed).await;
         }
+    }
+
+    fn look_again(&self) -> Option<Instant> {
+        Instant::now().checked_add(LOOK)
     }
 }
 
 impl Reader {
     /// Reads the next entries. False: there are none yet.
-    async fn look(&mut self) -> Result<bool, LogError> {
+    async fn read_ahead(&mut self) -> Result<bool, LogError> {
         let position = self.position.map(|position| position.to_string());
         let mut call = READ.key(self.shared.fields(&self.id));
         call.key(self.shared.entries(&self.id))

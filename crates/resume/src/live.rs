@@ -86,8 +86,7 @@ pub(crate) enum Work {
 /// What a reader gets.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    /// As many records as this.
-    Records(u64),
+    Record(Bytes),
     End(End),
     /// The record is no longer here: read the log.
     Behind,
@@ -308,27 +307,18 @@ impl Live {
         wake(state.pump.take());
     }
 
-    /// Passes the records from this offset on to `take`, as long as it returns true. The end, if there are none.
+    /// The record with this offset, or the end.
     #[inline]
-    pub(crate) fn poll_take(
-        &self,
-        place: usize,
-        at: u64,
-        cx: &mut Context<'_>,
-        mut take: impl FnMut(&Bytes) -> bool,
-    ) -> Poll<Taken> {
+    pub(crate) fn poll_take(&self, place: usize, at: u64, cx: &mut Context<'_>) -> Poll<Taken> {
         let mut state = self.state.lock();
         if at < state.first {
             return Poll::Ready(Taken::Behind);
         }
         let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
-        if index < state.records.len() {
-            let ready = state.records.range(index..);
-            let more = ready.map(&mut take).take_while(|goes_on| *goes_on).count();
-            // The last one that was taken is the one that returned false, if any did.
-            let taken = (more + 1).min(state.records.len() - index) as u64;
-            state.taken(at + taken - 1);
-            return Poll::Ready(Taken::Records(taken));
+        if let Some(record) = state.records.get(index) {
+            let record = record.clone();
+            state.taken(at);
+            return Poll::Ready(Taken::Record(record));
         }
         if let Some(end) = &state.end {
             return Poll::Ready(Taken::End(end.clone()));

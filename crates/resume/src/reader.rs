@@ -42,45 +42,24 @@ struct Events {
     buffer: BytesMut,
 }
 
-/// Records that are ready at the same time are sent in one frame, up to this many bytes. A larger record is a frame of its own.
-const FRAME_BYTES: usize = 8 * 1_024;
-
 impl Events {
-    /// Writes a record.
+    /// The frame of a record.
     #[inline]
-    fn write(&mut self, offset: u64, record: &[u8]) {
-        let length = self.prefix.len() + LONGEST_OFFSET + record.len();
-        // One allocation for many records.
-        if self.buffer.capacity() - self.buffer.len() < length {
-            self.buffer.reserve(length.max(4_096));
-        }
-        if self.in_band {
-            self.buffer.extend_from_slice(self.prefix.as_bytes());
-            let mut digits = itoa::Buffer::new();
-            self.buffer
-                .extend_from_slice(digits.format(offset).as_bytes());
-            self.buffer.extend_from_slice(b"\n");
-        }
-        self.buffer.extend_from_slice(record);
-    }
-
-    /// The frame with this record alone.
-    fn one(&mut self, offset: u64, record: Bytes) -> Bytes {
+    fn frame(&mut self, offset: u64, record: Bytes) -> Bytes {
         if !self.in_band {
             return record;
         }
-        self.write(offset, &record);
-        self.frame()
-    }
-
-    /// Returns whether a frame takes no further records.
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.buffer.len() >= FRAME_BYTES
-    }
-
-    #[inline]
-    fn frame(&mut self) -> Bytes {
+        let length = self.prefix.len() + LONGEST_OFFSET + record.len();
+        // One allocation for many records.
+        if self.buffer.capacity() < length {
+            self.buffer.reserve(length.max(4_096));
+        }
+        self.buffer.extend_from_slice(self.prefix.as_bytes());
+        let mut digits = itoa::Buffer::new();
+        self.buffer
+            .extend_from_slice(digits.format(offset).as_bytes());
+        self.buffer.extend_from_slice(b"\n");
+        self.buffer.extend_from_slice(&record);
         self.buffer.split().freeze()
     }
 }
@@ -243,47 +222,24 @@ impl Reader {
     /// Reads on: a record that is ready to be sent, or a change of the state.
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match &mut self.source {
-            Source::Live(place) => {
-                let (events, mut offset) = (&mut self.events, self.next);
-                // Not copied under the lock.
-                let mut large = None;
-                let taken = place.live.poll_take(place.place, self.next, cx, |record| {
-                    if record.len() > FRAME_BYTES {
-                        // After smaller ones, it is the next frame.
-                        self.out
-                            .extend((offset > self.next).then(|| events.frame()));
-                        large = Some(record.clone());
-                        return false;
-                    }
-                    events.write(offset, record);
-                    offset += 1;
-                    !events.is_full()
-                });
-                match ready!(taken) {
-                    Taken::Records(count) => {
-                        self.next += count;
-                        let frame = match large {
-                            Some(record) => self.events.one(offset, record),
-                            None => self.events.frame(),
-                        };
-                        if self.out.is_empty() {
-                            return Poll::Ready(Some(frame));
-                        }
-                        self.out.push_back(frame);
-                    }
-                    Taken::End(end) => self.end(end),
-                    Taken::Behind if !place.live.is_resumable() => {
-                        self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
-                    }
-                    Taken::Behind => {
-                        let reader = self.shared.log.read(&self.id, self.next - 1);
-                        self.replace(|source| match source {
-                            Source::Live(place) => Source::Behind(place, reader),
-                            source => source,
-                        });
-                    }
+            Source::Live(place) => match ready!(place.live.poll_take(place.place, self.next, cx)) {
+                Taken::Record(record) => {
+                    let offset = self.next;
+                    self.next += 1;
+                    return Poll::Ready(Some(self.events.frame(offset, record)));
                 }
-            }
+                Taken::End(end) => self.end(end),
+                Taken::Behind if !place.live.is_resumable() => {
+                    self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
+                }
+                Taken::Behind => {
+                    let reader = self.shared.log.read(&self.id, self.next - 1);
+                    self.replace(|source| match source {
+                        Source::Live(place) => Source::Behind(place, reader),
+                        source => source,
+                    });
+                }
+            },
             Source::Behind(place, reader) => {
                 let item = ready!(reader.as_mut().poll_next(cx));
                 let live = Arc::clone(&place.live);
@@ -370,18 +326,9 @@ impl Reader {
         for record in entry.records {
             let offset = self.next;
             self.next += 1;
-            if record.len() > FRAME_BYTES {
-                self.flush();
-                let frame = self.events.one(offset, record);
-                self.out.push_back(frame);
-                continue;
-            }
-            self.events.write(offset, &record);
-            if self.events.is_full() {
-                self.flush();
-            }
+            let frame = self.events.frame(offset, record);
+            self.out.push_back(frame);
         }
-        self.flush();
         if let Some(end) = entry.end {
             self.end(end);
         }
@@ -409,14 +356,6 @@ impl Reader {
                 let message = format!("{missed} records before {first} are no longer kept");
                 self.fail(Cause::new(FaultKind::Incomplete, message));
             }
-        }
-    }
-
-    /// Makes a frame of the records that were written.
-    fn flush(&mut self) {
-        if !self.events.buffer.is_empty() {
-            let frame = self.events.frame();
-            self.out.push_back(frame);
         }
     }
 

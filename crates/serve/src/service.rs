@@ -86,10 +86,10 @@ where
         request.extensions_mut().extend(hypers);
         let closing = Closing::of(request.version());
         let connect = request.method() == Method::CONNECT;
-        let conversation = handle.has_min_rate && is_conversation(request.headers());
+        let limited = handle.has_min_rate && !is_conversation(request.headers());
         let request = request.map(|body| match body.is_end_stream() {
             true => RequestBody::empty(body),
-            false => RequestBody::new(body, handle, handle.has_min_rate && !conversation),
+            false => RequestBody::new(body, handle, limited),
         });
         if handle.version == Version::Http1 {
             let mut app = self.app.clone();

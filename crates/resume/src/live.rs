@@ -176,22 +176,18 @@ impl Live {
         let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
         let log_is_behind = unstored >= AHEAD_RECORDS || state.unstored_bytes >= AHEAD_BYTES;
         let ahead = state.next() - 1 - state.fastest.min(state.next() - 1);
-        let is_ahead = ahead >= AHEAD_RECORDS as u64 || state.ahead_bytes >= AHEAD_BYTES;
-        let is_full = match state.count {
-            0 if !state.is_broken => log_is_behind,
+        let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+        let is_ahead = ahead >= AHEAD_RECORDS || state.ahead_bytes >= AHEAD_BYTES;
+        let (is_full, ahead) = match state.count {
+            0 if !state.is_broken => (log_is_behind, unstored),
             // Without a log, the records stay here until a reader comes.
-            _ => is_ahead,
+            _ => (is_ahead, ahead),
         };
         store_waker(&mut state.pump, cx);
         state.is_full = is_full;
-        let room = match state.count {
-            0 if !state.is_broken => AHEAD_RECORDS.saturating_sub(unstored),
-            _ => AHEAD_RECORDS.saturating_sub(usize::try_from(ahead).unwrap_or(usize::MAX)),
-        };
-        let next = if is_full {
-            Next::Full
-        } else {
-            Next::Room(room)
+        let next = match is_full {
+            true => Next::Full,
+            false => Next::Room(AHEAD_RECORDS.saturating_sub(ahead)),
         };
         (next, state.alone_since)
     }

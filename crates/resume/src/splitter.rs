@@ -65,14 +65,6 @@ impl Splitter {
                 continue;
             }
             let of_record = mem::take(&mut fields);
-            if taken == 0 && line.end == chunk.len() && self.open.is_empty() {
-                // The usual chunk is one record.
-                self.scanner = scanner;
-                if let Some(record) = self.cleaned(chunk, of_record) {
-                    out(record);
-                }
-                return Ok(());
-            }
             let record = chunk.slice(taken..line.end);
             taken = line.end;
             let cleaned = match self.open.is_empty() {
@@ -179,14 +171,10 @@ impl Fields {
 
     #[inline]
     fn add(&mut self, line: &[u8]) {
-        let is = |name: &[u8]| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b':' | b'\n' | b'\r')))
-        };
-        match line.first() {
-            Some(b'd') => self.data |= is(b"data"),
-            Some(b'i') => self.id |= is(b"id"),
-            Some(b'r') => self.retry |= is(b"retry"),
+        match name(line) {
+            b"data" => self.data = true,
+            b"id" => self.id = true,
+            b"retry" => self.retry = true,
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The reader of a stream, whatever the log: what is stored, and then what is appended, without a hole in between.
 
-use std::{future::Future, pin::pin, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use futures_util::stream;
 use tokio::{
@@ -12,7 +12,8 @@ use super::{Entry, LogError, LogReader};
 
 /// Finds the entries of a stream, in their order. Not called again after the end of the stream or an error.
 pub(super) trait Reading: Send + 'static {
-    /// What is notified of each change of the stream. The reader is subscribed to it when this returns.
+    /// What is notified of each change of the stream, by `notify_waiters`. The reader is subscribed to it when this returns. Called before
+    /// each look.
     fn changed(&mut self) -> impl Future<Output = Result<Arc<Notify>, LogError>> + Send;
 
     /// The next entry that is stored, without what was returned before. `None` if there is none yet.
@@ -26,9 +27,8 @@ pub(super) trait Reading: Send + 'static {
 async fn next(reading: &mut impl Reading) -> Result<Entry, LogError> {
     loop {
         let changed = reading.changed().await?;
-        let mut changed = pin!(changed.notified());
-        // Before the look, so that no change after it is missed.
-        changed.as_mut().enable();
+        // Before the look: it is notified of each change from now on, also before it is polled.
+        let changed = changed.notified();
         if let Some(entry) = reading.look().await? {
             return Ok(entry);
         }

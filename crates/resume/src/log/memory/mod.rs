@@ -189,21 +189,18 @@ impl Shared {
         while let Some((looked_at, id)) = streams.by_age.first().copied()
             && looked_at.elapsed() >= self.bounds.max_age
         {
+            streams.by_age.pop_first();
             let Some(kept) = streams.by_id.get(&id) else {
-                streams.by_age.pop_first();
                 continue;
             };
             let mut state = kept.state.lock();
             if self.is_expired(&state) {
                 drop(state);
                 self.remove(streams, &id);
-                continue;
+            } else {
+                state.looked_at = state.written;
+                streams.by_age.insert((state.looked_at, id));
             }
-            state.looked_at = state.written;
-            let written = state.written;
-            drop(state);
-            streams.by_age.pop_first();
-            streams.by_age.insert((written, id));
         }
     }
 
@@ -335,17 +332,19 @@ struct Reader {
     id: StreamId,
     /// The offset up to which everything was returned.
     after: u64,
+    kept: Option<Arc<Kept>>,
     /// When the stream is too old, if nothing is written.
     expires: Option<Instant>,
 }
 
 impl Reading for Reader {
     async fn changed(&mut self) -> Result<Arc<Notify>, LogError> {
-        Ok(Arc::clone(&self.shared.get(&self.id)?.changed))
+        let kept = self.shared.get(&self.id)?;
+        Ok(Arc::clone(&self.kept.insert(kept).changed))
     }
 
     async fn look(&mut self) -> Result<Option<Entry>, LogError> {
-        let kept = self.shared.get(&self.id)?;
+        let kept = self.kept.as_ref().ok_or(LogErrorKind::NotFound)?;
         let state = kept.state.lock();
         if state.is_removed {
             return Err(LogErrorKind::NotFound.into());
@@ -391,6 +390,7 @@ impl StreamLog for Memory {
             shared: Arc::clone(&self.shared),
             id: *id,
             after,
+            kept: None,
             expires: None,
         })
     }

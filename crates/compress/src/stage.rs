@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use http_body::SizeHint;
 use tower_stream_core::{
-    BoxError, Cause, Exchange, FaultKind, StreamError, bytes_encoded,
+    BoxError, Cause, Exchange, FaultKind, bytes_encoded,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
         at_least,
@@ -199,7 +199,7 @@ impl Encoding {
                 cx.exchange.record(cause.clone());
                 up.discard(cx);
                 self.ended = true;
-                *polled = Poll::Ready(Some(Err(StreamError::from(cause).into())));
+                *polled = Poll::Ready(Some(Err(cause.into())));
             }
         });
     }

@@ -135,7 +135,18 @@ impl fmt::Display for FaultKind {
 
 /// Why a stream failed: a kind for metrics and a message for the operator.
 ///
-/// The message may contain the text of an error or a panic. It is for logs and spans, not for clients.
+/// It is the error with which the layers fail a body, so that every other layer can read it. A handler's body may also
+/// fail with it, to choose the kind that is reported:
+///
+/// ```
+/// use tower_stream_core::{Cause, FaultKind};
+///
+/// let error = std::io::Error::other(Cause::new(FaultKind::Timeout, "the model gave no token for 30 s"));
+/// assert_eq!(Cause::of(&error).kind(), FaultKind::Timeout);
+/// ```
+///
+/// The message, which is also what `Display` writes, may contain the text of an error or a panic. It is for logs and
+/// spans, not for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     kind: FaultKind,
@@ -175,7 +186,7 @@ impl Cause {
 
     /// Finds the kind and message of an error and its sources.
     ///
-    /// A [`StreamError`] anywhere in the chain takes precedence. Otherwise the timeouts of tower, tower-http (0.6 and
+    /// A [`Cause`] anywhere in the chain takes precedence. Otherwise the timeouts of tower, tower-http (0.6 and
     /// 0.7) and tokio, `h2::Error` and `std::io::Error` are recognized (those of tokio and h2 with the features of
     /// these names, which are on by default).
     #[must_use]
@@ -185,13 +196,13 @@ impl Cause {
         let mut retry_after = None;
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(StreamError(known)) = error.downcast_ref() {
+            if let Some(known) = error.downcast_ref::<Self>() {
                 retry_after = retry_after.or(known.retry_after);
             }
             let text = text(error);
             if let Some(known) = kind_of(error).or_else(|| kind_of_text(&text)) {
-                // The outermost known kind wins, but a `StreamError` overrides a kind that was only guessed.
-                if kind == FaultKind::Other || error.is::<StreamError>() {
+                // The outermost known kind wins, but a `Cause` overrides a kind that was only guessed.
+                if kind == FaultKind::Other || error.is::<Self>() {
                     kind = known;
                 }
             }
@@ -219,8 +230,8 @@ impl Cause {
         if let Some(error) = any.downcast_ref::<BoxError>() {
             return Self::of(&**error);
         }
-        if let Some(error) = any.downcast_ref::<StreamError>() {
-            return error.0.clone();
+        if let Some(error) = any.downcast_ref::<Self>() {
+            return error.clone();
         }
         if let Some(error) = any.downcast_ref::<io::Error>() {
             return Self::of(error);
@@ -247,9 +258,11 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.message, self.kind)
+        f.write_str(&self.message)
     }
 }
+
+impl Error for Cause {}
 
 /// The text of an error. A panic in its `Display` must not pass through layers that only report it.
 fn text<E: fmt::Display + ?Sized>(error: &E) -> String {
@@ -296,8 +309,8 @@ fn source<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
 }
 
 fn kind_of(error: &(dyn Error + 'static)) -> Option<FaultKind> {
-    if let Some(error) = error.downcast_ref::<StreamError>() {
-        return Some(error.0.kind);
+    if let Some(error) = error.downcast_ref::<Cause>() {
+        return Some(error.kind);
     }
     if error.is::<ClientLeft>() {
         return Some(FaultKind::ClientLeft);
@@ -335,53 +348,13 @@ fn kind_of_text(text: &str) -> Option<FaultKind> {
     timeouts.contains(&text).then_some(FaultKind::Timeout)
 }
 
-/// The error with which the layers fail a body, so that every other layer can read its [`Cause`].
-///
-/// A handler's body may also fail with this error, to choose the kind that is reported:
-///
-/// ```
-/// use tower_stream_core::{Cause, FaultKind, StreamError};
-///
-/// let error = std::io::Error::other(StreamError::new(FaultKind::Timeout, "the model gave no token for 30 s"));
-/// assert_eq!(Cause::of(&error).kind(), FaultKind::Timeout);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamError(Cause);
-
-impl StreamError {
-    /// Creates an error of this kind.
-    pub fn new(kind: FaultKind, message: impl Into<Arc<str>>) -> Self {
-        Self(Cause::new(kind, message))
-    }
-
-    /// The cause of the failure.
-    #[must_use]
-    pub fn cause(&self) -> &Cause {
-        &self.0
-    }
-}
-
-impl From<Cause> for StreamError {
-    fn from(cause: Cause) -> Self {
-        Self(cause)
-    }
-}
-
-impl fmt::Display for StreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.message())
-    }
-}
-
-impl Error for StreamError {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_error_deep_in_the_chain_decides() {
-        let inner = io::Error::other(StreamError::new(FaultKind::Drain, "draining"));
+    fn a_cause_deep_in_the_chain_decides() {
+        let inner = io::Error::other(Cause::new(FaultKind::Drain, "draining"));
         let outer = io::Error::new(io::ErrorKind::BrokenPipe, inner);
         let cause = Cause::of(&outer);
         assert_eq!(cause.kind(), FaultKind::Drain);
@@ -411,7 +384,7 @@ mod tests {
     #[test]
     fn an_error_that_cannot_be_shown_is_read_all_the_same() {
         #[derive(Debug)]
-        struct Bad(StreamError);
+        struct Bad(Cause);
         impl fmt::Display for Bad {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
                 panic!("in Display")
@@ -422,10 +395,10 @@ mod tests {
                 Some(&self.0)
             }
         }
-        let cause = Cause::of(&Bad(StreamError::new(FaultKind::Timeout, "late")));
+        let cause = Cause::of(&Bad(Cause::new(FaultKind::Timeout, "late")));
         assert_eq!(cause.kind(), FaultKind::Timeout);
         assert_eq!(cause.message(), "an error whose Display panicked: late");
-        let bad = Bad(StreamError::new(FaultKind::Timeout, "late"));
+        let bad = Bad(Cause::new(FaultKind::Timeout, "late"));
         assert_eq!(Cause::of_service(&bad).kind(), FaultKind::Other);
     }
 
@@ -467,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_stream_error_that_says_the_same_as_a_timeout_keeps_its_kind() {
-        let ours = StreamError::new(FaultKind::Drain, "request timed out");
+        let ours = Cause::new(FaultKind::Drain, "request timed out");
         assert_eq!(Cause::of(&ours).kind(), FaultKind::Drain);
         assert_eq!(Cause::of(&io::Error::other(ours)).kind(), FaultKind::Drain);
     }
@@ -478,8 +451,8 @@ mod tests {
         let boxed: BoxError = timeout().into();
         assert_eq!(Cause::of_service(&boxed).kind(), FaultKind::Timeout);
         assert_eq!(Cause::of_service(&timeout()).kind(), FaultKind::Timeout);
-        let ours = StreamError::new(FaultKind::Drain, "draining");
-        assert_eq!(Cause::of_service(&ours), *ours.cause());
+        let ours = Cause::new(FaultKind::Drain, "draining");
+        assert_eq!(Cause::of_service(&ours), ours);
         let other = Cause::of_service(&"unwell");
         assert_eq!(
             (other.kind(), other.message()),

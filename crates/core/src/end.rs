@@ -61,7 +61,7 @@ impl fmt::Display for StreamEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => f.write_str("complete"),
-            Self::Failed(cause) => write!(f, "failed: {cause}"),
+            Self::Failed(cause) => write!(f, "failed: {cause} ({})", cause.kind()),
             Self::Dropped => f.write_str("dropped"),
         }
     }

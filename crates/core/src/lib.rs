@@ -26,7 +26,7 @@ mod upload;
 pub mod wrapper;
 
 pub use self::{
-    cause::{Cause, FaultKind, StreamError, chosen_reset},
+    cause::{Cause, FaultKind, chosen_reset},
     delivery::{Delivery, declared_length},
     dialect::{Dialect, ErrorReport, KeepAlive, Record},
     drop_cause::drop_for,

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 use tower_stream_core::{
-    Cause, Dialect, Exchange, FaultKind, StreamEnd, StreamError,
+    Cause, Dialect, Exchange, FaultKind, StreamEnd,
     mock::{self, MockBody, Step},
     wrapper::{Begin, Hook, Stage, Wrapped},
 };
@@ -153,7 +153,7 @@ async fn a_client_that_leaves_behind_the_last_record_has_all() {
 
 #[tokio::test]
 async fn the_wrong_bytes_are_wrong_however_they_end() {
-    let mismatch = StreamError::new(FaultKind::DigestMismatch, "md5");
+    let mismatch = Cause::new(FaultKind::DigestMismatch, "md5");
     let steps = [mock::data(DONE), mock::error(mismatch)];
     let seen = play("POST", events(steps)).await;
     assert_eq!(seen.error_type, Some("digest_mismatch"));

@@ -11,13 +11,13 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
-use tower_stream_core::{BoxError, FaultKind, StreamError};
+use tower_stream_core::{BoxError, Cause, FaultKind};
 
 /// Creates a body, and the sender that feeds it from another task.
 ///
 /// A body behind an ordinary channel ends cleanly when its sender is dropped, so a producer that panicked or returned
 /// early looks as if it had finished: the body is silently truncated. Here the sender must call [`Sender::finish`]. If
-/// it is dropped without, the body fails with a [`StreamError`] of kind `Unfinished`, or `Panic` if a panic dropped it.
+/// it is dropped without, the body fails with a [`Cause`] of kind `Unfinished`, or `Panic` if a panic dropped it.
 ///
 /// The body buffers at most `capacity` frames; 0 is treated as 1.
 ///
@@ -171,11 +171,11 @@ impl<D: Buf> Body for ChannelBody<D> {
             Ok(End::Failed(error)) => error,
             Ok(End::Panicked) => {
                 let message = "the task that feeds the body panicked";
-                StreamError::new(FaultKind::Panic, message).into()
+                Cause::new(FaultKind::Panic, message).into()
             }
             Err(_) => {
                 let message = "the sender of the body was dropped without finish()";
-                StreamError::new(FaultKind::Unfinished, message).into()
+                Cause::new(FaultKind::Unfinished, message).into()
             }
         };
         Poll::Ready(Some(Err(error)))

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, response::Parts};
 use tower_stream_core::{
-    Cause, Exchange, FaultKind, StreamError, StreamKind, answer_method, grpc, head_replaced,
-    retry_after,
+    Cause, Exchange, FaultKind, StreamKind, answer_method, grpc, head_replaced, retry_after,
 };
 
 use crate::{
@@ -85,7 +84,10 @@ impl Context {
         }
     }
 
-    fn cause(&self) -> Cause {
+    /// The cause of the failure, with which an aborted body fails.
+    ///
+    /// It does not contain the original error, because hyper would take the reset code from an `h2::Error` there.
+    pub(crate) fn cause(&self) -> Cause {
         let unknown = || Cause::new(FaultKind::Other, "the response failed");
         self.exchange.cause().cloned().unwrap_or_else(unknown)
     }
@@ -146,14 +148,6 @@ impl Context {
             Tail::Trailers(_) if !grpc::trailers_arrive(self.request.version) => Tail::Abort,
             tail => tail,
         }
-    }
-
-    /// Returns the error with which an aborted body fails.
-    ///
-    /// Its source chain does not contain the original error, because hyper would take the reset code from an
-    /// `h2::Error` there.
-    pub(crate) fn error(&self) -> StreamError {
-        self.cause().into()
     }
 }
 

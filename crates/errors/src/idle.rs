@@ -12,11 +12,11 @@ use http::Request;
 use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Cause, Exchange, FaultKind, StreamError,
+    Cause, Exchange, FaultKind,
     wrapper::{Begin, Hook, Polled, Source, Stage, StageContext, Wrapped},
 };
 
-/// Fails a response body that returns no frame within a duration, with a [`StreamError`] of kind `Timeout`.
+/// Fails a response body that returns no frame within a duration, with a [`Cause`] of kind `Timeout`.
 ///
 /// Put it inside of [`ErrorWriterLayer`](crate::ErrorWriterLayer), which turns the failure into a last record or a 504.
 ///
@@ -163,7 +163,7 @@ impl IdleTimeoutStage {
         let message = format!("no frame for {:?}", self.limit);
         let cause = Cause::new(FaultKind::Timeout, message);
         cx.exchange.record(cause.clone());
-        Poll::Ready(Some(Err(StreamError::from(cause).into())))
+        Poll::Ready(Some(Err(cause.into())))
     }
 }
 

@@ -332,7 +332,7 @@ impl ErrorWriterStage {
         }
         Poll::Ready(match std::mem::replace(&mut self.state, State::Ended) {
             State::Settling(_, Some(error)) | State::Failing(error) => Some(Err(error)),
-            State::Settling(_, None) => Some(Err(self.context.error().into())),
+            State::Settling(_, None) => Some(Err(self.context.cause().into())),
             _ => None,
         })
     }

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::time::{sleep, timeout};
-use tower_stream_core::{BoxError, Cause, Exchange, FaultKind, StreamError, StreamKind};
+use tower_stream_core::{BoxError, Cause, Exchange, FaultKind, StreamKind};
 
 use crate::{
     End, Entry, Epoch, LogErrorKind, LogReader, Overflow, StreamId, Takeover,
@@ -207,7 +207,7 @@ impl Reader {
             match &self.state {
                 State::Reading => {}
                 State::Failed(cause) => {
-                    let error = StreamError::from(cause.clone());
+                    let error = cause.clone();
                     self.state = State::Ended;
                     return Poll::Ready(Some(Err(error.into())));
                 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tower_stream_core::{BoxError, Cause, StreamError};
+use tower_stream_core::{BoxError, Cause};
 
 use crate::{
     alarm::Alarm,
@@ -23,7 +23,7 @@ pin_project! {
     /// The body of a request that [`serve`](crate::serve) received.
     ///
     /// It fails if the client sends it at less than [`min_rate`](crate::Serve::min_rate), with a
-    /// [`StreamError`] of the kind [`SlowUpload`](tower_stream_core::FaultKind::SlowUpload); and if the connection
+    /// [`Cause`] of the kind [`SlowUpload`](tower_stream_core::FaultKind::SlowUpload); and if the connection
     /// fails, with hyper's error.
     #[derive(Debug)]
     pub struct RequestBody {
@@ -119,7 +119,7 @@ impl Body for RequestBody {
                 Poll::Ready(_) => {}
                 Poll::Pending => {
                     let cause = ready!(limit.poll_late(cx));
-                    return Poll::Ready(Some(Err(StreamError::from(cause).into())));
+                    return Poll::Ready(Some(Err(cause.into())));
                 }
             }
         }

@@ -192,7 +192,7 @@ impl<L, S> Serve<L, S> {
     /// measured. This ends clients that read one byte at a time, which [`write_stall`](Self::write_stall) does not.
     ///
     /// A client must also send a request body at this rate, measured over 20 s during which the handler waits for it
-    /// (slow POST). Otherwise the body fails with a [`StreamError`](tower_stream_core::StreamError) of the kind
+    /// (slow POST). Otherwise the body fails with a [`Cause`](tower_stream_core::Cause) of the kind
     /// [`SlowUpload`](tower_stream_core::FaultKind::SlowUpload), and an HTTP/1 connection is closed after the response.
     /// The body of a gRPC request is not limited, because such a call may wait for its next message.
     pub fn min_rate(mut self, bytes_per_second: impl Into<Option<u64>>) -> Self {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, task::Poll};
 use http::{HeaderMap, Method, Request, Uri, Version, header, response::Parts};
 use http_body::SizeHint;
 use tower_stream_core::{
-    BoxError, Cause, ExpectedDigest, FaultKind, StreamEnd, StreamError, digests_changed,
+    BoxError, Cause, ExpectedDigest, FaultKind, StreamEnd, digests_changed,
     wrapper::{
         AfterHead, Hints, Piece, Polled, ResponseHead, Source, Stage, StageContext, at_least,
     },
@@ -330,7 +330,7 @@ impl Response {
         let message = format!("the body has {} bytes and declared {declared}", self.bytes);
         let cause = Cause::new(FaultKind::Other, message);
         cx.exchange.record(cause.clone());
-        StreamError::from(cause).into()
+        cause.into()
     }
 
     /// The body has ended.

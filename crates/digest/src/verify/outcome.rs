@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Method, Uri};
-use tower_stream_core::{Cause, FaultKind, StreamError};
+use tower_stream_core::{Cause, FaultKind};
 
 use crate::DigestValue;
 
@@ -102,10 +102,10 @@ pub enum Unverifiable {
 
 /// The error at the end of a body that does not match its declared digest or length.
 ///
-/// Its source is a [`StreamError`], so that other layers recognize its kind.
+/// Its source is a [`Cause`], so that other layers recognize its kind.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct DigestError(#[source] StreamError);
+pub struct DigestError(#[source] Cause);
 
 impl DigestError {
     pub(super) fn mismatch(expected: &DigestValue, actual: &DigestValue) -> Self {
@@ -113,7 +113,7 @@ impl DigestError {
             "the {} of the body is {actual}, promised was {expected}",
             expected.algorithm()
         );
-        Self(StreamError::new(FaultKind::DigestMismatch, message))
+        Self(Cause::new(FaultKind::DigestMismatch, message))
     }
 
     pub(super) fn length(declared: u64, actual: u64) -> Self {
@@ -122,14 +122,14 @@ impl DigestError {
         } else {
             FaultKind::Other
         };
-        Self(StreamError::new(
+        Self(Cause::new(
             kind,
             format!("the body has {actual} bytes, declared were {declared}"),
         ))
     }
 
     pub(super) fn bad_promise() -> Self {
-        Self(StreamError::new(
+        Self(Cause::new(
             FaultKind::DigestMismatch,
             "the digest in the trailers cannot be read",
         ))
@@ -137,6 +137,6 @@ impl DigestError {
 
     /// The cause for the [`Exchange`](tower_stream_core::Exchange).
     pub fn cause(&self) -> &Cause {
-        self.0.cause()
+        &self.0
     }
 }

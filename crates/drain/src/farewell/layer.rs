@@ -24,7 +24,7 @@ use crate::{Drain, shared::Shared};
 /// | `text/event-stream` | `event: drain` with `data:` and `retry:`, no `id:` |
 /// | JSON lines, JSON text sequences | one object, `{"drain":{..}}` |
 /// | gRPC over HTTP/2, gRPC-Web | trailers with `grpc-status: 14` (UNAVAILABLE), between two messages |
-/// | anything else, gRPC over HTTP/1, half a gRPC message, a declared length, 206, a content coding | the body fails with a [`StreamError`](tower_stream_core::StreamError): an error writer outside tells the client, or else the truncation does |
+/// | anything else, gRPC over HTTP/1, half a gRPC message, a declared length, 206, a content coding | the body fails with a [`Cause`](tower_stream_core::Cause): an error writer outside tells the client, or else the truncation does |
 ///
 /// Only whole events and lines are let through, so that a farewell never follows half of one; a record over 64 KiB is
 /// let through open, and if the deadline finds it so, the body fails. Whatever the ending, the

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Version, response};
 use http_body::{Frame, SizeHint};
 use tower_stream_core::{
-    Claim, Exchange, RecordHold, Records, StreamError, StreamKind, grpc,
+    Claim, Exchange, RecordHold, Records, StreamKind, grpc,
     wrapper::{
         AfterHead, Begin, Hints, Hook, Piece, Polled, ResponseHead, Source, Stage, StageContext,
         at_least,
@@ -268,7 +268,7 @@ impl FarewellStage {
         up.discard(cx);
         let farewell = message::farewell(self.kind, self.version, cx.exchange, retry);
         let farewell = farewell.filter(|_| clean);
-        let farewell = farewell.ok_or_else(|| StreamError::from(cause).into());
+        let farewell = farewell.ok_or_else(|| cause.into());
         Poll::Ready(Some(farewell.map(last_piece)))
     }
 

@@ -3,7 +3,7 @@ use http_body::Frame;
 use tokio::time::{Instant, sleep};
 use tower_layer::Layer;
 use tower_stream_core::{
-    Claim, Exchange, FaultKind, Outcome, StreamEnd, StreamError,
+    Cause, Claim, Exchange, FaultKind, Outcome, StreamEnd,
     mock::{self, PanicIn, Step},
     wrapper::{Begin, Hook, Stage, Wrapped},
 };
@@ -377,7 +377,7 @@ async fn nothing_is_left_after_a_farewell() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_passes_with_its_own_cause_and_is_not_followed() {
     let drain = drain();
-    let error = StreamError::new(FaultKind::Io, "disk");
+    let error = Cause::new(FaultKind::Io, "disk");
     let app = drain.farewell().layer(service(move |_| {
         let body = MockBody::new([mock::data("data: 1\n\nda"), mock::error(error.clone())]);
         async { stream(SSE, body) }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use futures_util::FutureExt;
 use tower_stream_core::{
-    Cause, Dialect, Exchange, FaultKind, RequestId, StreamError,
+    Cause, Dialect, Exchange, FaultKind, RequestId,
     mock::{self, PanicIn},
     wrapper::ResponseBody,
 };
@@ -25,7 +25,7 @@ async fn an_error_in_the_first_poll_is_a_problem_document() {
         (FaultKind::DigestMismatch, "digest_mismatch", 502),
         (FaultKind::Drain, "drain", 503),
     ] {
-        let error = io::Error::other(StreamError::new(kind, "the secret"));
+        let error = io::Error::other(Cause::new(kind, "the secret"));
         let seen = send(&layer(), get(), answer(SSE, [mock::error(error)])).await;
         assert_eq!(seen.status, status);
         assert_eq!(seen.header("content-type"), "application/problem+json");
@@ -261,7 +261,7 @@ async fn grpc_gets_trailers_only() {
         let mut request = get();
         let value = content_type.parse().unwrap();
         request.headers_mut().insert("content-type", value);
-        let drain = StreamError::new(FaultKind::Drain, "secret");
+        let drain = Cause::new(FaultKind::Drain, "secret");
         let response = answer(content_type, [mock::error(drain)]);
         let seen = send(&layer(), request, response).await;
         assert_eq!(seen.status, 200);
@@ -340,7 +340,7 @@ async fn an_error_of_the_service_is_passed_on() {
 async fn a_drain_that_ends_a_stream_before_its_head_says_when_to_come_back() {
     let wait = Duration::from_millis(2001);
     let cause = Cause::new(FaultKind::Drain, "draining").with_retry_after(wait);
-    let error = StreamError::from(cause);
+    let error = cause;
     let steps = [mock::error(error)];
     let seen = send(&layer(), get(), answer("text/event-stream", steps)).await;
     assert_eq!(seen.status, 503);

@@ -29,8 +29,8 @@ impl Stage for Ends {
 
 #[tokio::test(start_paused = true)]
 async fn layers_outside_and_inside_report_the_same() {
-    use tower_stream_core::{FaultKind, StreamError};
-    let drain = || mock::error(StreamError::new(FaultKind::Drain, "drain"));
+    use tower_stream_core::{Cause, FaultKind};
+    let drain = || mock::error(Cause::new(FaultKind::Drain, "drain"));
     type Steps = Vec<Step>;
     let cases: [(&str, Steps); 8] = [
         ("complete", vec![mock::data("data: 1\n\n")]),
@@ -64,7 +64,7 @@ fn again(step: &Step) -> Step {
         Step::Data(data) => Step::Data(data.clone()),
         Step::Panic(message) => Step::Panic(message),
         Step::Pending => Step::Pending,
-        Step::Error(error) => match error.downcast_ref::<tower_stream_core::StreamError>() {
+        Step::Error(error) => match error.downcast_ref::<tower_stream_core::Cause>() {
             Some(error) => mock::error(error.clone()),
             None => mock::error(error.to_string()),
         },

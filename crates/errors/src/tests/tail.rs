@@ -7,7 +7,7 @@ use std::{
 
 use http_body::{Frame, SizeHint};
 use tokio::time::{Duration, Instant};
-use tower_stream_core::{Dialect, FaultKind, StreamError, mock};
+use tower_stream_core::{Cause, Dialect, FaultKind, mock};
 
 use super::*;
 use crate::{AfterTail, Failure, Tail, WriteError};
@@ -49,7 +49,7 @@ async fn grpc_ends_with_a_status() {
         (FaultKind::DigestMismatch, "15"),
     ] {
         let steps = || {
-            let error = StreamError::new(kind, "secret");
+            let error = Cause::new(kind, "secret");
             [
                 mock::data("\0\0\0\0\x01a"),
                 mock::pending(),
@@ -130,8 +130,8 @@ async fn where_nothing_may_be_written_the_body_aborts() {
         let seen = send(&layer(), get(), response).await;
         assert_eq!(seen.frames, ["data: 1\n\n"], "{case}");
         let error = seen.error.expect(&case);
-        let error = error.downcast_ref::<StreamError>().unwrap();
-        assert_eq!(error.cause().message(), "the secret");
+        let error = error.downcast_ref::<Cause>().unwrap();
+        assert_eq!(error.message(), "the secret");
     }
 }
 
@@ -377,7 +377,7 @@ async fn nothing_is_written_behind_the_last_record() {
 
 #[tokio::test(start_paused = true)]
 async fn wrong_bytes_abort_behind_the_last_record() {
-    let mismatch = StreamError::new(FaultKind::DigestMismatch, "md5");
+    let mismatch = Cause::new(FaultKind::DigestMismatch, "md5");
     let done = "data: [DONE]\n\n";
     let seen = send(
         &layer(),

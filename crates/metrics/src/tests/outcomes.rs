@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use tower_stream_core::{
-    Cause, Exchange, FaultKind, StreamError,
+    Cause, Exchange, FaultKind,
     mock::{PanicIn, data, error, hang, panic, pending as once_pending, trailer},
 };
 
@@ -142,7 +142,7 @@ async fn a_body_that_fails_is_an_error_of_its_kind() {
             "timeout",
         ),
         (
-            error(StreamError::new(FaultKind::DigestMismatch, "md5")),
+            error(Cause::new(FaultKind::DigestMismatch, "md5")),
             "digest_mismatch",
         ),
     ] {
@@ -161,7 +161,7 @@ async fn a_body_shorter_than_its_length_is_an_error() {
     response.headers_mut().insert("content-length", 3.into());
     let mut body = answer(&recorded.layer(), Request::new(()), response).await;
     let error = play(&mut body).await.unwrap_err();
-    assert!(error.is::<tower_stream_core::StreamError>(), "{error}");
+    assert!(error.is::<tower_stream_core::Cause>(), "{error}");
     drop(body);
     assert_eq!(recorded.the_end(), failed("error", "short_body"));
 }
@@ -169,7 +169,7 @@ async fn a_body_shorter_than_its_length_is_an_error() {
 #[tokio::test]
 async fn a_drain_that_ends_a_stream_aborts_it() {
     let recorded = Recorded::new();
-    let drain = error(StreamError::new(FaultKind::Drain, "draining"));
+    let drain = error(Cause::new(FaultKind::Drain, "draining"));
     let mut body = body(&recorded.layer(), mock([data("a"), drain])).await;
     play(&mut body).await.unwrap_err();
     drop(body);

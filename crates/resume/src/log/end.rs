@@ -39,7 +39,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Complete => f.write_str("complete"),
-            Self::Failed(cause) => write!(f, "failed: {cause}"),
+            Self::Failed(cause) => write!(f, "failed: {cause} ({})", cause.kind()),
         }
     }
 }

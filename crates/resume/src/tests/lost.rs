@@ -28,7 +28,7 @@ async fn a_panic_and_an_error_are_stored_as_the_end() {
         match kind {
             FaultKind::Panic => feed.send("panic"),
             kind => {
-                let error = tower_stream_core::StreamError::new(kind, "late");
+                let error = tower_stream_core::Cause::new(kind, "late");
                 feed.last().send(Err(error.into())).unwrap();
             }
         }

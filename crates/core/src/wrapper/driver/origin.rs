@@ -260,7 +260,7 @@ impl Origin {
     fn short(&self, exchange: &Exchange) -> BoxError {
         let cause = Cause::short_body(self.given.given, self.given.declared);
         exchange.record(cause.clone());
-        crate::StreamError::from(cause).into()
+        cause.into()
     }
 }
 
@@ -271,7 +271,7 @@ fn incomplete(exchange: &Exchange) -> BoxError {
         "the body ended without the last record of its dialect",
     );
     exchange.record(cause.clone());
-    crate::StreamError::from(cause).into()
+    cause.into()
 }
 
 /// The body of the service as in [`Root`], borrowed only to read its hints.

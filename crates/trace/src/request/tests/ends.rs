@@ -11,7 +11,7 @@ use opentelemetry::trace::Status;
 use opentelemetry_sdk::trace::SpanData;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_stream_core::{
-    BoxError, FaultKind, StreamError,
+    BoxError, Cause, FaultKind,
     mock::{self, MockBody},
 };
 
@@ -81,7 +81,7 @@ type End = (
 
 fn ends() -> Vec<End> {
     use mock::{data, error, hang, panic, trailer};
-    let drain = || StreamError::new(FaultKind::Drain, "draining");
+    let drain = || Cause::new(FaultKind::Drain, "draining");
     vec![
         ("empty", MockBody::new([]), "complete", None, false),
         (

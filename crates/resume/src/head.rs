@@ -20,6 +20,8 @@ pub(crate) struct Head {
     pub(crate) in_band: bool,
     /// The dialect, if it is one that this server may know by its name.
     pub(crate) dialect: String,
+    /// The trace context of the request that began the stream. Empty: none.
+    pub(crate) traceparent: String,
     pub(crate) headers: HeaderMap,
 }
 
@@ -46,6 +48,7 @@ impl Head {
             // Some clients of the dialects of vendors do not take an `id:`.
             in_band: kind == StreamKind::Sse && dialect.is_none(),
             dialect: dialect.map_or("", |dialect| dialect.name()).to_owned(),
+            traceparent: String::new(),
             headers,
         })
     }
@@ -63,10 +66,11 @@ impl Head {
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::new();
-        to.put_u8(1);
+        to.put_u8(FORMAT);
         to.put_u16(self.status.as_u16());
         to.put_u8(u8::from(self.in_band));
         put(&mut to, self.dialect.as_bytes());
+        put(&mut to, self.traceparent.as_bytes());
         for (name, value) in &self.headers {
             put(&mut to, name.as_str().as_bytes());
             put(&mut to, value.as_bytes());
@@ -76,12 +80,13 @@ impl Head {
 
     /// `None` if the bytes were written by another version.
     pub(crate) fn decode(mut from: Bytes) -> Option<Self> {
-        if from.try_get_u8() != Ok(1) {
+        if from.try_get_u8() != Ok(FORMAT) {
             return None;
         }
         let status = StatusCode::from_u16(from.try_get_u16().ok()?).ok()?;
         let in_band = from.try_get_u8().ok()? == 1;
-        let dialect = String::from_utf8(get(&mut from)?.to_vec()).ok()?;
+        let mut text = || String::from_utf8(get(&mut from)?.to_vec()).ok();
+        let (dialect, traceparent) = (text()?, text()?);
         let mut headers = HeaderMap::new();
         while !from.is_empty() {
             let name = HeaderName::from_bytes(&get(&mut from)?).ok()?;
@@ -94,10 +99,14 @@ impl Head {
             kind,
             in_band,
             dialect,
+            traceparent,
             headers,
         })
     }
 }
+
+/// Version of the encoding.
+const FORMAT: u8 = 2;
 
 fn put(to: &mut BytesMut, bytes: &[u8]) {
     to.put_u16(bytes.len() as u16);
@@ -140,7 +149,8 @@ mod tests {
             .header("set-cookie", "a=b")
             .header("connection", "close");
         let (parts, ()) = response.body(()).unwrap().into_parts();
-        let head = Head::of(&parts, Some(Dialect::OPENAI_CHAT)).unwrap();
+        let mut head = Head::of(&parts, Some(Dialect::OPENAI_CHAT)).unwrap();
+        head.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
         assert_eq!(head.headers.len(), 1);
         assert!(!head.in_band);
         let read = Head::decode(head.encode()).unwrap();

@@ -5,6 +5,8 @@ mod body;
 pub mod conformance;
 mod cursor;
 mod head;
+#[cfg(feature = "trace")]
+mod link;
 mod live;
 mod log;
 #[cfg(feature = "metrics")]

@@ -106,6 +106,8 @@ impl Shared {
             }
         }
         self.count(|figures| &figures.resumed);
+        #[cfg(feature = "trace")]
+        crate::link::add(&tracing::Span::current(), &head.traceparent);
         let body = match request.method == Method::HEAD {
             true => StreamBody::text(Bytes::new()),
             false => StreamBody::reader(reader(head.clone())),

@@ -219,6 +219,11 @@ where
     let Some(head) = Head::of(&parts, dialect) else {
         return pass(parts, body);
     };
+    #[cfg(feature = "trace")]
+    let head = Head {
+        traceparent: crate::link::current(),
+        ..head
+    };
     let id = StreamId::random();
     let new = NewStream::new(head.encode(), shared.lease);
     let created = timeout(LONGEST_CREATE, shared.log.create(&id, new)).await;

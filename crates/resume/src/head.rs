@@ -4,6 +4,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use tower_stream_core::{Dialect, RecordFormat, StreamKind};
 
+use crate::Durability;
+
 /// The fields that are kept. All others belong to one reader or to one connection.
 const KEPT: [HeaderName; 3] = [
     header::CONTENT_TYPE,
@@ -22,6 +24,7 @@ pub(crate) struct Head {
     pub(crate) dialect: String,
     /// The trace context of the request that began the stream. Empty: none.
     pub(crate) traceparent: String,
+    pub(crate) durability: Durability,
     pub(crate) headers: HeaderMap,
 }
 
@@ -49,6 +52,7 @@ impl Head {
             in_band: kind == StreamKind::Sse && dialect.is_none(),
             dialect: dialect.map_or("", |dialect| dialect.name()).to_owned(),
             traceparent: String::new(),
+            durability: Durability::default(),
             headers,
         })
     }
@@ -68,7 +72,8 @@ impl Head {
         let mut to = BytesMut::new();
         to.put_u8(FORMAT);
         to.put_u16(self.status.as_u16());
-        to.put_u8(u8::from(self.in_band));
+        let is_durable = self.durability == Durability::Stored;
+        to.put_u8(u8::from(self.in_band) | u8::from(is_durable) << 1);
         put(&mut to, self.dialect.as_bytes());
         put(&mut to, self.traceparent.as_bytes());
         for (name, value) in &self.headers {
@@ -84,7 +89,7 @@ impl Head {
             return None;
         }
         let status = StatusCode::from_u16(from.try_get_u16().ok()?).ok()?;
-        let in_band = from.try_get_u8().ok()? == 1;
+        let flags = from.try_get_u8().ok()?;
         let mut text = || String::from_utf8(get(&mut from)?.to_vec()).ok();
         let (dialect, traceparent) = (text()?, text()?);
         let mut headers = HeaderMap::new();
@@ -97,9 +102,13 @@ impl Head {
         Some(Self {
             status,
             kind,
-            in_band,
+            in_band: flags & 1 != 0,
             dialect,
             traceparent,
+            durability: match flags & 2 {
+                0 => Durability::Live,
+                _ => Durability::Stored,
+            },
             headers,
         })
     }
@@ -151,6 +160,7 @@ mod tests {
         let (parts, ()) = response.body(()).unwrap().into_parts();
         let mut head = Head::of(&parts, Some(Dialect::OPENAI_CHAT)).unwrap();
         head.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
+        head.durability = Durability::Stored;
         assert_eq!(head.headers.len(), 1);
         assert!(!head.in_band);
         let read = Head::decode(head.encode()).unwrap();

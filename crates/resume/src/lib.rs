@@ -30,7 +30,7 @@ pub use self::{
         LogFuture, LogReader, Memory, MemoryBuilder, NewStream, Overflow, Status, StreamId,
         StreamKey, StreamLog, Takeover,
     },
-    resume::{Builder, Resume, Stats, WhoLeft},
+    resume::{Builder, Durability, Resume, Stats, WhoLeft},
     service::{ResponseFuture, ResumeLayer, ResumeService},
     streams::Streams,
 };

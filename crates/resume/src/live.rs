@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_stream_core::Cause;
 
-use crate::{End, Entry, Epoch, StreamId, head::Head};
+use crate::{Durability, End, Entry, Epoch, StreamId, head::Head};
 
 /// How far the producer may run ahead of its fastest reader, or of the log if there is no reader. As many records are
 /// kept here for slower readers; a reader that is further behind reads the log.
@@ -43,6 +43,10 @@ struct State {
     /// The next offset to store.
     to_store: u64,
     unstored_bytes: usize,
+    /// Whether readers get only what is stored.
+    is_durable: bool,
+    /// The first offset that readers do not get yet. `u64::MAX`: they get everything.
+    readable: u64,
     end: Option<End>,
     end_is_stored: bool,
     /// The log has not got the rest of the stream, and will not get it.
@@ -95,6 +99,7 @@ pub(crate) enum Taken {
 impl Live {
     /// A stream without records, and with one reader at place 0.
     pub(crate) fn new(id: StreamId, epoch: Epoch, head: Head) -> Self {
+        let is_durable = head.durability == Durability::Stored;
         Self {
             id,
             epoch,
@@ -105,6 +110,8 @@ impl Live {
                 bytes: 0,
                 to_store: 1,
                 unstored_bytes: 0,
+                is_durable,
+                readable: if is_durable { 1 } else { u64::MAX },
                 end: None,
                 end_is_stored: false,
                 is_broken: false,
@@ -138,12 +145,17 @@ impl Live {
                 state.unstored_bytes += length;
                 let unstored = usize::try_from(state.next() - state.to_store).unwrap_or(usize::MAX);
                 let too_far = unstored > UNSTORED_RECORDS || state.unstored_bytes > UNSTORED_BYTES;
-                if too_far && state.count > 0 {
-                    state.break_off();
+                // Readers that wait for the log hold the producer long before.
+                if too_far && state.count > 0 && !state.is_durable {
+                    state.is_broken = true;
+                    state.settle();
                 }
             }
             state.trim();
-            state.wakers(woken);
+            match state.is_durable {
+                true => woken.extend(state.store.take()),
+                false => state.wakers(woken),
+            }
         }
         // Not under the lock: a waker may be anyone's code.
         woken.drain(..).for_each(Waker::wake);
@@ -229,21 +241,42 @@ impl Live {
 
     /// The entry is stored.
     pub(crate) fn stored(&self, entry: &Entry) {
-        let mut state = self.state.lock();
-        state.to_store = entry.first + entry.records.len() as u64;
-        state.unstored_bytes = state.unstored_bytes.saturating_sub(entry.bytes());
-        state.end_is_stored = entry.end.is_some();
-        state.trim();
-        if state.count == 0 && state.is_full {
-            wake(state.pump.take());
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.to_store = entry.first + entry.records.len() as u64;
+            state.unstored_bytes = state.unstored_bytes.saturating_sub(entry.bytes());
+            state.end_is_stored = entry.end.is_some();
+            if state.is_durable {
+                state.readable = match state.end_is_stored {
+                    true => u64::MAX,
+                    false => state.to_store,
+                };
+                state.wakers(&mut woken);
+            }
+            state.trim();
+            if state.count == 0 && state.is_full {
+                woken.extend(state.pump.take());
+            }
         }
+        woken.into_iter().for_each(Waker::wake);
     }
 
-    /// Nothing more is stored.
-    pub(crate) fn break_off(&self) {
-        let mut state = self.state.lock();
-        state.break_off();
-        wake(state.pump.take());
+    /// Nothing more is stored. Readers that get only what is stored get this cause as the end, and the producer stops.
+    pub(crate) fn break_off(&self, cause: Cause) {
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.is_broken = true;
+            if state.is_durable {
+                state.stop.get_or_insert_with(|| cause.clone());
+                state.end = Some(End::Failed(cause));
+            }
+            state.settle();
+            state.wakers(&mut woken);
+            woken.extend(state.pump.take());
+        }
+        woken.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn is_resumable(&self) -> bool {
@@ -311,12 +344,15 @@ impl Live {
             return Poll::Ready(Taken::Behind);
         }
         let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
-        if let Some(record) = state.records.get(index) {
+        if at < state.readable
+            && let Some(record) = state.records.get(index)
+        {
             let record = record.clone();
             state.taken(at);
             return Poll::Ready(Taken::Record(record));
         }
-        if let Some(end) = &state.end {
+        let may_end = state.readable == u64::MAX || state.is_broken;
+        if let Some(end) = state.end.as_ref().filter(|_| may_end) {
             return Poll::Ready(Taken::End(end.clone()));
         }
         if let Some(waker) = &mut state.readers[place] {
@@ -363,8 +399,8 @@ impl State {
         woken.extend(self.store.take());
     }
 
-    fn break_off(&mut self) {
-        self.is_broken = true;
+    /// Nothing is left to store.
+    fn settle(&mut self) {
         self.unstored_bytes = 0;
         self.to_store = self.next();
         wake(self.store.take());

@@ -50,7 +50,7 @@ impl Shared {
         let status = match timeout(self.lease, status).await {
             Ok(Ok(status)) => status,
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => return self.gone(request),
-            _ => return self.unavailable(request),
+            _ => return self.unavailable(&request.method),
         };
         let Some(head) = Head::decode(status.meta.clone()) else {
             return self.gone(request);
@@ -133,16 +133,20 @@ impl Shared {
             Refused::Malformed => (StatusCode::BAD_REQUEST, "the cursor is malformed"),
             Refused::Foreign => (StatusCode::NOT_FOUND, "there is no such stream"),
         };
-        self.problem(request, status, detail)
+        self.problem(&request.method, status, detail)
     }
 
     pub(crate) fn gone(&self, request: &Parts) -> Response<StreamBody> {
-        self.problem(request, StatusCode::GONE, "the stream is no longer kept")
+        self.problem(
+            &request.method,
+            StatusCode::GONE,
+            "the stream is no longer kept",
+        )
     }
 
-    pub(crate) fn unavailable(&self, request: &Parts) -> Response<StreamBody> {
+    pub(crate) fn unavailable(&self, method: &Method) -> Response<StreamBody> {
         let detail = "the log of the streams is unavailable";
-        let mut response = self.problem(request, StatusCode::SERVICE_UNAVAILABLE, detail);
+        let mut response = self.problem(method, StatusCode::SERVICE_UNAVAILABLE, detail);
         let wait = retry_after(Duration::from_secs(2));
         response.headers_mut().insert(header::RETRY_AFTER, wait);
         response
@@ -150,13 +154,13 @@ impl Shared {
 
     pub(crate) fn problem(
         &self,
-        request: &Parts,
+        method: &Method,
         status: StatusCode,
         detail: &str,
     ) -> Response<StreamBody> {
         self.count(|figures| &figures.refused);
         let mut response = Problem::new(status).detail(detail).into_response();
-        answer_method(&request.method, &mut response);
+        answer_method(method, &mut response);
         private(StreamBody::respond(response))
     }
 

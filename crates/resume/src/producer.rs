@@ -351,8 +351,9 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
                 }
             }
             Err(LogErrorKind::Fenced | LogErrorKind::Ended) => {
-                live.stop(fenced(shared, live).await);
-                live.break_off();
+                let cause = fenced(shared, live).await;
+                live.stop(cause.clone());
+                live.break_off(cause);
                 return;
             }
             Err(LogErrorKind::Full) if !live.has_ended() => sleep(shared.renew / 4).await,
@@ -364,7 +365,8 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
             Err(error) => {
                 tracing::warn!(%error, "a stream is no longer stored and cannot be resumed");
                 shared.count(|figures| &figures.broken);
-                live.break_off();
+                let message = format!("the stream is not stored: {error}");
+                live.break_off(Cause::new(FaultKind::Io, message));
                 return;
             }
         }

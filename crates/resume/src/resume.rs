@@ -126,6 +126,22 @@ impl WhoLeft {
     }
 }
 
+/// When a reader gets a record: see [`ResumeLayer::durability`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// At once, while it is being stored. A crash of the server may lose the last records that its readers have seen. The default.
+    #[default]
+    Live,
+    /// When the log has stored it, so that no crash of the server loses a record that a reader has seen. Each record then waits for
+    /// the log; records that are ready at the same time are stored together.
+    ///
+    /// If the log is unavailable, the readers wait, the producer pauses after 1,024 records or 1 MiB, and both go on when the log is
+    /// back. If the log will never store the rest (it has lost the stream, a record is too large, or the end could not be stored
+    /// for some 15 s), the producer stops, and the readers get what is stored and then a failure
+    /// ([`FaultKind::Io`](tower_stream_core::FaultKind::Io)). A request whose stream the log does not create is answered with 503.
+    Stored,
+}
+
 impl Default for WhoLeft {
     fn default() -> Self {
         Self::Grace(Duration::from_secs(30))

@@ -22,7 +22,7 @@ use tower_stream_core::{BoxError, Claim, Dialect, Exchange};
 use tracing::Instrument;
 
 use crate::{
-    Created, Epoch, NewStream, ResponseBody, StreamId, WhoLeft,
+    Created, Durability, Epoch, NewStream, ResponseBody, StreamId, WhoLeft,
     body::StreamBody,
     cursor::{Cursor, Refused},
     head::{Head, announce},
@@ -48,6 +48,7 @@ pub struct ResumeLayer {
 struct Config {
     shared: Arc<Shared>,
     who_left: WhoLeft,
+    durability: Durability,
     rule: Option<Rule>,
 }
 
@@ -59,6 +60,7 @@ impl ResumeLayer {
             config: Some(Config {
                 shared,
                 who_left: WhoLeft::default(),
+                durability: Durability::default(),
                 rule: None,
             }),
         }
@@ -73,6 +75,21 @@ impl ResumeLayer {
     pub fn who_left(mut self, who_left: WhoLeft) -> Self {
         if let Some(config) = &mut self.config {
             config.who_left = who_left;
+        }
+        self
+    }
+
+    /// Sets whether readers on this server wait until a record is stored. Default: [`Durability::Live`].
+    ///
+    /// ```
+    /// use tower_stream_resume::{Durability, Memory, Resume};
+    ///
+    /// let resume = Resume::builder(Memory::new()).build();
+    /// let layer = resume.layer().durability(Durability::Stored);
+    /// ```
+    pub fn durability(mut self, durability: Durability) -> Self {
+        if let Some(config) = &mut self.config {
+            config.durability = durability;
         }
         self
     }
@@ -219,9 +236,10 @@ where
     let Some(head) = Head::of(&parts, dialect) else {
         return pass(parts, body);
     };
-    #[cfg(feature = "trace")]
     let head = Head {
+        #[cfg(feature = "trace")]
         traceparent: crate::link::current(),
+        durability: config.durability,
         ..head
     };
     let id = StreamId::random();
@@ -236,7 +254,11 @@ where
             };
             tracing::warn!(error, "a stream is not stored and cannot be resumed");
             shared.count(|figures| &figures.broken);
-            return pass(parts, body);
+            return match config.durability {
+                Durability::Live => pass(parts, body),
+                // No record may be seen that is not stored. Not a HEAD request: these pass.
+                Durability::Stored => shared.unavailable(&Method::GET).map(ResponseBody::stream),
+            };
         }
     }
     shared.count(|figures| &figures.created);

@@ -75,7 +75,7 @@ impl Shared {
             (_, [] | ["status"]) => {
                 let detail = "a stream is read with GET, and cancelled with DELETE";
                 let status = StatusCode::METHOD_NOT_ALLOWED;
-                let mut response = self.problem(request, status, detail);
+                let mut response = self.problem(&request.method, status, detail);
                 let allowed = header::HeaderValue::from_static("GET, HEAD, DELETE");
                 response.headers_mut().insert(header::ALLOW, allowed);
                 response
@@ -115,7 +115,7 @@ impl Shared {
     async fn cancel(self: &Arc<Self>, request: &Parts, id: StreamId) -> Response<StreamBody> {
         if !self.may_cancel(request) {
             let detail = "pages of this origin may not cancel streams";
-            return self.problem(request, StatusCode::FORBIDDEN, detail);
+            return self.problem(&request.method, StatusCode::FORBIDDEN, detail);
         }
         let cause = Cause::new(FaultKind::Cancelled, "a client cancelled the stream");
         if let Some(live) = self.live(&id) {
@@ -126,7 +126,7 @@ impl Shared {
         match timeout(self.lease, cancel).await {
             Ok(Ok(_)) => self.no_content(),
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => self.gone(request),
-            _ => self.unavailable(request),
+            _ => self.unavailable(&request.method),
         }
     }
 
@@ -147,7 +147,7 @@ impl Shared {
         let status = match timeout(self.lease, self.log.status(&id)).await {
             Ok(Ok(status)) => status,
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => return self.gone(request),
-            _ => return self.unavailable(request),
+            _ => return self.unavailable(&request.method),
         };
         let live = self.live(&id);
         let state = match &status.end {

@@ -145,7 +145,11 @@ pub(super) struct Faulty {
 
 impl Faulty {
     pub(super) fn shared(log: Memory) -> Self {
-        let down = Arc::default();
+        Self::new(log, &Arc::default())
+    }
+
+    pub(super) fn new(log: Memory, down: &Arc<AtomicBool>) -> Self {
+        let down = Arc::clone(down);
         Self { log, down }
     }
 
@@ -197,11 +201,7 @@ impl StreamLog for Faulty {
 async fn live_streams_go_on_while_the_log_is_down_and_are_stored_when_it_is_back() {
     let log = Memory::new();
     let down = Arc::new(AtomicBool::new(false));
-    let faulty = Faulty {
-        log: log.clone(),
-        down: down.clone(),
-    };
-    let resume = resume(faulty);
+    let resume = resume(Faulty::new(log.clone(), &down));
     let (app, feed) = app(&resume, resume.layer(), SSE);
     let mut first = Client::open(&app, request("/")).await;
     feed.send("data: 1\n\n");

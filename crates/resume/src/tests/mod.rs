@@ -1,5 +1,6 @@
 mod cursors;
 mod drain;
+mod durability;
 pub(crate) mod interleavings;
 mod lost;
 mod policies;

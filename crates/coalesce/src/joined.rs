@@ -2,6 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
+/// A longer frame costs more to copy than to send by itself.
+pub(crate) const LARGE: usize = 4096;
+
 /// A pending body keeps a buffer of at most this size for its next frames.
 const IDLE: usize = 1024;
 
@@ -10,6 +13,8 @@ pub(crate) struct Joined {
     alone: Bytes,
     buffer: BytesMut,
     pub(crate) frames: u32,
+    /// A frame that is shorter is added to the buffer without another check. Zero unless there are two frames or more.
+    room: usize,
     /// Whether all of them are heartbeats.
     heartbeat: bool,
     /// Length of the last joined frame: the next one is likely to be as long.
@@ -22,6 +27,7 @@ impl Joined {
             alone: Bytes::new(),
             buffer: BytesMut::new(),
             frames: 0,
+            room: 0,
             heartbeat: false,
             expected: 0,
         }
@@ -37,27 +43,41 @@ impl Joined {
         self.alone.len() + self.buffer.len()
     }
 
-    /// Adds a frame. `most` is the greatest length of all frames together.
+    /// Returns whether a frame of this length can be added. All frames together have `most` bytes at most.
+    #[inline(always)]
+    pub(crate) fn takes(&self, length: usize, most: usize) -> bool {
+        length < self.room || (length <= LARGE && self.len() + length <= most)
+    }
+
+    /// Adds a frame that [`takes`](Self::takes) allows.
     #[inline(always)]
     pub(crate) fn push(&mut self, data: Bytes, heartbeat: bool, most: usize) {
         self.frames += 1;
+        if data.len() < self.room {
+            self.room -= data.len();
+            self.heartbeat &= heartbeat;
+            self.buffer.extend_from_slice(&data);
+        } else {
+            self.push_slowly(data, heartbeat, most);
+        }
+    }
+
+    #[inline(never)]
+    fn push_slowly(&mut self, data: Bytes, heartbeat: bool, most: usize) {
         if self.frames == 1 {
             self.heartbeat = heartbeat;
             self.alone = data;
             return;
         }
         self.heartbeat &= heartbeat;
-        if self.frames == 2 {
-            let alone = std::mem::take(&mut self.alone);
-            self.make_room(alone.len() + data.len(), most);
-            self.buffer.extend_from_slice(&alone);
-        } else if self.buffer.capacity() - self.buffer.len() < data.len() {
-            self.make_room(data.len(), most);
-        }
+        let alone = std::mem::take(&mut self.alone);
+        self.make_room(alone.len() + data.len(), most);
+        self.buffer.extend_from_slice(&alone);
         self.buffer.extend_from_slice(&data);
+        let room = self.buffer.capacity().min(most) - self.buffer.len();
+        self.room = room.min(LARGE);
     }
 
-    #[inline(never)]
     fn make_room(&mut self, needed: usize, most: usize) {
         if self.buffer.capacity() - self.buffer.len() >= needed {
             return;
@@ -80,6 +100,7 @@ impl Joined {
             }
         };
         self.frames = 0;
+        self.room = 0;
         (joined, self.heartbeat)
     }
 

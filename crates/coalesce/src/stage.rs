@@ -2,7 +2,6 @@
 
 use std::{fmt, pin::Pin, task::Poll};
 
-use bytes::Bytes;
 use http::{Method, Request};
 use http_body::SizeHint;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -14,10 +13,11 @@ use tower_stream_core::{
     },
 };
 
-use crate::{CoalesceLayer, joined::Joined, layer::Config};
-
-/// A longer frame costs more to copy than to send by itself. A body with a shorter declared length passes unchanged.
-const LARGE: usize = 4096;
+use crate::{
+    CoalesceLayer,
+    joined::{Joined, LARGE},
+    layer::Config,
+};
 
 /// The state of [`CoalesceLayer`] for one request.
 pub struct CoalesceStage(State);
@@ -86,6 +86,7 @@ impl Stage for CoalesceStage {
         };
         let delivery = head.delivery(method, &up.size_hint());
         let declared = delivery.declared_length();
+        // It may come as one frame.
         let short = declared.is_some_and(|length| length <= LARGE as u64);
         if delivery.is_bodiless() || short || up.is_end_stream() {
             return Poll::Ready(AfterHead::Leave);
@@ -165,57 +166,52 @@ impl Following {
     /// Joins the piece in `polled` with those that follow it and are ready.
     #[inline(never)]
     fn join(&mut self, polled: &mut Polled, up: &mut impl Source, cx: &mut StageContext<'_, '_>) {
-        loop {
-            let last = match polled {
-                Poll::Ready(Some(Ok(Piece::Data { data, last }))) if self.takes(data) => {
-                    let last = *last;
+        // By value: a piece that is edited in place would have to be dropped, although its bytes were taken.
+        let mut next = std::mem::replace(polled, Poll::Pending);
+        let mut is_idle = false;
+        let last = loop {
+            match next {
+                Poll::Ready(Some(Ok(Piece::Data { data, last })))
+                    if self.joined.takes(data.len(), self.config.max_bytes) =>
+                {
                     self.undelivered = self.undelivered.saturating_sub(data.len() as u64);
-                    let data = std::mem::take(data);
                     self.joined
                         .push(data, cx.is_heartbeat(), self.config.max_bytes);
-                    if !last && self.undelivered > 0 && self.joined.frames < self.config.max_frames
+                    if last || self.undelivered == 0 || self.joined.frames >= self.config.max_frames
                     {
-                        *polled = up.poll(cx);
-                        continue;
+                        break last;
                     }
-                    last
+                    next = up.poll(cx);
                 }
-                _ if self.joined.is_empty() => {
-                    self.count(polled);
+                next if self.joined.is_empty() => {
+                    self.count(&next);
+                    *polled = next;
                     return;
                 }
                 Poll::Pending if self.lingers(cx) => return,
-                Poll::Pending => false,
+                Poll::Pending => {
+                    is_idle = true;
+                    break false;
+                }
                 Poll::Ready(None) => {
                     self.ended = true;
-                    false
+                    break false;
                 }
-                Poll::Ready(Some(_)) => {
-                    if let Poll::Ready(Some(next)) = std::mem::replace(polled, Poll::Pending) {
-                        self.next = Some((next, cx.is_heartbeat()));
-                    }
-                    false
+                Poll::Ready(Some(next)) => {
+                    self.next = Some((next, cx.is_heartbeat()));
+                    break false;
                 }
-            };
-            let is_idle = polled.is_pending() && self.next.is_none();
-            let (data, heartbeat) = self.joined.take();
-            if is_idle {
-                self.joined.shrink();
             }
-            if let Some(linger) = &mut self.linger {
-                linger.is_set = false;
-            }
-            cx.set_heartbeat(heartbeat);
-            *polled = Poll::Ready(Some(Ok(Piece::Data { data, last })));
-            return;
+        };
+        let (data, heartbeat) = self.joined.take();
+        if is_idle {
+            self.joined.shrink();
         }
-    }
-
-    /// Returns whether this frame is joined with the others.
-    #[inline(always)]
-    fn takes(&self, data: &Bytes) -> bool {
-        let length = self.joined.len() + data.len();
-        data.len() <= LARGE && length <= self.config.max_bytes
+        if let Some(linger) = &mut self.linger {
+            linger.is_set = false;
+        }
+        cx.set_heartbeat(heartbeat);
+        *polled = Poll::Ready(Some(Ok(Piece::Data { data, last })));
     }
 
     /// Counts the bytes of a frame that is returned unchanged. Called while no frame is held.

@@ -55,6 +55,9 @@ async fn no_frame_is_longer_than_the_bound_and_none_is_cut() {
     assert_eq!(frames, ["abcdef", "gh", "ijklmn", "op"]);
     let frames = sent(layer().max_frames(2), steps()).await;
     assert_eq!(frames, ["abcdef", "ghijklmn", "op"]);
+    let small = (0..8).map(|_| mock::data("a"));
+    let frames = sent(layer().max_bytes(6), small).await;
+    assert_eq!(frames, ["aaaaaa", "aa"]);
     for off in [
         layer().max_bytes(0),
         layer().max_frames(0),

@@ -112,27 +112,21 @@ impl<B: Body> Hints for Root<'_, B> {
     }
 }
 
-impl<B> Upstream for Root<'_, B>
+impl<B> Root<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     #[inline(always)]
-    fn poll_inline<const PLAIN: bool>(
-        &mut self,
-        cx: &mut StageContext<'_, '_>,
-        polled: &mut Polled,
-    ) {
+    fn next(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
         let Some(mut body) = self.body.as_mut().as_pin_mut() else {
-            *polled = Poll::Ready(self.origin.refused());
-            return;
+            return Poll::Ready(self.origin.refused());
         };
         let origin = &mut *self.origin;
         if origin.over {
-            *polled = Poll::Ready(None);
-            return;
+            return Poll::Ready(None);
         }
-        *polled = match body.as_mut().poll_frame(cx.task) {
+        match body.as_mut().poll_frame(cx.task) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     origin.given.given += data.len() as u64;
@@ -156,7 +150,22 @@ where
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => Poll::Pending,
-        };
+        }
+    }
+}
+
+impl<B> Upstream for Root<'_, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    #[inline(always)]
+    fn poll_inline<const PLAIN: bool>(
+        &mut self,
+        cx: &mut StageContext<'_, '_>,
+        polled: &mut Polled,
+    ) {
+        *polled = self.next(cx);
     }
 }
 
@@ -165,11 +174,9 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    #[inline(never)]
+    #[inline]
     fn poll(&mut self, cx: &mut StageContext<'_, '_>) -> Polled {
-        let mut polled = Poll::Pending;
-        self.poll_inline::<false>(cx, &mut polled);
-        polled
+        self.next(cx)
     }
 
     #[cold]

@@ -1,10 +1,12 @@
 //! The response head of a stream, as it is kept, and as each reader gets it.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use tower_stream_core::{Dialect, RecordFormat, StreamKind};
 
-use crate::Durability;
+use crate::{Durability, WhoLeft};
 
 /// The fields that are kept. All others belong to one reader or to one connection.
 const KEPT: [HeaderName; 3] = [
@@ -25,6 +27,9 @@ pub(crate) struct Head {
     /// The trace context of the request that began the stream. Empty: none.
     pub(crate) traceparent: String,
     pub(crate) durability: Durability,
+    pub(crate) who_left: WhoLeft,
+    /// What the stream can be restarted from.
+    pub(crate) seed: Option<Bytes>,
     pub(crate) headers: HeaderMap,
 }
 
@@ -53,6 +58,8 @@ impl Head {
             dialect: dialect.map_or("", |dialect| dialect.name()).to_owned(),
             traceparent: String::new(),
             durability: Durability::default(),
+            who_left: WhoLeft::default(),
+            seed: None,
             headers,
         })
     }
@@ -73,7 +80,19 @@ impl Head {
         to.put_u8(FORMAT);
         to.put_u16(self.status.as_u16());
         let is_durable = self.durability == Durability::Stored;
-        to.put_u8(u8::from(self.in_band) | u8::from(is_durable) << 1);
+        let flags = [self.in_band, is_durable, self.seed.is_some()];
+        let flags = flags.into_iter().rev();
+        to.put_u8(flags.fold(0, |flags, flag| flags << 1 | u8::from(flag)));
+        let (who_left, time) = match self.who_left {
+            WhoLeft::Cancel => (0, Duration::ZERO),
+            WhoLeft::Grace(time) => (1, time),
+            WhoLeft::Detach(time) => (2, time),
+        };
+        to.put_u8(who_left);
+        to.put_u64(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        if let Some(seed) = &self.seed {
+            put(&mut to, seed);
+        }
         put(&mut to, self.dialect.as_bytes());
         put(&mut to, self.traceparent.as_bytes());
         for (name, value) in &self.headers {
@@ -90,6 +109,12 @@ impl Head {
         }
         let status = StatusCode::from_u16(from.try_get_u16().ok()?).ok()?;
         let flags = from.try_get_u8().ok()?;
+        let who_left = from.try_get_u8().ok()?;
+        let time = Duration::from_millis(from.try_get_u64().ok()?);
+        let seed = match flags & 4 {
+            0 => None,
+            _ => Some(get(&mut from)?),
+        };
         let mut text = || String::from_utf8(get(&mut from)?.to_vec()).ok();
         let (dialect, traceparent) = (text()?, text()?);
         let mut headers = HeaderMap::new();
@@ -109,6 +134,12 @@ impl Head {
                 0 => Durability::Live,
                 _ => Durability::Stored,
             },
+            who_left: match who_left {
+                0 => WhoLeft::Cancel,
+                1 => WhoLeft::Grace(time),
+                _ => WhoLeft::Detach(time),
+            },
+            seed,
             headers,
         })
     }
@@ -161,6 +192,8 @@ mod tests {
         let mut head = Head::of(&parts, Some(Dialect::OPENAI_CHAT)).unwrap();
         head.traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
         head.durability = Durability::Stored;
+        head.who_left = WhoLeft::Detach(Duration::from_millis(1_500));
+        head.seed = Some(Bytes::from("seed"));
         assert_eq!(head.headers.len(), 1);
         assert!(!head.in_band);
         let read = Head::decode(head.encode()).unwrap();

@@ -4,6 +4,7 @@ mod body;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod cursor;
+mod epochs;
 mod head;
 #[cfg(feature = "trace")]
 mod link;
@@ -12,8 +13,10 @@ mod log;
 #[cfg(feature = "metrics")]
 mod observe;
 mod open;
+mod place;
 mod producer;
 mod reader;
+mod restart;
 mod resume;
 mod service;
 mod splitter;
@@ -30,6 +33,7 @@ pub use self::{
         LogFuture, LogReader, Memory, MemoryBuilder, NewStream, Overflow, Status, StreamId,
         StreamKey, StreamLog, Takeover,
     },
+    restart::{LostStream, Restart},
     resume::{Builder, Durability, Resume, Stats, WhoLeft},
     service::{ResponseFuture, ResumeLayer, ResumeService},
     streams::Streams,

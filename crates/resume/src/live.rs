@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_stream_core::Cause;
 
-use crate::{Durability, End, Entry, Epoch, StreamId, head::Head};
+use crate::{Claimed, Durability, End, Entry, Epoch, StreamId, head::Head};
 
 /// How far the producer may run ahead of its fastest reader, or of the log if there is no reader. As many records are
 /// kept here for slower readers; a reader that is further behind reads the log.
@@ -31,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) id: StreamId,
     pub(crate) epoch: Epoch,
     pub(crate) head: Head,
+    /// The first offset of each epoch after the first one, as in [`Status`](crate::Status).
+    pub(crate) forks: Vec<u64>,
     state: Mutex<State>,
 }
 
@@ -51,6 +53,10 @@ struct State {
     end_is_stored: bool,
     /// The log has not got the rest of the stream, and will not get it.
     is_broken: bool,
+    /// Another producer goes on with the stream, so the readers go on with the log.
+    is_moved: bool,
+    /// The end is not stored: another producer is to go on.
+    is_released: bool,
     /// Why the producer must stop.
     stop: Option<Cause>,
     /// The readers by their place, each with its waker if it waits. `None` is a free place.
@@ -94,6 +100,8 @@ pub(crate) enum Taken {
     End(End),
     /// The record is no longer here: read the log.
     Behind,
+    /// Another producer goes on with the stream.
+    Moved,
 }
 
 impl Live {
@@ -104,6 +112,7 @@ impl Live {
             id,
             epoch,
             head,
+            forks: Vec::new(),
             state: Mutex::new(State {
                 records: VecDeque::new(),
                 first: 1,
@@ -115,6 +124,8 @@ impl Live {
                 end: None,
                 end_is_stored: false,
                 is_broken: false,
+                is_moved: false,
+                is_released: false,
                 stop: None,
                 readers: vec![Some(None)],
                 count: 1,
@@ -127,6 +138,29 @@ impl Live {
                 store: None,
             }),
         }
+    }
+
+    /// A stream that goes on here, with these forks. There is no reader yet, but one is expected until then.
+    pub(crate) fn restarted(
+        id: StreamId,
+        claimed: Claimed,
+        forks: Vec<u64>,
+        head: Head,
+        reader_until: Instant,
+    ) -> Self {
+        let mut live = Self::new(id, claimed.epoch, head);
+        live.forks = forks;
+        let state = live.state.get_mut();
+        state.first = claimed.next;
+        state.to_store = claimed.next;
+        state.fastest = claimed.next - 1;
+        if state.is_durable {
+            state.readable = claimed.next;
+        }
+        state.readers.clear();
+        state.count = 0;
+        state.alone_since = Some(reader_until);
+        live
     }
 
     /// Adds these records of the producer, and wakes the readers and the store. Both are empty afterwards, and `woken` before as
@@ -219,6 +253,15 @@ impl Live {
         }
         let skipped = usize::try_from(state.to_store - state.first).unwrap_or(usize::MAX);
         let left = state.records.len().saturating_sub(skipped);
+        if left == 0 && state.is_released {
+            let mut woken = Vec::new();
+            state.end_is_stored = true;
+            state.readable = u64::MAX;
+            state.wakers(&mut woken);
+            drop(state);
+            woken.into_iter().for_each(Waker::wake);
+            return Poll::Ready(Work::Done);
+        }
         if left == 0 && state.end.is_none() {
             store_waker(&mut state.store, cx);
             return Poll::Pending;
@@ -235,7 +278,7 @@ impl Live {
         Poll::Ready(Work::Append(Entry {
             first: state.to_store,
             records,
-            end: state.end.clone().filter(|_| is_all),
+            end: state.end.clone().filter(|_| is_all && !state.is_released),
         }))
     }
 
@@ -279,6 +322,31 @@ impl Live {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// The producer has stopped, but another one is to go on: the records are stored, and no end. The readers here get this cause.
+    pub(crate) fn release(&self, cause: Cause) {
+        self.state.lock().is_released = true;
+        self.finish(End::Failed(cause));
+    }
+
+    /// Another producer goes on with the stream. Nothing more is stored, the readers go on with the log, and the producer stops.
+    pub(crate) fn hand_over(&self, cause: Cause) {
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock();
+            state.is_broken = true;
+            state.is_moved = true;
+            state.stop.get_or_insert(cause);
+            state.settle();
+            state.wakers(&mut woken);
+            woken.extend(state.pump.take());
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn is_moved(&self) -> bool {
+        self.state.lock().is_moved
+    }
+
     pub(crate) fn is_resumable(&self) -> bool {
         !self.state.lock().is_broken
     }
@@ -300,7 +368,8 @@ impl Live {
     /// The offset of the end, if the producer has ended.
     pub(crate) fn end_offset(&self) -> Option<u64> {
         let state = self.state.lock();
-        state.end.as_ref().map(|_| state.next())
+        let end = state.end.as_ref().filter(|_| !state.is_released);
+        end.map(|_| state.next())
     }
 
     /// Adds a reader. Returns its place.
@@ -340,6 +409,9 @@ impl Live {
     #[inline]
     pub(crate) fn poll_take(&self, place: usize, at: u64, cx: &mut Context<'_>) -> Poll<Taken> {
         let mut state = self.state.lock();
+        if state.is_moved {
+            return Poll::Ready(Taken::Moved);
+        }
         if at < state.first {
             return Poll::Ready(Taken::Behind);
         }

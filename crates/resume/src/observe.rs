@@ -16,6 +16,7 @@ impl Resume {
     /// | `http.server.resume.resumed` | counter `{response}`: responses that went on from a cursor |
     /// | `http.server.resume.gaps` | counter `{gap}`: gaps that a client was told |
     /// | `http.server.resume.orphans` | counter `{stream}`: streams of lost producers that this process ended |
+    /// | `http.server.resume.restarted` | counter `{stream}`: streams of lost producers that this process continued |
     /// | `http.server.resume.broken` | counter `{stream}`: streams that cannot be resumed any more |
     /// | `http.server.resume.refused` | counter `{request}`: cursors and ids that were refused |
     /// | `http.server.resume.append.duration` | histogram `s`: how long the log takes to store an entry |
@@ -50,7 +51,7 @@ impl Resume {
                 })
                 .build();
         }
-        let counters: [Figure; 6] = [
+        let counters: [Figure; 7] = [
             ("created", "{stream}", "Streams created.", |stats| {
                 stats.created
             }),
@@ -69,6 +70,9 @@ impl Resume {
                 "Streams of lost producers.",
                 |stats| stats.orphans,
             ),
+            ("restarted", "{stream}", "Streams continued.", |stats| {
+                stats.restarted
+            }),
             ("broken", "{stream}", "Streams no longer stored.", |stats| {
                 stats.broken
             }),
@@ -191,6 +195,7 @@ mod tests {
                 ("producers", 1),
                 ("records", 2),
                 ("refused", 1),
+                ("restarted", 0),
                 ("resumed", 2),
             ]
         );

@@ -4,16 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower_stream_core::{Claim, Exchange, Problem, answer_method, retry_after};
 
 use crate::{
-    LogErrorKind, Status, StreamId,
+    Durability, LogErrorKind, StreamId,
     body::StreamBody,
     cursor::{Position, Refused},
     head::{Head, announce},
     live::Live,
-    reader::{Place, Reader},
+    log::forked_at,
+    place::Place,
+    reader::Reader,
     resume::Shared,
 };
 
@@ -43,15 +45,17 @@ impl Shared {
         if let Some(live) = self.live(&id) {
             return self.open_live(request, &live, &public, at);
         }
-        let status = async {
-            self.bury(&id).await?;
-            self.log.status(&id).await
-        };
-        let status = match timeout(self.lease, status).await {
+        let outer = Exchange::get(&request.extensions);
+        let asked = Instant::now();
+        let status = match timeout(self.lease, self.look_after(&id, outer)).await {
             Ok(Ok(status)) => status,
             Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => return self.gone(request),
             _ => return self.unavailable(&request.method),
         };
+        // It may just have been restarted.
+        if let Some(live) = self.live(&id) {
+            return self.open_live(request, &live, &public, at);
+        }
         let Some(head) = Head::decode(status.meta.clone()) else {
             return self.gone(request);
         };
@@ -59,18 +63,22 @@ impl Shared {
             // The log has lost what it had.
             return self.gone(request);
         }
-        let after = after(&status, at);
+        let (after, fork) = resumed(&status.forks, &head, at);
         if status.end_offset().is_some_and(|end| after >= end) {
             return self.no_content();
         }
         let has_gap = status.first > after + 1 && status.first <= status.next;
-        let lost = has_gap && status.end_offset() != Some(after + 1);
+        let lost = (has_gap || fork) && status.end_offset() != Some(after + 1);
         if lost && self.refuses_gaps {
             return self.gone(request);
         }
-        let epoch = status.epoch;
         self.respond(request, &head, &public, |head| {
-            Reader::stored(self, id, head, &public, epoch, after)
+            let mut reader =
+                Reader::stored(self, id, head, outer, &public, after, (&status, asked));
+            if fork && lost {
+                reader.forked();
+            }
+            reader
         })
     }
 
@@ -81,13 +89,26 @@ impl Shared {
         public: &str,
         at: Position,
     ) -> Response<StreamBody> {
-        if live.end_offset().is_some_and(|end| at.offset >= end) {
+        if at.epoch > live.epoch {
+            return self.gone(request);
+        }
+        let (after, fork) = resumed(&live.forks, &live.head, at);
+        let end = live.end_offset();
+        if end.is_some_and(|end| after >= end) {
             return self.no_content();
+        }
+        let fork = fork && end != Some(after + 1);
+        if fork && self.refuses_gaps {
+            return self.gone(request);
         }
         let outer = Exchange::get(&request.extensions);
         self.respond(request, &live.head, public, |_| {
             let place = Place::new(self, live, live.join(), outer);
-            Reader::live(self, place, public, at.offset)
+            let mut reader = Reader::live(self, place, outer, public, after);
+            if fork {
+                reader.forked();
+            }
+            reader
         })
     }
 
@@ -184,11 +205,13 @@ pub(crate) fn private(mut response: Response<StreamBody>) -> Response<StreamBody
     response
 }
 
-/// The offset after which a reader reads. A reader that has records of an earlier epoch which the log has not goes on where the epochs
-/// part, so that it gets the end, or the records of the next epoch.
-fn after(status: &Status, at: Position) -> u64 {
-    match status.forked_at(at.epoch) {
-        Some(fork) => at.offset.min(fork - 1),
-        None => at.offset,
+/// The offset after which a reader reads, and whether it has records of an earlier epoch that the log has not. Such a reader goes on where
+/// the epochs part, so that it gets the end, or the records of the next epoch.
+fn resumed(forks: &[u64], head: &Head, at: Position) -> (u64, bool) {
+    // Its readers have nothing that is not stored, so a plain number of records is a position in any epoch.
+    let is_durable = head.durability == Durability::Stored;
+    match forked_at(forks, at.epoch).filter(|fork| *fork <= at.offset) {
+        Some(fork) if !is_durable => (fork - 1, true),
+        _ => (at.offset, false),
     }
 }

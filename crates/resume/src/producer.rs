@@ -74,6 +74,10 @@ where
                 splitter: Splitter::new(live.head.format()),
                 exchange,
                 deadline,
+                // Without a shared log, nothing outlives this process.
+                goes_on: shared.restart.is_some()
+                    && live.head.seed.is_some()
+                    && shared.log.is_shared(),
                 alone: None,
                 records: Vec::new(),
                 bytes: 0,
@@ -81,7 +85,8 @@ where
             };
             let end = loop {
                 match poll_fn(|cx| pump.poll(who_left, cx)).await {
-                    Pumped::End(end) => break end,
+                    Pumped::End(end) => break Some(end),
+                    Pumped::Deadline => break None,
                     // The stream may have a reader on another replica.
                     Pumped::Alone => match attended(&shared, &live).await {
                         Some(left) => live.attended(Instant::now() + left),
@@ -94,7 +99,10 @@ where
                 }
             };
             pump.drop_body();
-            live.finish(end);
+            match end {
+                Some(end) => live.finish(end),
+                None => live.release(Cause::new(FaultKind::Drain, SHUT_DOWN)),
+            }
         };
         tokio::join!(pump, store(&shared, &live, who_left));
         drop((registered, permit));
@@ -116,7 +124,7 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.shared.forget(&self.live.id);
+        self.shared.forget(&self.live);
         if !self.live.has_ended() {
             let cause = Cause::new(FaultKind::Unfinished, "the producer was dropped");
             self.live.finish(End::Failed(cause));
@@ -143,6 +151,8 @@ struct Pump<'a, B> {
     splitter: Splitter,
     exchange: Exchange,
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether another server can restart the stream.
+    goes_on: bool,
     alone: Option<Pin<Box<Sleep>>>,
     /// The records of one poll, and their bytes.
     records: Vec<Bytes>,
@@ -157,6 +167,8 @@ const TURN_BYTES: usize = 64 * 1_024;
 
 enum Pumped {
     End(End),
+    /// The deadline of a drain was reached, and another server goes on.
+    Deadline,
     /// There was no reader for as long as the policy allows.
     Alone,
 }
@@ -199,6 +211,9 @@ where
         {
             self.exchange
                 .record(Cause::new(FaultKind::Drain, SHUT_DOWN));
+            if self.goes_on {
+                return Poll::Ready(Pumped::Deadline);
+            }
             // Not `Drain`, which asks a client to come back: whoever reads this end is told that no more comes.
             let cause = Cause::new(FaultKind::ProducerLost, SHUT_DOWN);
             return Poll::Ready(Pumped::End(End::Failed(cause)));
@@ -351,9 +366,13 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
                 }
             }
             Err(LogErrorKind::Fenced | LogErrorKind::Ended) => {
-                let cause = fenced(shared, live).await;
-                live.stop(cause.clone());
-                live.break_off(cause);
+                match fenced(shared, live).await {
+                    Fenced::Ended(cause) => {
+                        live.stop(cause.clone());
+                        live.break_off(cause);
+                    }
+                    Fenced::GoesOn(cause) => live.hand_over(cause),
+                }
                 return;
             }
             Err(LogErrorKind::Full) if !live.has_ended() => sleep(shared.renew / 4).await,
@@ -388,22 +407,32 @@ async fn timed<T>(shared: &Shared, is_append: bool, done: impl Future<Output = T
 /// How often the end of a stream is tried to be stored: for some 15 s.
 const LAST_TRIES: u32 = 25;
 
-/// Why another producer has taken the stream over: the end that it has stored, or will store at once.
-async fn fenced(shared: &Shared, live: &Live) -> Cause {
+/// Why another producer has taken the stream over.
+enum Fenced {
+    /// To end it: the cause that it has stored, or will store at once.
+    Ended(Cause),
+    /// To restart it.
+    GoesOn(Cause),
+}
+
+async fn fenced(shared: &Shared, live: &Live) -> Fenced {
     let until = Instant::now() + shared.renew;
-    while Instant::now() < until {
+    while live.head.seed.is_none() && Instant::now() < until {
         let status = timeout(shared.renew, shared.log.status(&live.id)).await;
         match status {
             Ok(Ok(status)) => match status.end {
-                Some(End::Failed(cause)) => return cause,
+                Some(End::Failed(cause)) => return Fenced::Ended(cause),
                 Some(End::Complete) => break,
                 None => sleep(Duration::from_millis(20)).await,
             },
             _ => break,
         }
     }
-    Cause::new(
-        FaultKind::ProducerLost,
-        "another producer has taken the stream over",
-    )
+    let message = "another producer has taken the stream over";
+    let cause = Cause::new(FaultKind::ProducerLost, message);
+    match live.head.seed {
+        // The log has the rest, be it more records or the end.
+        Some(_) => Fenced::GoesOn(cause),
+        None => Fenced::Ended(cause),
+    }
 }

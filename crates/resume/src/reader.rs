@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     fmt,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,13 +10,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower_stream_core::{BoxError, Cause, Exchange, FaultKind, StreamKind};
 
 use crate::{
-    End, Entry, Epoch, LogErrorKind, LogReader, Overflow, StreamId, Takeover,
+    End, Entry, Epoch, LogErrorKind, LogReader, Status, StreamId,
+    epochs::{Epochs, Looked, Watch, watch},
     head::Head,
-    live::{Live, Taken},
+    live::Taken,
+    place::Place,
     resume::Shared,
 };
 
@@ -27,8 +28,11 @@ pub(crate) struct Reader {
     id: StreamId,
     head: Head,
     events: Events,
+    /// The exchange of the layers outside.
+    outer: Option<Exchange>,
     /// The offset that is read next.
     next: u64,
+    epochs: Epochs,
     source: Source,
     out: VecDeque<Bytes>,
     state: State,
@@ -38,11 +42,18 @@ pub(crate) struct Reader {
 struct Events {
     /// What the `id:` of each event starts with: `id: <public id>.<epoch>.`.
     prefix: String,
+    /// The bytes of the prefix before the epoch.
+    stream: usize,
     in_band: bool,
     buffer: BytesMut,
 }
 
 impl Events {
+    fn set_epoch(&mut self, epoch: Epoch) {
+        self.prefix.truncate(self.stream);
+        self.prefix.push_str(&format!("{epoch}."));
+    }
+
     /// The frame of a record.
     #[inline]
     fn frame(&mut self, offset: u64, record: Bytes) -> Bytes {
@@ -73,52 +84,18 @@ enum Source {
     /// The producer runs here, but the next record is only in the log.
     Behind(Place, LogReader),
     /// The producer runs elsewhere, or has ended.
-    Log(LogReader, Option<Watch>),
+    Log(Elsewhere),
     /// The log failed, and is asked again later.
     Again(Watch, u32),
 }
 
-/// A reader's place in a stream that is produced here.
-pub(crate) struct Place {
-    live: Arc<Live>,
-    place: usize,
-    /// The exchange of the response.
-    exchange: Option<Exchange>,
-    lease: Duration,
+/// A stream that is read from the log.
+struct Elsewhere {
+    reader: LogReader,
+    watch: Watch,
+    /// What was read when the epochs were no longer known.
+    held: Option<Entry>,
 }
-
-impl Place {
-    /// The place that [`Live::join`] returned.
-    pub(crate) fn new(
-        shared: &Shared,
-        live: &Arc<Live>,
-        place: usize,
-        exchange: Option<&Exchange>,
-    ) -> Self {
-        Self {
-            live: Arc::clone(live),
-            place,
-            exchange: exchange.cloned(),
-            lease: shared.lease,
-        }
-    }
-
-    /// How long the client may take to come back, if a drain has asked it to: the wait that it was told, and a lease for the
-    /// connection. A reader on another server is noted in the log by then.
-    fn back_within(&self) -> Option<Duration> {
-        let cause = self.exchange.as_ref()?.cause()?;
-        let is_drain = cause.kind() == FaultKind::Drain;
-        is_drain.then(|| cause.retry_after().unwrap_or_default() + self.lease)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.live.leave(self.place, self.back_within());
-    }
-}
-
-type Watch = Pin<Box<dyn Future<Output = Result<(), LogErrorKind>> + Send>>;
 
 #[derive(Debug)]
 enum State {
@@ -130,58 +107,145 @@ enum State {
 /// How often a log that is unavailable is asked again, once a second.
 const RETRIES: u32 = 10;
 
+impl Source {
+    fn elsewhere(
+        shared: &Arc<Shared>,
+        id: StreamId,
+        outer: Option<&Exchange>,
+        after: u64,
+        wait: Duration,
+    ) -> Self {
+        Self::Log(Elsewhere {
+            reader: shared.log.read(&id, after),
+            watch: watch(shared, id, outer, wait),
+            held: None,
+        })
+    }
+}
+
 impl Reader {
     /// Reads a stream that is produced here.
-    pub(crate) fn live(shared: &Arc<Shared>, place: Place, public: &str, after: u64) -> Self {
+    pub(crate) fn live(
+        shared: &Arc<Shared>,
+        place: Place,
+        outer: Option<&Exchange>,
+        public: &str,
+        after: u64,
+    ) -> Self {
         let live = Arc::clone(&place.live);
-        let source = Source::Live(place);
-        let head = live.head.clone();
-        Self::new(shared, live.id, head, public, live.epoch, after, source)
+        let epochs = Epochs::new(&live.forks, None);
+        let (head, source) = (live.head.clone(), Source::Live(place));
+        Self::new(shared, live.id, head, outer, public, after, epochs, source)
     }
 
-    /// Reads a stream from the log.
+    /// Reads a stream from the log, which had this status.
     pub(crate) fn stored(
         shared: &Arc<Shared>,
         id: StreamId,
         head: Head,
+        outer: Option<&Exchange>,
         public: &str,
-        epoch: Epoch,
         after: u64,
+        looked: (&Status, Instant),
     ) -> Self {
-        let reader = shared.log.read(&id, after);
-        let watch = watch(Arc::clone(shared), id);
-        let source = Source::Log(reader, Some(watch));
-        Self::new(shared, id, head, public, epoch, after, source)
+        let (status, asked) = looked;
+        // Only streams that can be restarted have records after a fork.
+        let known_until = head.seed.as_ref().and(Looked::known_until(status, asked));
+        let epochs = Epochs::new(&status.forks, known_until);
+        let source = Source::elsewhere(shared, id, outer, after, shared.renew);
+        Self::new(shared, id, head, outer, public, after, epochs, source)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of the reader")]
     fn new(
         shared: &Arc<Shared>,
         id: StreamId,
         head: Head,
+        outer: Option<&Exchange>,
         public: &str,
-        epoch: Epoch,
         after: u64,
+        epochs: Epochs,
         source: Source,
     ) -> Self {
+        let prefix = format!("id: {public}.");
         let mut reader = Self {
             shared: Arc::clone(shared),
             id,
             events: Events {
-                prefix: format!("id: {public}.{epoch}."),
+                stream: prefix.len(),
+                prefix,
                 in_band: head.in_band,
                 buffer: BytesMut::new(),
             },
+            outer: outer.cloned(),
             next: after + 1,
+            epochs,
             source,
             out: VecDeque::new(),
             state: State::Reading,
             head,
         };
+        reader.reach_epoch();
         // So that a client whose connection is cut before the first event has a cursor. Else it would start a second producer.
         if after == 0 {
             reader.cursor_alone(0);
         }
         reader
+    }
+
+    /// The next record is written with its epoch.
+    fn reach_epoch(&mut self) {
+        self.epochs.reach(self.next);
+        self.events.set_epoch(self.epochs.current);
+    }
+
+    /// Tells the client that its last records are not those of the stream: the stream goes on with another record at this offset.
+    pub(crate) fn forked(&mut self) {
+        self.gap(self.next, 0, true);
+    }
+
+    /// Takes what was learned of a stream that is read from the log.
+    fn learn(&mut self, looked: Looked) {
+        let Looked { status, asked } = looked;
+        if self.head.seed.is_none() {
+            return self.watch_on(None);
+        }
+        let fork = status.forked_at(self.epochs.current);
+        // After the end nothing follows, so a client that has more than was stored learns that from the end.
+        let cut = fork.filter(|fork| *fork < self.next && status.end_offset() != Some(*fork));
+        self.epochs.known_until = Looked::known_until(&status, asked);
+        self.epochs.next_fork = fork.unwrap_or(u64::MAX);
+        self.epochs.forks = status.forks;
+        if let Some(fork) = cut {
+            self.next = fork;
+            self.forked();
+        }
+        self.reach_epoch();
+        let live = self.shared.live(&self.id);
+        if let Some(live) = live.filter(|live| live.epoch == status.epoch) {
+            // It was restarted here.
+            let outer = self.outer.as_ref();
+            let place = Place::new(&self.shared, &live, live.join(), outer);
+            self.source = Source::Live(place);
+        } else {
+            self.watch_on(cut);
+        }
+    }
+
+    /// Goes on with the log, from a fork if the epochs part before what was read.
+    fn watch_on(&mut self, cut: Option<u64>) {
+        let wait = self.shared.renew;
+        let watch = watch(&self.shared, self.id, self.outer.as_ref(), wait);
+        let Source::Log(elsewhere) = &mut self.source else {
+            return;
+        };
+        elsewhere.watch = watch;
+        let held = elsewhere.held.take();
+        if let Some(fork) = cut {
+            elsewhere.reader = self.shared.log.read(&self.id, fork - 1);
+        } else if let Some(entry) = held {
+            self.entry(entry);
+        }
     }
 
     /// Writes a block that gives the client a cursor and no event.
@@ -229,6 +293,7 @@ impl Reader {
                     return Poll::Ready(Some(self.events.frame(offset, record)));
                 }
                 Taken::End(end) => self.end(end),
+                Taken::Moved => self.move_on(),
                 Taken::Behind if !place.live.is_resumable() => {
                     self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
                 }
@@ -240,6 +305,7 @@ impl Reader {
                     });
                 }
             },
+            Source::Behind(place, _) if place.live.is_moved() => self.move_on(),
             Source::Behind(place, reader) => {
                 let item = ready!(reader.as_mut().poll_next(cx));
                 let live = Arc::clone(&place.live);
@@ -247,6 +313,7 @@ impl Reader {
                     Some(Ok(entry)) => {
                         self.entry(entry);
                         if live.taken_elsewhere(self.next - 1) {
+                            self.reach_epoch();
                             self.replace(|source| match source {
                                 Source::Behind(place, _) => Source::Live(place),
                                 source => source,
@@ -260,27 +327,45 @@ impl Reader {
                     None => self.state = State::Ended,
                 }
             }
-            Source::Log(reader, watch_) => match reader.as_mut().poll_next(cx) {
-                Poll::Ready(Some(Ok(entry))) => self.entry(entry),
-                Poll::Ready(Some(Err(error))) => self.retry(error.kind(), 0),
-                Poll::Ready(None) => self.state = State::Ended,
-                Poll::Pending => {
-                    let Some(watching) = watch_ else {
-                        return Poll::Pending;
-                    };
-                    match ready!(watching.as_mut().poll(cx)) {
-                        Ok(()) => *watching = watch(Arc::clone(&self.shared), self.id),
-                        Err(kind) => self.retry(kind, 0),
+            Source::Log(elsewhere) => {
+                if elsewhere.held.is_none() {
+                    match elsewhere.reader.as_mut().poll_next(cx) {
+                        Poll::Ready(Some(Ok(entry))) if self.epochs.are_known() => {
+                            self.entry(entry);
+                            return Poll::Ready(None);
+                        }
+                        Poll::Ready(Some(Ok(entry))) => {
+                            let outer = self.outer.as_ref();
+                            elsewhere.watch = watch(&self.shared, self.id, outer, Duration::ZERO);
+                            elsewhere.held = Some(entry);
+                        }
+                        Poll::Ready(Some(Err(error))) => {
+                            self.retry(error.kind(), 0);
+                            return Poll::Ready(None);
+                        }
+                        Poll::Ready(None) => {
+                            self.state = State::Ended;
+                            return Poll::Ready(None);
+                        }
+                        Poll::Pending => {}
                     }
                 }
-            },
+                match ready!(elsewhere.watch.as_mut().poll(cx)) {
+                    Ok(Some(looked)) => self.learn(looked),
+                    Ok(None) => {
+                        let (outer, wait) = (self.outer.as_ref(), self.shared.renew);
+                        elsewhere.watch = watch(&self.shared, self.id, outer, wait);
+                    }
+                    Err(kind) => self.retry(kind, 0),
+                }
+            }
             Source::Again(waiting, tries) => {
                 let tries = *tries;
                 match ready!(waiting.as_mut().poll(cx)) {
-                    Ok(()) => {
-                        let reader = self.shared.log.read(&self.id, self.next - 1);
-                        let watch = watch(Arc::clone(&self.shared), self.id);
-                        self.source = Source::Log(reader, Some(watch));
+                    Ok(_) => {
+                        let (outer, wait) = (self.outer.as_ref(), self.shared.renew);
+                        let after = self.next - 1;
+                        self.source = Source::elsewhere(&self.shared, self.id, outer, after, wait);
                     }
                     Err(kind) => self.retry(kind, tries + 1),
                 }
@@ -289,8 +374,15 @@ impl Reader {
         Poll::Ready(None)
     }
 
+    /// Another producer goes on with the stream. Its epoch has to be known before its records are.
+    fn move_on(&mut self) {
+        self.epochs.known_until = Some(Instant::now());
+        let (outer, after) = (self.outer.as_ref(), self.next - 1);
+        self.source = Source::elsewhere(&self.shared, self.id, outer, after, Duration::ZERO);
+    }
+
     fn replace(&mut self, with: impl FnOnce(Source) -> Source) {
-        let none = Source::Log(Box::pin(futures_util::stream::empty()), None);
+        let none = Source::Again(Box::pin(std::future::pending()), 0);
         let source = std::mem::replace(&mut self.source, none);
         self.source = with(source);
     }
@@ -305,7 +397,7 @@ impl Reader {
             sleep(Duration::from_secs(1)).await;
             let status = timeout(shared.lease, shared.log.status(&id)).await;
             match status {
-                Ok(status) => status.map(drop).map_err(|error| error.kind()),
+                Ok(status) => status.map(|_| None).map_err(|error| error.kind()),
                 Err(_) => Err(LogErrorKind::Unavailable),
             }
         });
@@ -318,13 +410,16 @@ impl Reader {
         };
         let missed = entry.first.saturating_sub(self.next);
         if missed > 0 && !(entry.records.is_empty() && entry.end.is_some()) {
-            self.gap(entry.first, missed);
+            self.gap(entry.first, missed, false);
         }
         if !entry.records.is_empty() {
             self.next = entry.first;
         }
         for record in entry.records {
             let offset = self.next;
+            if offset >= self.epochs.next_fork {
+                self.reach_epoch();
+            }
             self.next += 1;
             let frame = self.events.frame(offset, record);
             self.out.push_back(frame);
@@ -335,9 +430,13 @@ impl Reader {
     }
 
     /// Tells the client that records are lost. What cannot be told fails the stream.
-    fn gap(&mut self, first: u64, missed: u64) {
+    fn gap(&mut self, first: u64, missed: u64, is_fork: bool) {
         self.shared.count(|figures| &figures.gaps);
-        let content = format!("{{\"first\":{first},\"missed\":{missed}}}");
+        let fork = match is_fork {
+            true => format!(",\"forked_at\":{first}"),
+            false => String::new(),
+        };
+        let content = format!("{{\"first\":{first},\"missed\":{missed}{fork}}}");
         match self.head.kind {
             StreamKind::Sse if self.head.in_band => {
                 let cursor = format!("{}{}\n", self.events.prefix, first - 1);
@@ -353,7 +452,10 @@ impl Reader {
                 self.out.push_back(line.into());
             }
             _ => {
-                let message = format!("{missed} records before {first} are no longer kept");
+                let message = match is_fork {
+                    true => format!("the records from {first} on are not those of the stream"),
+                    false => format!("{missed} records before {first} are no longer kept"),
+                };
                 self.fail(Cause::new(FaultKind::Incomplete, message));
             }
         }
@@ -377,64 +479,6 @@ impl Reader {
 }
 
 const NOT_KEPT: &str = "the records that the client has not read are not kept";
-
-/// Waits a while, tells the producer that the stream has a reader, and looks whether the producer lives. If not, the end of the
-/// stream is stored, which the reader then gets.
-fn watch(shared: Arc<Shared>, id: StreamId) -> Watch {
-    Box::pin(async move {
-        sleep(shared.renew).await;
-        let look = async {
-            shared.log.attend(&id, shared.lease).await?;
-            shared.bury(&id).await
-        };
-        match timeout(shared.lease, look).await {
-            Ok(Err(error)) if error.kind() == LogErrorKind::NotFound => Err(LogErrorKind::NotFound),
-            // If the log does not answer, it is not known whether the producer is lost, so the reader goes on.
-            _ => Ok(()),
-        }
-    })
-}
-
-impl Shared {
-    /// Ends a stream whose producer is lost: if the stream has no end and the lease of its producer has expired, stores
-    /// [`FaultKind::ProducerLost`] as its end. Otherwise does nothing.
-    pub(crate) async fn bury(&self, id: &StreamId) -> Result<(), crate::LogError> {
-        let status = self.log.status(id).await?;
-        if status.end.is_some() || status.lease.is_some() {
-            return Ok(());
-        }
-        let cause = Cause::new(
-            FaultKind::ProducerLost,
-            "the server that produced the stream was lost",
-        );
-        if self.end_elsewhere(id, Takeover::IfExpired, cause).await? {
-            self.count(|figures| &figures.orphans);
-        }
-        Ok(())
-    }
-
-    /// Takes a stream over and ends it. False: it had ended, or another has just taken it over.
-    pub(crate) async fn end_elsewhere(
-        &self,
-        id: &StreamId,
-        takeover: Takeover,
-        cause: Cause,
-    ) -> Result<bool, crate::LogError> {
-        let claimed = match self.log.take_over(id, takeover).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                let late = matches!(error.kind(), LogErrorKind::Held | LogErrorKind::Ended);
-                return if late { Ok(false) } else { Err(error) };
-            }
-        };
-        let end = Entry::end(claimed.next, End::Failed(cause));
-        let stored = self.log.append(id, claimed.epoch, &end, Overflow::Trim);
-        match stored.await {
-            Err(error) if error.kind() == LogErrorKind::Fenced => Ok(false),
-            done => done.map(|()| true),
-        }
-    }
-}
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

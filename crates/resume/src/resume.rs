@@ -10,10 +10,21 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::request::Parts;
+use http_body::Body;
 use parking_lot::Mutex;
 
-use crate::{ResumeLayer, StreamId, StreamLog, Streams, cursor::Issuer, live::Live};
+use tower_stream_core::BoxError;
+
+#[cfg(doc)]
+use crate::Restart;
+use crate::{
+    LostStream, ResumeLayer, StreamId, StreamLog, Streams,
+    cursor::Issuer,
+    live::Live,
+    restart::{RestartFn, restart_fn},
+};
 
 /// The streams of one log: makes the [`ResumeLayer`] for handlers and the routes under which a stream is resumed, cancelled and looked
 /// at. A clone shares them.
@@ -49,6 +60,7 @@ pub struct Builder {
     renew: Duration,
     refuses_gaps: bool,
     origins: Vec<String>,
+    restart: Option<RestartFn>,
 }
 
 type OwnerOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
@@ -63,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) renew: Duration,
     pub(crate) refuses_gaps: bool,
     pub(crate) origins: Vec<String>,
+    pub(crate) restart: Option<RestartFn>,
     /// The streams whose producer runs in this process.
     live: Mutex<HashMap<StreamId, Arc<Live>>>,
     figures: Figures,
@@ -74,6 +87,7 @@ pub(crate) struct Figures {
     pub(crate) resumed: AtomicU64,
     pub(crate) gaps: AtomicU64,
     pub(crate) orphans: AtomicU64,
+    pub(crate) restarted: AtomicU64,
     pub(crate) broken: AtomicU64,
     pub(crate) refused: AtomicU64,
     #[cfg(feature = "metrics")]
@@ -92,6 +106,8 @@ pub struct Stats {
     pub gaps: u64,
     /// Streams of lost producers that this process ended.
     pub orphans: u64,
+    /// Streams of lost producers that this process continued.
+    pub restarted: u64,
     /// Streams that the log stopped storing, and that cannot be resumed any more.
     pub broken: u64,
     /// Cursors and ids that were refused: malformed, foreign, or of a stream that is gone.
@@ -160,6 +176,7 @@ impl Resume {
             renew: Duration::from_secs(1),
             refuses_gaps: false,
             origins: Vec::new(),
+            restart: None,
         }
     }
 
@@ -188,6 +205,7 @@ impl Resume {
             resumed: read(&figures.resumed),
             gaps: read(&figures.gaps),
             orphans: read(&figures.orphans),
+            restarted: read(&figures.restarted),
             broken: read(&figures.broken),
             refused: read(&figures.refused),
             producers: live.len() as u64,
@@ -254,6 +272,46 @@ impl Builder {
         self
     }
 
+    /// Sets what continues a stream whose producer was lost. Default: nothing, so such a stream ends with `producer_lost`.
+    ///
+    /// When the lease of a producer has expired, because its server was killed or has reached the deadline of its drain, the first reader
+    /// that resumes the stream elsewhere, or reads it there already, takes it over: the function is called on that server and gets the
+    /// seed that the handler gave to [`Restart`], the number of the records that are stored, and these records. The body that it
+    /// returns is the rest of the stream: it goes on after the stored records, in the format of the handler's. `None`
+    /// ends the stream with `producer_lost`. Of several servers that try at once, one is the producer, and the others read.
+    ///
+    /// Only streams with a [`Restart`] are restarted. The function runs in the task of the producer, with the
+    /// [`WhoLeft`] and the [`Durability`] of the stream's first request.
+    ///
+    /// With [`Durability::Live`], a reader may have seen records that were not stored. It is told so when it goes on: by a gap with
+    /// `forked_at`, the offset from which on it gets other records than it had, or by a failure if its dialect has no
+    /// room for that. With [`Durability::Stored`] that does not happen.
+    ///
+    /// ```
+    /// use axum::body::Body;
+    /// use tower_stream_resume::{LostStream, Memory, Resume};
+    ///
+    /// # fn answer(job: String, from: u64) -> Body { Body::empty() }
+    /// let resume = Resume::builder(Memory::new()).restart(|lost: LostStream| async move {
+    ///     // A job that takes its server down is not tried on every server.
+    ///     if lost.attempt() > 3 {
+    ///         return None;
+    ///     }
+    ///     let job = String::from_utf8(lost.seed().to_vec()).ok()?;
+    ///     Some(answer(job, lost.records()))
+    /// });
+    /// ```
+    pub fn restart<F, R, B>(mut self, restart: F) -> Self
+    where
+        F: Fn(LostStream) -> R + Send + Sync + 'static,
+        R: Future<Output = Option<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.restart = Some(restart_fn(restart));
+        self
+    }
+
     /// Creates the handle.
     ///
     /// # Panics
@@ -281,6 +339,7 @@ impl Builder {
                 renew: self.renew,
                 refuses_gaps: self.refuses_gaps,
                 origins: self.origins,
+                restart: self.restart,
                 live: Mutex::default(),
                 figures: Figures::default(),
             }),
@@ -301,8 +360,15 @@ impl Shared {
         self.live.lock().insert(live.id, Arc::clone(live));
     }
 
-    pub(crate) fn forget(&self, id: &StreamId) {
-        self.live.lock().remove(id);
+    pub(crate) fn forget(&self, live: &Arc<Live>) {
+        let mut all = self.live.lock();
+        // It may have been restarted here since.
+        if all
+            .get(&live.id)
+            .is_some_and(|known| Arc::ptr_eq(known, live))
+        {
+            all.remove(&live.id);
+        }
     }
 
     pub(crate) fn count(&self, figure: impl FnOnce(&Figures) -> &AtomicU64) {

@@ -22,14 +22,15 @@ use tower_stream_core::{BoxError, Claim, Dialect, Exchange};
 use tracing::Instrument;
 
 use crate::{
-    Created, Durability, Epoch, NewStream, ResponseBody, StreamId, WhoLeft,
+    Created, Durability, Epoch, NewStream, ResponseBody, Restart, StreamId, WhoLeft,
     body::StreamBody,
     cursor::{Cursor, Refused},
     head::{Head, announce},
     live::Live,
     open::{IsResumed, last_event_id},
+    place::Place,
     producer::Producer,
-    reader::{Place, Reader},
+    reader::Reader,
     resume::Shared,
 };
 
@@ -240,6 +241,8 @@ where
         #[cfg(feature = "trace")]
         traceparent: crate::link::current(),
         durability: config.durability,
+        who_left: config.who_left,
+        seed: parts.extensions.get().and_then(Restart::seed),
         ..head
     };
     let id = StreamId::random();
@@ -274,7 +277,7 @@ where
     shared.remember(&live);
     let public = shared.issuer.issue(&id, opener.owner.as_deref());
     let place = Place::new(shared, &live, 0, outer);
-    let reader = Reader::live(shared, place, &public, 0);
+    let reader = Reader::live(shared, place, outer, &public, 0);
     let producer = Producer {
         shared: Arc::clone(shared),
         live,

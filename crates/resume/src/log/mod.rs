@@ -296,9 +296,14 @@ impl Status {
     /// offset has seen records that the log does not have.
     #[must_use]
     pub fn forked_at(&self, epoch: Epoch) -> Option<u64> {
-        let after = usize::try_from(epoch.get()).ok()?.checked_sub(1)?;
-        self.forks.get(after).copied()
+        forked_at(&self.forks, epoch)
     }
+}
+
+/// [`Status::forked_at`].
+pub(crate) fn forked_at(forks: &[u64], epoch: Epoch) -> Option<u64> {
+    let after = usize::try_from(epoch.get()).ok()?.checked_sub(1)?;
+    forks.get(after).copied()
 }
 
 impl<T: StreamLog + ?Sized> StreamLog for Arc<T> {

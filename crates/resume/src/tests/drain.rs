@@ -16,7 +16,13 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A drain whose deadline the test sets.
 #[derive(Clone, Default)]
-struct Deadline(Arc<Notify>);
+pub(super) struct Deadline(Arc<Notify>);
+
+impl Deadline {
+    pub(super) fn now(&self) {
+        self.0.notify_one();
+    }
+}
 
 impl DrainHandle for Deadline {
     fn hold(self: Arc<Self>) -> Box<dyn DrainHold> {
@@ -32,7 +38,7 @@ impl DrainHold for Deadline {
 }
 
 /// The request as the layers outside pass it on, and their exchange.
-fn outside<B>(request: Request<B>, deadline: &Deadline) -> (Request<B>, Exchange) {
+pub(super) fn outside<B>(request: Request<B>, deadline: &Deadline) -> (Request<B>, Exchange) {
     let mut request = request;
     let exchange = Exchange::of(request.extensions_mut());
     exchange.set_drain(Arc::new(deadline.clone()));
@@ -106,7 +112,7 @@ async fn what_the_deadline_of_a_drain_stops_is_stored_as_lost() {
     feed.send("data: 1\n\n");
     first.until("data: 1").await;
     let cursor = first.cursor();
-    deadline.0.notify_one();
+    deadline.now();
     first.rest().await;
     assert!(feed.is_dropped());
     // Nothing more comes, so no reader is asked to come back.

@@ -4,4 +4,5 @@ mod durability;
 pub(crate) mod interleavings;
 mod lost;
 mod policies;
+mod restart;
 pub(crate) mod support;

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 use tower_stream_core::{BoxError, Cause};
 
-use crate::{Resume, ResumeLayer, StreamLog};
+use crate::{Builder, Resume, ResumeLayer, StreamLog};
 
 pub(crate) const SSE: &str = "text/event-stream";
 
@@ -70,11 +70,15 @@ impl Feed {
 }
 
 pub(crate) fn resume(log: impl StreamLog) -> Resume {
+    builder(log).build()
+}
+
+pub(crate) fn builder(log: impl StreamLog) -> Builder {
     let owner = |request: &http::request::Parts| {
         let user = request.headers.get("x-user")?;
         user.to_str().ok().map(str::to_owned)
     };
-    Resume::builder(log).secret("a secret").owner(owner).build()
+    Resume::builder(log).secret("a secret").owner(owner)
 }
 
 pub(crate) fn app(

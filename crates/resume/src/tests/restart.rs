@@ -170,6 +170,34 @@ async fn of_two_servers_that_restart_at_once_one_produces_and_the_other_reads() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn records_that_come_before_a_reader_knows_of_the_takeover_have_their_epoch() {
+    let log = Memory::new();
+    let (one, two) = (Replica::new(&log), Replica::new(&log));
+    let public = orphan(&log, &one, head(None, Some("seed")), 3).await;
+    // It looks every second, so at 4.9 s, and the lease expires at 5 s.
+    sleep(SECOND * 9 / 10).await;
+    let cursor = format!("{public}.1.3");
+    let mut reader = two.read(&cursor).await;
+    let reads = tokio::spawn(async move {
+        reader.rest().await;
+        reader
+    });
+    sleep(SECOND * 415 / 100).await;
+    let id = one.resume.shared.issuer.read(&public, Some("alice"));
+    let id = id.unwrap();
+    let claimed = log
+        .take_over(&id, crate::Takeover::IfExpired)
+        .await
+        .unwrap();
+    let mut entry = Entry::records(4, vec!["data: 4\n\n".into()]);
+    entry.end = Some(crate::End::Complete);
+    let stored = log.append(&id, claimed.epoch, &entry, Overflow::Refuse);
+    stored.await.unwrap();
+    let reader = reads.await.unwrap();
+    assert_eq!(ids(&reader), ["2.4", "2.5"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_with_records_that_were_not_stored_is_told_where_the_stream_parts() {
     let log = Memory::new();
     let there = Replica::new(&log);
@@ -192,10 +220,7 @@ async fn a_reader_with_records_that_were_not_stored_is_told_where_the_stream_par
     late.rest().await;
     for reader in [&late, &reads.await.unwrap()] {
         let told = "{\"first\":4,\"missed\":0,\"forked_at\":4}";
-        assert_eq!(
-            Events::of(&reader.text).data,
-            [told, "four", "five", "six"]
-        );
+        assert_eq!(Events::of(&reader.text).data, [told, "four", "five", "six"]);
         assert!(reader.text.contains(gap), "{}", reader.text);
     }
     assert_eq!(there.resume.stats().gaps, 2);

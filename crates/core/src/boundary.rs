@@ -31,6 +31,15 @@ pub struct Scanner {
     state: State,
 }
 
+/// Returns whether the last bytes of a chunk show that it ends with a record, whatever precedes the chunk.
+#[inline(always)]
+pub(crate) fn ends_with_record(format: RecordFormat, chunk: &[u8]) -> bool {
+    match format {
+        RecordFormat::Lines => chunk.ends_with(b"\n"),
+        RecordFormat::Sse => chunk.ends_with(b"\n\n") || chunk.ends_with(b"\r\n\r\n"),
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// At the start of an event stream, after this many of the three bytes of a byte order mark.
@@ -70,6 +79,11 @@ impl Scanner {
             self.state,
             State::Mark(0) | State::LineStart { boundary: true, .. }
         )
+    }
+
+    /// Returns whether a record begins here, and nothing else: neither a byte order mark nor the LF of a split CRLF.
+    pub(crate) fn is_between(&self) -> bool {
+        self.state == BOUNDARY
     }
 
     /// Scans the next chunk and returns each line that ends in it. The scanner has advanced past the chunk only when
@@ -149,14 +163,21 @@ impl Scanner {
 
     /// Fast path: scans a chunk whose last bytes show that it ends with a record. For any other chunk, returns false
     /// and changes nothing.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn takes_whole(&mut self, chunk: &[u8]) -> bool {
-        let whole = match self.format {
-            RecordFormat::Lines => chunk.ends_with(b"\n"),
-            // Correct in every state: the second line end is that of a blank line.
-            RecordFormat::Sse => chunk.ends_with(b"\n\n") || chunk.ends_with(b"\r\n\r\n"),
-        };
+        // Two LFs end an event in every state (the second is that of a blank line), and a line too. Other line ends are
+        // looked for apart, since most streams have these.
+        if chunk.ends_with(b"\n\n") {
+            self.state = BOUNDARY;
+            return true;
+        }
+        self.takes_other_end(chunk)
+    }
+
+    #[inline(never)]
+    fn takes_other_end(&mut self, chunk: &[u8]) -> bool {
+        let whole = ends_with_record(self.format, chunk);
         if whole {
             self.state = BOUNDARY;
         }

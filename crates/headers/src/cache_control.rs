@@ -15,6 +15,14 @@ pub(crate) struct Guarded {
     pub(crate) adds_no_transform: bool,
 }
 
+impl Guarded {
+    /// The handler has set no `Cache-Control`.
+    pub(crate) const NEW: Self = Self {
+        value: Some(STREAM),
+        adds_no_transform: true,
+    };
+}
+
 /// Merges `no-cache` and `no-transform` into the directives of the handler, all of which stay (RFC 9111 section 5.2.2).
 ///
 /// `no-store` makes `no-cache` unnecessary. `no-cache="field"` applies only to that field (section 5.2.2.4), so it does
@@ -24,10 +32,7 @@ pub(crate) fn guarded(headers: &HeaderMap) -> Guarded {
     // `no-cache` is the value that axum's `Sse` sets.
     let usual = lines.next().is_none_or(|line| line == "no-cache") && lines.next().is_none();
     if usual {
-        return Guarded {
-            value: Some(STREAM),
-            adds_no_transform: true,
-        };
+        return Guarded::NEW;
     }
     let (mut fresh, mut whole) = (false, false);
     let mut merged = Vec::new();

@@ -4,9 +4,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use tower_stream_core::members;
 
 /// Returns whether a field is always hop-by-hop (RFC 9110 section 7.6.1), even if `Connection` does not list it.
-pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
+#[inline]
+pub(crate) fn is_of_connection(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
         "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
     )
 }

@@ -2,15 +2,23 @@
 
 use std::{fmt, task::Poll};
 
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
 use tower_stream_core::{
     AddedNoTransform, Exchange, StreamKind, declared_length,
     wrapper::{AfterHead, Begin, Hints, Hook, ResponseHead, Source, Stage, StageContext},
 };
 
-use crate::{StreamHeadersLayer, cache_control, hop_by_hop, layer::OnlyIf};
+use crate::{
+    StreamHeadersLayer,
+    cache_control::{self, Guarded},
+    hop_by_hop,
+    layer::OnlyIf,
+};
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const NO: HeaderValue = HeaderValue::from_static("no");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 /// The state of [`StreamHeadersLayer`] for one request, until the head arrives.
 pub struct StreamHeadersStage {
@@ -39,7 +47,11 @@ impl Hook for StreamHeadersLayer {
             only_if: self.wanted(),
             version: request.version(),
             is_head: request.method() == Method::HEAD,
-            accepts_coding: request.headers().contains_key(header::ACCEPT_ENCODING),
+            // The few names of a head are compared faster than one is hashed.
+            accepts_coding: request
+                .headers()
+                .keys()
+                .any(|name| name == header::ACCEPT_ENCODING),
         })
     }
 }
@@ -68,34 +80,55 @@ impl Stage for StreamHeadersStage {
 
 impl StreamHeadersStage {
     fn guard(&self, head: &mut ResponseHead, up: &impl Hints) {
-        let (mut foreign, mut length, mut buffering) = (false, false, false);
-        for name in head.headers.keys() {
-            foreign |= hop_by_hop::is_of_connection(name);
-            length |= name == header::CONTENT_LENGTH;
-            buffering |= *name == ACCEL_BUFFERING;
-        }
-        if foreign {
+        let mut seen = Seen::of(&head.headers);
+        if seen.hop_by_hop {
             let status = head.status;
             hop_by_hop::remove(&mut head.headers, status, self.version);
-            buffering = head.headers.contains_key(ACCEL_BUFFERING);
+            seen = Seen::of(&head.headers);
         }
-        if length && !self.is_head && head.content_kind() == StreamKind::Sse {
+        if seen.length && !self.is_head && head.content_kind() == StreamKind::Sse {
             drop_guessed_length(head, up);
         }
-        let cache_control = cache_control::guarded(&head.headers);
+        let cache_control = match seen.cache_control {
+            true => cache_control::guarded(&head.headers),
+            false => Guarded::NEW,
+        };
         if let Some(value) = cache_control.value {
             head.insert_field(header::CACHE_CONTROL, value);
         }
         if cache_control.adds_no_transform && self.accepts_coding {
             head.extensions.insert(AddedNoTransform);
         }
-        if !buffering {
-            head.insert_field(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        if !seen.buffering {
+            head.insert_field(ACCEL_BUFFERING, NO);
         }
-        head.insert_field(
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        );
+        head.insert_field(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    }
+}
+
+/// Which of the fields that the layer treats are in a head. One pass over its few names takes fewer instructions than
+/// a look-up for each.
+#[derive(Default)]
+struct Seen {
+    hop_by_hop: bool,
+    length: bool,
+    cache_control: bool,
+    buffering: bool,
+}
+
+impl Seen {
+    #[inline]
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "cache-control" => seen.cache_control = true,
+                "content-length" => seen.length = true,
+                "x-accel-buffering" => seen.buffering = true,
+                name => seen.hop_by_hop |= hop_by_hop::is_of_connection(name),
+            }
+        }
+        seen
     }
 }
 

@@ -108,10 +108,7 @@ impl Stage for HeartbeatStage {
         };
         match polled {
             Poll::Ready(Some(Ok(Piece::Data { data, last: false })))
-                if following.passes(data, cx.exchange) =>
-            {
-                cx.set_heartbeat(false);
-            }
+                if following.passes(data, cx.exchange) => {}
             Poll::Pending if following.is_waiting(cx) => {}
             Poll::Pending => *polled = following.look(cx),
             Poll::Ready(_) => self.take(polled, cx),
@@ -135,7 +132,6 @@ impl HeartbeatStage {
         let State::Following(following) = &mut self.0 else {
             return;
         };
-        cx.set_heartbeat(false);
         match polled {
             Poll::Ready(Some(Ok(Piece::Data { data, last }))) => {
                 *data = following.take(std::mem::take(data), cx.exchange);

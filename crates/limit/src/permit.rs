@@ -146,10 +146,10 @@ pub(crate) fn is_admitted(limit: &Arc<Limit>, exchange: &Exchange, request: &Ext
 /// Stores the permit for the handler.
 #[inline]
 pub(crate) fn leave(permit: &Arc<Permit>, exchange: &Exchange, request: &mut Extensions) {
-    let weak = Arc::downgrade(permit);
-    if !exchange.set_permit(weak.clone() as Weak<dyn Any + Send + Sync>) {
+    let weak: Weak<dyn Any + Send + Sync> = Arc::<Permit>::downgrade(permit);
+    if !exchange.set_permit(weak) {
         let mut inner = request.remove::<InnerPermits>().unwrap_or_default();
-        inner.0.push(weak);
+        inner.0.push(Arc::downgrade(permit));
         request.insert(inner);
     }
 }

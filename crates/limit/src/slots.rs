@@ -6,14 +6,21 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A limit on how many slots are taken at once. A slot that is given back goes to the caller that has waited longest.
+///
+/// At any time `taken = limit + surplus - spare - free`.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    /// Free slots that were given back while no caller waited. Giving one to the semaphore locks a mutex, which a request
+    /// that waits for nothing need not do.
+    spare: AtomicUsize,
+    /// The other free slots, and the callers that wait for one.
     free: Semaphore,
+    /// Number of callers that wait, or begin to.
+    waiters: AtomicUsize,
     limit: AtomicUsize,
     /// Slots that are taken, and will not be free again because the limit has fallen below them.
-    ///
-    /// At any time `taken = limit + surplus - free`, so that a request writes nothing but the semaphore.
     surplus: AtomicUsize,
+    /// Number of requests in the queue.
     waiting: AtomicUsize,
     resizing: Mutex<()>,
 }
@@ -22,7 +29,9 @@ impl Slots {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Self {
+            spare: AtomicUsize::new(0),
             free: Semaphore::new(limit),
+            waiters: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             surplus: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -33,11 +42,17 @@ impl Slots {
     /// Takes a slot if one is free.
     #[inline]
     pub(crate) fn try_take(&self) -> bool {
-        self.free.try_acquire().map(SemaphorePermit::forget).is_ok()
+        let one_less = |spare: usize| spare.checked_sub(1);
+        let order = Ordering::SeqCst;
+        self.spare.fetch_update(order, order, one_less).is_ok()
+            || self.free.try_acquire().map(SemaphorePermit::forget).is_ok()
     }
 
     /// Waits for a slot.
     pub(crate) async fn take(&self) {
+        let _waiter = Waiter::of(self);
+        // From now on, slots that are given back go to the semaphore. This moves those that were given back before.
+        self.settle();
         // An error would mean that the semaphore was closed, which nobody does.
         let _ = self.free.acquire().await.map(SemaphorePermit::forget);
     }
@@ -45,10 +60,26 @@ impl Slots {
     /// Gives a slot back: it is free, or makes up for one that is surplus.
     #[inline]
     pub(crate) fn give_back(&self) {
-        match self.surplus.load(Ordering::Acquire) {
-            0 => self.free.add_permits(1),
-            _ => self.add(1),
+        // Sequentially consistent: either this sees the caller that begins to wait, or that caller sees the slot. The same
+        // holds for a limit that is lowered meanwhile.
+        self.spare.fetch_add(1, Ordering::SeqCst);
+        if self.waiters.load(Ordering::SeqCst) > 0 || self.surplus.load(Ordering::SeqCst) > 0 {
+            self.settle();
         }
+    }
+
+    /// Passes the spare slots on to the callers that wait, or makes up for surplus slots with them.
+    #[cold]
+    fn settle(&self) {
+        let spare = self.remove_spare(usize::MAX);
+        self.add(spare);
+    }
+
+    fn remove_spare(&self, most: usize) -> usize {
+        let order = Ordering::SeqCst;
+        let rest = |spare: usize| Some(spare.saturating_sub(most));
+        let spare = self.spare.fetch_update(order, order, rest);
+        spare.unwrap_or_default().min(most)
     }
 
     /// Makes up for surplus slots; the others of these are free.
@@ -56,9 +87,12 @@ impl Slots {
         let less = |surplus: usize| Some(surplus.saturating_sub(slots));
         let surplus = self
             .surplus
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
             .unwrap_or_default();
-        self.free.add_permits(slots.saturating_sub(surplus));
+        let free = slots.saturating_sub(surplus);
+        if free > 0 {
+            self.free.add_permits(free);
+        }
     }
 
     /// Joins the queue if fewer than `longest` wait.
@@ -84,9 +118,10 @@ impl Slots {
         let before = self.limit.swap(limit, Ordering::Relaxed);
         let fewer = before.saturating_sub(limit);
         // Surplus first: a slot that is given back meanwhile must not become free.
-        self.surplus.fetch_add(fewer, Ordering::AcqRel);
+        self.surplus.fetch_add(fewer, Ordering::SeqCst);
         meanwhile();
-        let removed = self.free.forget_permits(fewer);
+        let spare = self.remove_spare(fewer);
+        let removed = spare + self.free.forget_permits(fewer - spare);
         self.add(removed + limit.saturating_sub(before));
     }
 
@@ -96,8 +131,10 @@ impl Slots {
 
     pub(crate) fn taken(&self) -> usize {
         let _not_resizing = self.resizing.lock();
-        let all = self.limit() + self.surplus.load(Ordering::Acquire);
-        all.saturating_sub(self.free.available_permits())
+        let all = self.limit() + self.surplus.load(Ordering::SeqCst);
+        // In this order: a slot that becomes free meanwhile is counted at most once.
+        let taken = all.saturating_sub(self.free.available_permits());
+        taken.saturating_sub(self.spare.load(Ordering::SeqCst))
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -105,9 +142,26 @@ impl Slots {
     }
 }
 
+/// Counts a caller among those that wait, also if it stops waiting.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl<'a> Waiter<'a> {
+    fn of(slots: &'a Slots) -> Self {
+        slots.waiters.fetch_add(1, Ordering::SeqCst);
+        Self(&slots.waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     #[derive(Clone, Copy, Debug)]
@@ -135,6 +189,51 @@ mod tests {
             assert_eq!((slots.taken(), slots.limit()), (left, 1));
             assert_eq!(slots.try_take(), left < 1);
         }
+    }
+
+    #[test]
+    fn a_slot_that_is_given_back_goes_to_the_caller_that_waits() {
+        let slots = Slots::new(1);
+        assert!(slots.try_take());
+        slots.give_back();
+        assert_eq!(slots.take().now_or_never(), Some(()), "given back before");
+        let mut first = Box::pin(slots.take());
+        let mut second = Box::pin(slots.take());
+        assert_eq!(first.as_mut().now_or_never(), None);
+        assert_eq!(second.as_mut().now_or_never(), None);
+        slots.give_back();
+        assert!(!slots.try_take(), "it is the first caller's");
+        assert_eq!(second.as_mut().now_or_never(), None);
+        // The first caller leaves.
+        drop(first);
+        assert_eq!(second.as_mut().now_or_never(), Some(()));
+        drop(second);
+        slots.give_back();
+        assert_eq!(slots.taken(), 0);
+        assert!(slots.try_take());
+    }
+
+    /// If a slot were lost between a caller that gives it back and one that begins to wait, this would not end.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_slot_is_lost_and_none_is_taken_twice() {
+        let slots = std::sync::Arc::new(Slots::new(2));
+        let inside = std::sync::Arc::new(AtomicUsize::new(0));
+        let callers = (0..4).map(|_| {
+            let (slots, inside) = (slots.clone(), inside.clone());
+            tokio::spawn(async move {
+                for _ in 0..5_000 {
+                    slots.take().await;
+                    assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    slots.give_back();
+                }
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        assert_eq!(slots.taken(), 0);
     }
 
     #[test]

@@ -6,7 +6,16 @@ mod nothing;
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, extract::Request, http::header::HOST, routing::get, serve::ListenerExt};
+use axum::{
+    Router,
+    extract::Request,
+    http::{
+        HeaderName, HeaderValue,
+        header::{CACHE_CONTROL, HOST, X_CONTENT_TYPE_OPTIONS},
+    },
+    routing::get,
+    serve::ListenerExt,
+};
 use clap::{Parser, ValueEnum};
 use opentelemetry::{global, trace::TracerProvider};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
@@ -16,6 +25,7 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, predicate::SizeAbove},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    set_header::SetResponseHeaderLayer,
     trace::TraceLayer,
 };
 use tower_stream::{
@@ -87,6 +97,10 @@ enum Layers {
     Breaker,
     Digest,
     Headers,
+    /// tower-http's `SetResponseHeader` for each of the three fields of `Headers`
+    SetHeaders,
+    /// A handler that sets the three fields itself
+    HandlerHeaders,
     Coalesce,
     Compress,
     /// tower-http's compression, server-sent events included
@@ -116,6 +130,10 @@ enum Subscriber {
 fn chat(last: &'static str) -> Router {
     let events = move |ask| events::ending(ask, last);
     Router::new().route("/events", get(events))
+}
+
+fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
 }
 
 #[tokio::main]
@@ -163,6 +181,27 @@ async fn main() -> std::io::Result<()> {
         Layers::Breaker => app.layer(BreakerLayer::new()),
         Layers::Digest => app.layer(DigestLayer::md5()),
         Layers::Headers => app.layer(StreamHeadersLayer::new()),
+        Layers::SetHeaders => app.layer(
+            ServiceBuilder::new()
+                .layer(set(CACHE_CONTROL, "no-cache, no-transform"))
+                .layer(set(HeaderName::from_static("x-accel-buffering"), "no"))
+                .layer(set(X_CONTENT_TYPE_OPTIONS, "nosniff")),
+        ),
+        Layers::HandlerHeaders => {
+            let events = async |ask| {
+                let mut response = events::events(ask).await;
+                let headers = response.headers_mut();
+                for (name, value) in [
+                    (CACHE_CONTROL, "no-cache, no-transform"),
+                    (HeaderName::from_static("x-accel-buffering"), "no"),
+                    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+                ] {
+                    headers.insert(name, HeaderValue::from_static(value));
+                }
+                response
+            };
+            Router::new().route("/events", get(events))
+        }
         Layers::Compress => app.layer(CompressLayer::new()),
         Layers::TowerHttpCompression => {
             app.layer(CompressionLayer::new().compress_when(SizeAbove::new(0)))

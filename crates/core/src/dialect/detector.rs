@@ -14,6 +14,8 @@ use crate::boundary::Scanner;
 pub(crate) struct Detector {
     last: LastRecord,
     scanner: Scanner,
+    /// Whether the next chunk begins with a record, in the middle of the stream.
+    between: bool,
     needles: Vec<Finder<'static>>,
     /// The start of a record that has not ended. Empty if there is none, or if the record is too long to be kept.
     open: Vec<u8>,
@@ -33,6 +35,7 @@ impl Detector {
             needles: needles.map(|needle| Finder::new(*needle)).collect(),
             last,
             scanner: Scanner::new(format),
+            between: false,
             open: Vec::new(),
             too_long: None,
             excused: false,
@@ -43,13 +46,18 @@ impl Detector {
     /// is not among them. The chunk then counts as pushed.
     #[inline(always)]
     pub(crate) fn passes(&mut self, chunk: &[u8]) -> bool {
-        self.scanner.at_boundary()
-            && (self.last.rules_out)(chunk)
-            && self.scanner.takes_whole(chunk)
+        // A chunk that ends with a record leaves the scanner where it is.
+        self.between && (self.last.rules_out)(chunk)
     }
 
     /// Searches the next chunk. Returns whether it contains the last record. Later chunks then need not be searched.
     pub(crate) fn push(&mut self, chunk: &[u8]) -> bool {
+        let found = self.search(chunk);
+        self.between = self.scanner.is_between();
+        found
+    }
+
+    fn search(&mut self, chunk: &[u8]) -> bool {
         let whole = self.scanner.at_boundary() && self.scanner.takes_whole(chunk);
         if whole && !self.has_needle(chunk) {
             return false;

@@ -65,8 +65,8 @@ struct LastRecord {
     /// A record is parsed only if it contains one of these strings. Empty strings are unused entries.
     needles: [&'static str; 4],
     is_last: fn(&Record<'_>) -> bool,
-    /// Returns true if the last bytes of a chunk of whole records show that the last record is not in it. If it returns
-    /// false, the chunk is searched.
+    /// Called with a chunk that begins with a record. Returns true if the chunk ends with a record too, and none of its
+    /// records is the last one. If it returns false, the chunk is searched.
     rules_out: fn(&[u8]) -> bool,
     /// Whether a client resumes the stream after an event with an `id:`, so that a body may end without the last
     /// record.
@@ -314,8 +314,8 @@ impl Dialect {
     #[inline]
     pub(crate) fn of_header(name: &HeaderName) -> Option<&'static Self> {
         // AI SDK UI: ai/src/ui-message-stream/ui-message-stream-headers.ts
-        const UI_MESSAGES: HeaderName = HeaderName::from_static("x-vercel-ai-ui-message-stream");
-        (*name == UI_MESSAGES).then_some(&Self::VERCEL_UI)
+        // A string: a `HeaderName` constant would be made and dropped for each comparison.
+        (name.as_str() == "x-vercel-ai-ui-message-stream").then_some(&Self::VERCEL_UI)
     }
 
     /// What follows the records of an answer to such a request. `None`: it has no last record.

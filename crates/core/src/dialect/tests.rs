@@ -37,7 +37,7 @@ fn found<'a>(dialect: &Dialect, chunks: impl IntoIterator<Item = &'a [u8]>) -> O
     let mut given = 0;
     for chunk in chunks {
         given += chunk.len();
-        if detector.push(chunk) {
+        if !detector.passes(chunk) && detector.push(chunk) {
             return Some(given);
         }
     }
@@ -98,6 +98,60 @@ fn a_last_record_without_its_blank_line_counts_at_the_end() {
 fn a_comment_behind_the_last_record_in_the_same_chunk_hides_nothing() {
     let chunk = "data: [DONE]\n\n: bye\n\n";
     assert!(found(&Dialect::OPENAI_CHAT, [chunk.as_bytes()]).is_some());
+}
+
+/// The search of a chunk takes blocks of 64 bytes, up to 256 bytes.
+#[test]
+fn a_finish_reason_is_found_wherever_it_stands_in_a_chunk() {
+    for (before, after) in [(0, 300), (300, 0)]
+        .into_iter()
+        .chain((0..130).map(|before| (before, 40)))
+        .chain((0..130).map(|after| (0, after)))
+        .chain((0..200).map(|after| (70, after)))
+    {
+        for end in ["\n\n", "\r\n\r\n"] {
+            let (before, after) = ("x".repeat(before), "y".repeat(after));
+            let event = |reason: &str| {
+                format!(
+                    "data: {{\"b\":\"{before}\",\"candidates\":[{{{reason}}}],\"a\":\"{after}\"}}{end}"
+                )
+            };
+            let other = event("");
+            let last = event("\"finishReason\":\"STOP\"");
+            let mut detector = detector(&Dialect::GEMINI);
+            assert!(!detector.push(b"data: {}\n\n"));
+            assert!(detector.passes(other.as_bytes()), "{other}");
+            assert!(!detector.passes(last.as_bytes()), "{last}");
+            assert!(detector.push(last.as_bytes()), "{last}");
+        }
+    }
+}
+
+/// A chunk passes without a search only between two records, and with whole records.
+#[test]
+fn a_part_of_a_record_does_not_pass() {
+    for (dialect, event) in [
+        (Dialect::OPENAI_CHAT, "data: {}\n\n"),
+        (Dialect::GEMINI, "data: {}\n\n"),
+        (Dialect::OLLAMA, "{\"done\":false}\n"),
+    ] {
+        let event = event.as_bytes();
+        for cut in 1..event.len() {
+            let (begin, rest) = event.split_at(cut);
+            let mut detector = detector(&dialect);
+            assert!(
+                !detector.passes(event),
+                "the stream may begin with a byte order mark"
+            );
+            assert!(!detector.push(event) && detector.passes(event));
+            assert!(!detector.passes(begin) && !detector.push(begin));
+            assert!(!detector.passes(event), "{dialect:?} inside of a record");
+            assert!(!detector.push(rest) && detector.passes(event));
+        }
+    }
+    let mut detector = detector(&Dialect::GEMINI);
+    assert!(!detector.push(b"data: {}\r\n\r"));
+    assert!(!detector.passes(b"\ndata: {}\n\n"));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl ResponseHead {
     }
 
     /// Inserts a field that does not concern the body, without invalidating the cached properties.
-    #[inline]
+    #[inline(always)] // The name is nearly always a constant, with which the comparisons are decided by the compiler.
     pub fn insert_field(&mut self, name: HeaderName, value: HeaderValue) {
         let of_body = name == header::CONTENT_TYPE
             || name == header::CONTENT_ENCODING

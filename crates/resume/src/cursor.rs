@@ -14,6 +14,9 @@ const CODE_BYTES: usize = 12;
 /// 28 bytes in base64url, without padding.
 const TEXT: usize = 38;
 
+/// The name of a key in the log: an HMAC-SHA-256, whatever the length of the key.
+pub(crate) type Name = [u8; 32];
+
 /// Makes the public ids of streams, and recognizes them.
 ///
 /// A public id is the stream's id and a code (an HMAC-SHA-256, cut to 96 bits) of the id and the owner. The server can
@@ -22,12 +25,32 @@ const TEXT: usize = 38;
 #[derive(Clone)]
 pub(crate) struct Issuer {
     mac: Hmac<Sha256>,
+    /// Has a secret of its own, so that the name of a key is never the code of an id.
+    names: Hmac<Sha256>,
 }
 
 impl Issuer {
     pub(crate) fn new(secret: &[u8]) -> Self {
-        let mac = Hmac::new_from_slice(secret).expect("HMAC takes keys of any length");
-        Self { mac }
+        let new = |secret: &[u8]| -> Hmac<Sha256> {
+            Hmac::new_from_slice(secret).expect("HMAC takes keys of any length")
+        };
+        let mac = new(secret);
+        let names = mac.clone().chain_update(b"the names of keys").finalize();
+        Self {
+            mac,
+            names: new(&names.into_bytes()),
+        }
+    }
+
+    /// The name under which the log knows a key with these parts. Each replica finds the same name, and nobody else can.
+    pub(crate) fn name(&self, parts: &[&[u8]]) -> Name {
+        let mut mac = self.names.clone();
+        for part in parts {
+            // The length distinguishes `ab` + `c` from `a` + `bc`.
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
     }
 
     fn mac(&self, id: &StreamId, owner: Option<&str>) -> Hmac<Sha256> {

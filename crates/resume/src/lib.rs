@@ -6,6 +6,7 @@ pub mod conformance;
 mod cursor;
 mod epochs;
 mod head;
+mod keys;
 #[cfg(feature = "trace")]
 mod link;
 mod live;

@@ -42,8 +42,19 @@ impl Shared {
     ) -> Response<StreamBody> {
         let owner = self.owner_of(request);
         let public = self.issuer.issue(&id, owner.as_deref());
+        self.open_as(request, id, &public, at).await
+    }
+
+    /// The same, if the public id is known. Reads only the method and the [`Exchange`] of the request.
+    pub(crate) async fn open_as(
+        self: &Arc<Self>,
+        request: &Parts,
+        id: StreamId,
+        public: &str,
+        at: Position,
+    ) -> Response<StreamBody> {
         if let Some(live) = self.live(&id) {
-            return self.open_live(request, &live, &public, at);
+            return self.open_live(request, &live, public, at);
         }
         let outer = Exchange::get(&request.extensions);
         let asked = Instant::now();
@@ -54,7 +65,7 @@ impl Shared {
         };
         // It may just have been restarted.
         if let Some(live) = self.live(&id) {
-            return self.open_live(request, &live, &public, at);
+            return self.open_live(request, &live, public, at);
         }
         let Some(head) = Head::decode(status.meta.clone()) else {
             return self.gone(request);
@@ -72,9 +83,8 @@ impl Shared {
         if lost && self.refuses_gaps {
             return self.gone(request);
         }
-        self.respond(request, &head, &public, |head| {
-            let mut reader =
-                Reader::stored(self, id, head, outer, &public, after, (&status, asked));
+        self.respond(request, &head, public, |head| {
+            let mut reader = Reader::stored(self, id, head, outer, public, after, (&status, asked));
             if fork && lost {
                 reader.forked();
             }

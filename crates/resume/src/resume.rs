@@ -22,6 +22,7 @@ use crate::Restart;
 use crate::{
     LostStream, ResumeLayer, StreamId, StreamLog, Streams,
     cursor::Issuer,
+    keys::Turns,
     live::Live,
     restart::{RestartFn, restart_fn},
 };
@@ -78,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) restart: Option<RestartFn>,
     /// The streams whose producer runs in this process.
     live: Mutex<HashMap<StreamId, Arc<Live>>>,
+    pub(crate) turns: Turns,
     figures: Figures,
 }
 
@@ -100,7 +102,7 @@ pub(crate) struct Figures {
 pub struct Stats {
     /// Streams that were created.
     pub created: u64,
-    /// Responses that went on from a cursor.
+    /// Responses that read a stream which existed already, found by its id, a cursor or a key.
     pub resumed: u64,
     /// Gaps that a client was told.
     pub gaps: u64,
@@ -341,6 +343,7 @@ impl Builder {
                 origins: self.origins,
                 restart: self.restart,
                 live: Mutex::default(),
+                turns: Turns::default(),
                 figures: Figures::default(),
             }),
         }

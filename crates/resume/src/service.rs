@@ -22,9 +22,9 @@ use tower_stream_core::{BoxError, Claim, Dialect, Exchange};
 use tracing::Instrument;
 
 use crate::{
-    Created, Durability, Epoch, NewStream, ResponseBody, Restart, StreamId, WhoLeft,
+    Created, Durability, Epoch, NewStream, ResponseBody, Restart, StreamId, StreamKey, WhoLeft,
     body::StreamBody,
-    cursor::{Cursor, Refused},
+    cursor::{Cursor, Name, Refused},
     head::{Head, announce},
     live::Live,
     open::{IsResumed, last_event_id},
@@ -126,9 +126,10 @@ pub struct ResumeService<S> {
 
 impl<S, ReqBody, B> Service<Request<ReqBody>> for ResumeService<S>
 where
-    S: Service<Request<ReqBody>, Response = Response<B>>,
+    S: Service<Request<ReqBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
+    ReqBody: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
@@ -159,6 +160,14 @@ where
         }
         let config = config.clone();
         let owner = config.shared.owner_of(&parts);
+        let name = match config.shared.request_name(&parts, owner.as_deref()) {
+            Ok(name) => name,
+            Err(_) => {
+                let response = config.shared.refuse_key(&parts);
+                let response = response.map(ResponseBody::stream);
+                return ResponseFuture::boxed(async move { Ok(response) });
+            }
+        };
         let outer = parts.extensions.remove::<Exchange>();
         let exchange = apart(outer.as_ref());
         parts.extensions.insert(exchange.clone());
@@ -167,10 +176,17 @@ where
             outer,
             exchange,
         };
-        let head = self.inner.call(Request::from_parts(parts, body));
+        let request = Request::from_parts(parts, body);
+        if let Some(name) = name {
+            // The handler is called later, perhaps: the service that was ready must wait with the request.
+            let next = self.inner.clone();
+            let inner = std::mem::replace(&mut self.inner, next);
+            return ResponseFuture::boxed(joined(config, opener, inner, request, name));
+        }
+        let head = self.inner.call(request);
         ResponseFuture::boxed(async move {
             let response = head.await?;
-            Ok(begin(&config, opener, response).await)
+            Ok(begin(&config, opener, response, None).await)
         })
     }
 }
@@ -192,17 +208,17 @@ fn apart(outer: Option<&Exchange>) -> Exchange {
 }
 
 /// What the stream needs to know of the request that opens it.
-struct Opener {
-    owner: Option<String>,
+pub(crate) struct Opener {
+    pub(crate) owner: Option<String>,
     /// The exchange of the layers outside.
-    outer: Option<Exchange>,
+    pub(crate) outer: Option<Exchange>,
     /// The exchange of the handler.
     exchange: Exchange,
 }
 
 impl Shared {
     /// The response to a request with a `Last-Event-ID`.
-    async fn resume(self: &Arc<Self>, request: &Parts) -> Response<StreamBody> {
+    pub(crate) async fn resume(self: &Arc<Self>, request: &Parts) -> Response<StreamBody> {
         let text = match last_event_id(&request.headers) {
             Some(Ok(text)) => text,
             _ => return self.refuse(request, Refused::Malformed),
@@ -215,11 +231,40 @@ impl Shared {
     }
 }
 
-/// Begins a stream with the response of the handler, if that is one.
+/// The response to a request with a key: the stream that runs under it, or that of the handler.
+async fn joined<S, ReqBody, B>(
+    config: Config,
+    opener: Opener,
+    mut inner: S,
+    request: Request<ReqBody>,
+    name: Name,
+) -> Result<Response<ResponseBody<B>>, S::Error>
+where
+    S: Service<Request<ReqBody>, Response = Response<B>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let shared = &config.shared;
+    // Until the stream is created, so that of simultaneous requests to this process one calls the handler. If the client leaves
+    // before, the next request calls it.
+    let turn = shared.turns.turn(name);
+    let _held = turn.wait().await;
+    // If the log does not answer, the handler is called, as for any new stream.
+    let running = shared.running(&name, opener.outer.as_ref());
+    if let Ok(Ok(Some(id))) = timeout(LONGEST_CREATE, running).await {
+        return Ok(shared.join(&opener, id).await.map(ResponseBody::stream));
+    }
+    let response = inner.call(request).await?;
+    let key = StreamKey::new(name.to_vec()).join(true);
+    Ok(begin(&config, opener, response, Some(key)).await)
+}
+
+/// Begins a stream with the response of the handler, if that is one. A key that the handler gives replaces this one.
 async fn begin<B>(
     config: &Config,
     opener: Opener,
     response: Response<B>,
+    key: Option<StreamKey>,
 ) -> Response<ResponseBody<B>>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -245,11 +290,21 @@ where
         seed: parts.extensions.get().and_then(Restart::seed),
         ..head
     };
+    let named = parts.extensions.remove::<StreamKey>();
+    let named = named.map(|key| shared.named(&key, opener.owner.as_deref()));
     let id = StreamId::random();
-    let new = NewStream::new(head.encode(), shared.lease);
-    let created = timeout(LONGEST_CREATE, shared.log.create(&id, new)).await;
+    let mut new = NewStream::new(head.encode(), shared.lease);
+    new.key = named.or(key);
+    let create = shared.create(&id, new, opener.outer.as_ref());
+    let created = timeout(LONGEST_CREATE, create).await;
     match created {
         Ok(Ok(Created::New)) => {}
+        Ok(Ok(Created::Joined(running))) => {
+            drop(body);
+            // Boxed: the futures of other requests should not have the size of this one.
+            let response = Box::pin(shared.join(&opener, running)).await;
+            return response.map(ResponseBody::stream);
+        }
         failed => {
             let error = match failed {
                 Ok(Err(error)) => error.to_string(),

@@ -238,6 +238,9 @@ Public routes. Query parameters are shown with their defaults; unknown ones are 
          server-sent events, once a second: state, streams, outcomes, quantiles, connections
   POST /v1/chat/completions?interval_ms=20
          OpenAI chat completions; interval_ms is the time between two tokens of a stream
+         with Authorization and Idempotency-Key, a repeated request gets the stream that still runs
+  POST /api/chat?interval_ms=20&words=60, GET /api/chat/{id}/stream
+         a chat as npm `ai` asks for it, and its stream by the id of the chat: 204 when none runs
   GET  /v1/models
          the name of the model that answers
   GET  /events?count=10&interval_ms=100&bytes=32
@@ -247,7 +250,8 @@ Public routes. Query parameters are shown with their defaults; unknown ones are 
          that lost its connection goes on where it was, with no word lost and none twice
   GET  /streams/{id}, DELETE /streams/{id}, GET /streams/{id}/status
          resumes (Last-Event-ID, or ?after= and the number of records received), cancels or
-         describes a stream of /story or of chat completions; id: its Stream-Id header
+         describes a stream of /story or of a chat; id: its Stream-Id header. A stream that was
+         requested with Authorization is only for requests with the same
   GET  /lines?count=10&interval_ms=100&bytes=32
          NDJSON, one object a line; count=0 is endless
   GET  /bytes?size=1048576&chunk=16384&length=1

@@ -65,7 +65,10 @@ fn resumable(state: &State) -> ResumeLayer {
     let layer = layer.unwrap_or_else(ResumeLayer::off);
     layer
         .who_left(WhoLeft::Grace(state.args.resume_grace))
-        .only_if(|request| ["/story", "/v1/chat/completions"].contains(&request.uri.path()))
+        .only_if(|request| {
+            let kept = ["/story", "/v1/chat/completions", "/api/chat"];
+            kept.contains(&request.uri.path())
+        })
 }
 
 /// Only around the chat route: a chunk of its streams is a token. Of two chunk layers, only the inner one is active.

@@ -39,6 +39,8 @@ fn routes(state: &State, layered: bool) -> Router {
         .route("/story", get(routes::story::story))
         .route("/v1/chat/completions", chat)
         .route("/v1/models", get(chat::models))
+        .route("/api/chat", post(routes::ui_chat::chat))
+        .route("/api/chat/{id}/stream", get(routes::ui_chat::running))
         .route("/events", get(routes::events::events).layer(early))
         .route("/lines", get(routes::lines::lines))
         .route("/bytes", get(routes::bytes::bytes))

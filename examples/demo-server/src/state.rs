@@ -65,7 +65,7 @@ impl State {
         let resume = match &args.resume {
             _ if args.bare => None,
             ResumeLog::Off => None,
-            ResumeLog::Memory => Some(Resume::builder(Memory::new()).build()),
+            ResumeLog::Memory => Some(Resume::builder(Memory::new()).owner(owner).build()),
             ResumeLog::Redis(url) => Some(redis(url)?),
             ResumeLog::Nats(url) => Some(nats(url)?),
         };
@@ -111,6 +111,12 @@ impl State {
     }
 }
 
+/// The API key, if the request has one: the demo accepts any. A stream of a request without one is for everyone who knows its id.
+fn owner(request: &axum::http::request::Parts) -> Option<String> {
+    let key = request.headers.get(axum::http::header::AUTHORIZATION)?;
+    key.to_str().ok().map(str::to_owned)
+}
+
 #[cfg(feature = "redis")]
 fn redis(url: &str) -> io::Result<Resume> {
     shared(tower_stream_resume::Redis::builder(url).build(), url)
@@ -128,7 +134,7 @@ fn shared(
 ) -> io::Result<Resume> {
     let log = log.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     // Every server with this log must accept the ids that another one signed. A service of yours has a secret of its own.
-    Ok(Resume::builder(log).secret(url).build())
+    Ok(Resume::builder(log).secret(url).owner(owner).build())
 }
 
 #[cfg(not(feature = "nats"))]

@@ -1,42 +1,17 @@
 // Clients whose connection breaks in the middle of a resumable stream: EventSource of npm and of Chromium, eventsource-client, openai.
 // debian: chromium
-import { connect, createServer } from 'node:net';
-
 import { EventSource } from 'eventsource';
 import { createEventSource } from 'eventsource-client';
 import OpenAI from 'openai';
 import { Stream } from 'openai/streaming';
 
+import { breaking } from '../lib/breaking.mjs';
 import { DEMO_URL, check, equal } from '../lib/check.mjs';
 import { emptyPage, launch } from '../lib/chromium.mjs';
 
-const demo = new URL(DEMO_URL);
 const words = 30;
 const story = `/story?words=${words}&interval_ms=20`;
 const all = [...Array(words).keys()];
-
-/** A way to the demo server that breaks the first connections after so many bytes, in the middle of an event perhaps. */
-async function breaking(after) {
-  const left = [...after];
-  const server = createServer((client) => {
-    const upstream = connect(demo.port, demo.hostname);
-    let bytes = 0;
-    const limit = left.shift() ?? Infinity;
-    client.pipe(upstream);
-    upstream.on('data', (data) => {
-      const rest = limit - bytes;
-      bytes += data.length;
-      if (data.length < rest) return void client.write(data);
-      client.write(data.subarray(0, rest), () => client.destroy());
-      upstream.destroy();
-    });
-    upstream.on('end', () => client.end());
-    for (const socket of [client, upstream]) socket.on('error', () => {});
-    client.on('close', () => upstream.destroy());
-  });
-  await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
-  return { url: `http://127.0.0.1:${server.address().port}`, broken: () => after.length - left.length, server };
-}
 
 /** What a client must have seen: each token once, of one run of the handler. */
 function judge(name, tokens, broken) {
@@ -113,7 +88,7 @@ const cuts = [900, 1500];
   check('openai: the stream breaks in the middle', error !== undefined && chunks.length > 0, `${chunks.length} chunks, ${error}`);
   const received = chunks.length;
   const id = response.headers.get('stream-id');
-  const rest = await fetch(`${way.url}/streams/${id}?after=${received}`);
+  const rest = await fetch(`${way.url}/streams/${id}?after=${received}`, { headers: { authorization: 'Bearer unused' } });
   for await (const chunk of Stream.fromSSEResponse(rest, new AbortController())) chunks.push(chunk);
   const text = chunks.map((chunk) => chunk.choices[0]?.delta?.content ?? '').join('');
   equal('openai: the rest follows what was received', text, whole.choices[0].message.content);

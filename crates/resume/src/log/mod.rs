@@ -217,13 +217,46 @@ impl NewStream {
 }
 
 /// The name of a stream in the application. A key is bound to its latest stream, as long as the log keeps that.
-#[derive(Clone, Debug)]
+///
+/// A handler gives its stream a name with a `StreamKey` in the extensions of its response, and
+/// [`Resume::key`](crate::Resume::key) finds the stream by that name.
+///
+/// ```
+/// use axum::Extension;
+/// use tower_stream_resume::StreamKey;
+///
+/// async fn chat() -> impl axum::response::IntoResponse {
+///     let events = "data: hello\n\n";
+///     (Extension(StreamKey::new("chat 7")), [("content-type", "text/event-stream")], events)
+/// }
+/// # drop(chat());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamKey {
-    /// The name, at most 256 bytes. It may contain any bytes, so an implementation that needs a safe name encodes or hashes it.
+    /// The name. It may contain any bytes, so an implementation of [`StreamLog`] that needs a safe name encodes or hashes it. A log
+    /// gets at most 256 bytes: a handler's name may be of any length, because the log gets its hash.
     pub name: Bytes,
     /// If the key is bound to a stream that has not ended, no stream is created, and that one is returned. If false, the key is
     /// bound to the new stream.
     pub join: bool,
+}
+
+impl StreamKey {
+    /// A key that is bound to the new stream, whether or not another stream runs under it.
+    #[must_use]
+    pub fn new(name: impl Into<Bytes>) -> Self {
+        Self {
+            name: name.into(),
+            join: false,
+        }
+    }
+
+    /// Sets whether the stream that runs under this key is returned instead of a new one. A handler's body is then dropped.
+    #[must_use]
+    pub fn join(mut self, join: bool) -> Self {
+        self.join = join;
+        self
+    }
 }
 
 /// The result of [`StreamLog::create`].

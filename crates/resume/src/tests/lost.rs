@@ -153,6 +153,10 @@ impl Faulty {
         Self { log, down }
     }
 
+    pub(super) fn switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.down)
+    }
+
     fn check<'a, T: 'a>(&self, done: LogFuture<'a, T>) -> LogFuture<'a, T> {
         match self.down.load(Ordering::Relaxed) {
             true => Box::pin(async { Err(LogErrorKind::Unavailable.into()) }),

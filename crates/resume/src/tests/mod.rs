@@ -2,6 +2,7 @@ mod cursors;
 mod drain;
 mod durability;
 pub(crate) mod interleavings;
+mod keys;
 mod lost;
 mod policies;
 mod restart;

@@ -8,6 +8,7 @@ pub(crate) mod lines;
 pub(crate) mod live;
 pub(crate) mod promise;
 pub(crate) mod story;
+pub(crate) mod ui_chat;
 pub(crate) mod upload;
 pub(crate) mod whoami;
 

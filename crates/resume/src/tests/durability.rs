@@ -10,7 +10,7 @@ use std::{
 
 use axum::Router;
 use http::StatusCode;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tower_stream_core::FaultKind;
 
 use super::{
@@ -118,7 +118,8 @@ async fn a_log_that_will_not_store_the_rest_fails_the_stream() {
                 setup.feed.end();
             }
         }
-        client.rest().await;
+        let rest = timeout(60 * SECOND, client.rest()).await;
+        rest.expect("the stream fails");
         assert_eq!(Events::of(&client.text).data, ["1"], "lost: {is_lost}");
         assert_eq!(client.failed.unwrap().kind(), FaultKind::Io);
         sleep(SECOND).await;

@@ -182,7 +182,12 @@ impl StreamLog for Faulty {
         self.check(self.log.renew(id, epoch))
     }
     fn take_over<'a>(&'a self, id: &'a StreamId, takeover: Takeover) -> LogFuture<'a, Claimed> {
-        self.check(self.log.take_over(id, takeover))
+        // So that others look at the stream between a caller's look and its takeover.
+        let taken = async move {
+            yield_now().await;
+            self.log.take_over(id, takeover).await
+        };
+        self.check(Box::pin(taken))
     }
     fn read(&self, id: &StreamId, after: u64) -> LogReader {
         self.log.read(id, after)

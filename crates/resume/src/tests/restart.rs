@@ -369,18 +369,24 @@ fn with_seed(replica: &Replica, seed: &'static str) -> Router {
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_of_a_drain_hands_the_stream_to_another_server() {
-    let log = Memory::new();
-    let (here, there) = (Replica::new(&log), Replica::new(&log));
+    let (log, down) = (Memory::new(), Arc::default());
+    let here = Replica::with(&log, &down, Durability::Live);
+    let there = Replica::new(&log);
     let deadline = Deadline::default();
     let (opened, _) = outside(request("/"), &deadline);
     let mut first = Client::open(&with_seed(&here, "seed"), opened).await;
     here.feed.send("data: 1\n\n");
     first.until("data: 1").await;
+    // Not stored before the deadline, but after it.
+    down.store(true, Ordering::Relaxed);
+    here.feed.send("data: 2\n\n");
+    first.until("data: 2").await;
     let cursor = first.cursor();
     deadline.now();
     first.rest().await;
     assert_eq!(first.failed.unwrap().kind(), FaultKind::Drain, "come back");
     assert!(here.feed.is_dropped());
+    down.store(false, Ordering::Relaxed);
     sleep(SECOND).await;
     assert_eq!(here.resume.stats().producers, 0);
     let public = cursor.split('.').next().unwrap();
@@ -391,17 +397,17 @@ async fn the_deadline_of_a_drain_hands_the_stream_to_another_server() {
         .read(public, Some("alice"))
         .unwrap();
     let status = log.status(&id).await.unwrap();
-    assert_eq!((status.next, status.end), (2, None), "no end is stored");
+    assert_eq!((status.next, status.end), (3, None), "no end is stored");
     let mut second = there.read(&cursor).await;
     let reads = tokio::spawn(async move {
         second.rest().await;
         second
     });
     sleep(8 * SECOND).await;
-    there.restarts.send("data: 2\n\n");
+    there.restarts.send("data: 3\n\n");
     there.restarts.end();
     let second = reads.await.unwrap();
-    assert_eq!(Events::of(&second.text).data, ["2"]);
+    assert_eq!(Events::of(&second.text).data, ["3"]);
     assert_eq!(second.failed, None);
 }
 

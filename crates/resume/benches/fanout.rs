@@ -149,5 +149,6 @@ fn main() {
         .configure_from_args();
     bench(&mut criterion, &runtime, 1);
     bench(&mut criterion, &runtime, 100);
+    bench(&mut criterion, &runtime, 1_000);
     criterion.final_summary();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -21,6 +22,10 @@ const AHEAD_BYTES: usize = 1_024 * 1_024;
 /// With readers, the log may be behind by this much. After that the stream is no longer stored.
 const UNSTORED_RECORDS: usize = 4 * AHEAD_RECORDS;
 const UNSTORED_BYTES: usize = 4 * AHEAD_BYTES;
+
+/// What a reader takes at once.
+const TAKE_RECORDS: usize = 64;
+const TAKE_BYTES: usize = 64 * 1_024;
 
 /// The largest append.
 const APPEND_RECORDS: usize = 256;
@@ -96,7 +101,8 @@ pub(crate) enum Work {
 /// What a reader gets.
 #[derive(Debug)]
 pub(crate) enum Taken {
-    Record(Bytes),
+    /// The next records are in the buffer of the reader.
+    Records,
     End(End),
     /// The record is no longer here: read the log.
     Behind,
@@ -266,14 +272,8 @@ impl Live {
             store_waker(&mut state.store, cx);
             return Poll::Pending;
         }
-        let mut bytes = 0;
-        let unstored = state.records.iter().skip(skipped).take(APPEND_RECORDS);
-        let unstored = unstored.take_while(|record| {
-            let fits = bytes == 0 || bytes + record.len() <= APPEND_BYTES;
-            bytes += record.len().max(1);
-            fits
-        });
-        let records: Vec<_> = unstored.cloned().collect();
+        let unstored = state.fitting(skipped, APPEND_RECORDS, APPEND_BYTES);
+        let records: Vec<_> = state.records.range(unstored).cloned().collect();
         let is_all = records.len() == left;
         Poll::Ready(Work::Append(Entry {
             first: state.to_store,
@@ -405,9 +405,14 @@ impl Live {
         wake(state.pump.take());
     }
 
-    /// The record with this offset, or the end.
-    #[inline]
-    pub(crate) fn poll_take(&self, place: usize, at: u64, cx: &mut Context<'_>) -> Poll<Taken> {
+    /// Copies records from this offset on to `out`, or returns the end. One lock and one search serve many records.
+    pub(crate) fn poll_take(
+        &self,
+        place: usize,
+        at: u64,
+        out: &mut VecDeque<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Taken> {
         let mut state = self.state.lock();
         if state.is_moved {
             return Poll::Ready(Taken::Moved);
@@ -416,12 +421,13 @@ impl Live {
             return Poll::Ready(Taken::Behind);
         }
         let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
-        if at < state.readable
-            && let Some(record) = state.records.get(index)
-        {
-            let record = record.clone();
-            state.taken(at);
-            return Poll::Ready(Taken::Record(record));
+        if at < state.readable && index < state.records.len() {
+            let readable = usize::try_from(state.readable - at).unwrap_or(usize::MAX);
+            let taken = state.fitting(index, readable.min(TAKE_RECORDS), TAKE_BYTES);
+            let last = at + taken.len() as u64 - 1;
+            out.extend(state.records.range(taken).cloned());
+            state.taken(last);
+            return Poll::Ready(Taken::Records);
         }
         let may_end = state.readable == u64::MAX || state.is_broken;
         if let Some(end) = state.end.as_ref().filter(|_| may_end) {
@@ -447,7 +453,19 @@ impl State {
         self.first + self.records.len() as u64
     }
 
-    #[inline]
+    /// The records from this index on that are at most so many and so long, but at least one.
+    fn fitting(&self, from: usize, records: usize, bytes: usize) -> Range<usize> {
+        let from = from.min(self.records.len());
+        let mut left = bytes;
+        let all = self.records.range(from..).take(records);
+        let fitting = all.take_while(|record| {
+            let fits = left == bytes || record.len() <= left;
+            left = left.saturating_sub(record.len().max(1));
+            fits
+        });
+        from..from + fitting.count()
+    }
+
     fn taken(&mut self, at: u64) {
         if at <= self.fastest {
             return;

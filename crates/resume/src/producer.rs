@@ -111,6 +111,7 @@ where
     }
 }
 
+const TOO_LONG: &str = "a record is longer than a stream that can be resumed may have";
 const SHUT_DOWN: &str = "the server was shut down before the stream was complete";
 
 /// How long readers may take to leave at the deadline of a drain.
@@ -185,21 +186,11 @@ where
             Next::Full => 0,
             Next::Room(room) => room.min(TURN_FRAMES),
         };
-        let (mut frames, mut ended) = (0, None);
-        // Of a frame with many records, as many are over the room.
-        let yields = loop {
-            if frames >= room || self.records.len() >= room || self.bytes >= TURN_BYTES {
-                break room > 0;
-            }
-            frames += 1;
-            match self.poll_body(cx) {
-                Poll::Ready(None) => {}
-                Poll::Ready(end) => {
-                    ended = end;
-                    break false;
-                }
-                Poll::Pending => break false,
-            }
+        let taken = catch_unwind(AssertUnwindSafe(|| self.poll_frames(room, cx)));
+        let (yields, ended) = match taken {
+            Ok(Poll::Ready(ended)) => (ended.is_none() && room > 0, ended),
+            Ok(Poll::Pending) => (false, None),
+            Err(panic) => (false, Some(self.failed(panicked(panic)))),
         };
         self.live.push(&mut self.records, &mut self.woken);
         self.bytes = 0;
@@ -248,41 +239,39 @@ where
         Poll::Ready(Pumped::Alone)
     }
 
-    /// Takes the next frame. `Some`: the body has ended.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+    /// Takes frames until the turn is over. `Some`: the body has ended.
+    fn poll_frames(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<Option<End>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(Some(End::Complete));
         };
-        let polled = catch_unwind(AssertUnwindSafe(|| body.as_mut().poll_frame(cx)));
-        let frame = match polled {
-            Ok(polled) => ready!(polled),
-            Err(panic) => return Poll::Ready(Some(self.failed(panicked(panic)))),
-        };
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => self.take(data),
-                // Trailers belong to one response.
-                Err(_) => None,
-            },
-            Some(Err(error)) => {
-                let error: BoxError = error.into();
-                Some(self.failed(Cause::of(&*error)))
+        // Of a frame with many records, as many are over the room.
+        for _ in 0..room {
+            if self.records.len() >= room || self.bytes >= TURN_BYTES {
+                break;
             }
-            None => Some(self.ended()),
-        })
-    }
-
-    #[inline]
-    fn take(&mut self, data: Bytes) -> Option<End> {
-        let (records, bytes) = (&mut self.records, &mut self.bytes);
-        let taken = self.splitter.push(data, |record| {
-            *bytes += record.len();
-            records.push(record);
-        });
-        taken.err().map(|_| {
-            let message = "a record is longer than a stream that can be resumed may have";
-            self.failed(Cause::new(FaultKind::Other, message))
-        })
+            match ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    // Trailers belong to one response.
+                    let Ok(data) = frame.into_data() else {
+                        continue;
+                    };
+                    let taken = self.splitter.push(data, |record| {
+                        self.bytes += record.len();
+                        self.records.push(record);
+                    });
+                    if taken.is_err() {
+                        let cause = Cause::new(FaultKind::Other, TOO_LONG);
+                        return Poll::Ready(Some(self.failed(cause)));
+                    }
+                }
+                Some(Err(error)) => {
+                    let error: BoxError = error.into();
+                    return Poll::Ready(Some(self.failed(Cause::of(&*error))));
+                }
+                None => return Poll::Ready(Some(self.ended())),
+            }
+        }
+        Poll::Ready(None)
     }
 
     fn ended(&mut self) -> End {

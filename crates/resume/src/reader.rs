@@ -34,24 +34,43 @@ pub(crate) struct Reader {
     next: u64,
     epochs: Epochs,
     source: Source,
+    /// Records from `next` on that were taken from a live stream.
+    taken: VecDeque<Bytes>,
+    /// Frames that are ready. Empty if `taken` is not.
     out: VecDeque<Bytes>,
     state: State,
 }
 
 /// Writes records with their cursors.
 struct Events {
-    /// What the `id:` of each event starts with: `id: <public id>.<epoch>.`.
-    prefix: String,
-    /// The bytes of the prefix before the epoch.
-    stream: usize,
+    /// The last line that was written: `id: <public id>.<epoch>.<offset>` and its LF.
+    line: Vec<u8>,
+    /// Where the epoch and the offset begin in it.
+    epoch: usize,
+    digits: usize,
+    offset: u64,
     in_band: bool,
     buffer: BytesMut,
 }
 
 impl Events {
+    fn new(public: &str, in_band: bool) -> Self {
+        let line = format!("id: {public}.");
+        Self {
+            epoch: line.len(),
+            digits: line.len(),
+            line: line.into_bytes(),
+            offset: 0,
+            in_band,
+            buffer: BytesMut::new(),
+        }
+    }
+
     fn set_epoch(&mut self, epoch: Epoch) {
-        self.prefix.truncate(self.stream);
-        self.prefix.push_str(&format!("{epoch}."));
+        self.line.truncate(self.epoch);
+        self.line.extend_from_slice(format!("{epoch}.").as_bytes());
+        self.digits = self.line.len();
+        self.write(self.offset);
     }
 
     /// The frame of a record.
@@ -60,23 +79,50 @@ impl Events {
         if !self.in_band {
             return record;
         }
-        let length = self.prefix.len() + LONGEST_OFFSET + record.len();
+        self.line(offset);
+        let length = self.line.len() + record.len();
         // One allocation for many records.
         if self.buffer.capacity() < length {
             self.buffer.reserve(length.max(4_096));
         }
-        self.buffer.extend_from_slice(self.prefix.as_bytes());
-        let mut digits = itoa::Buffer::new();
-        self.buffer
-            .extend_from_slice(digits.format(offset).as_bytes());
-        self.buffer.extend_from_slice(b"\n");
+        self.buffer.extend_from_slice(&self.line);
         self.buffer.extend_from_slice(&record);
         self.buffer.split().freeze()
     }
-}
 
-/// The digits of an offset, and a line end.
-const LONGEST_OFFSET: usize = 21;
+    /// The line of this offset. That of the next one is the last line, counted on.
+    #[inline]
+    fn line(&mut self, offset: u64) -> &[u8] {
+        let is_next = offset == self.offset.wrapping_add(1);
+        self.offset = offset;
+        if !is_next || !self.count_on() {
+            self.write(offset);
+        }
+        &self.line
+    }
+
+    /// Adds one to the digits. False: another digit is needed.
+    #[inline]
+    fn count_on(&mut self) -> bool {
+        let digits = self.digits..self.line.len() - 1;
+        for digit in self.line[digits].iter_mut().rev() {
+            if *digit < b'9' {
+                *digit += 1;
+                return true;
+            }
+            *digit = b'0';
+        }
+        false
+    }
+
+    fn write(&mut self, offset: u64) {
+        self.line.truncate(self.digits);
+        let mut digits = itoa::Buffer::new();
+        self.line
+            .extend_from_slice(digits.format(offset).as_bytes());
+        self.line.push(b'\n');
+    }
+}
 
 enum Source {
     /// The producer runs here.
@@ -167,20 +213,15 @@ impl Reader {
         epochs: Epochs,
         source: Source,
     ) -> Self {
-        let prefix = format!("id: {public}.");
         let mut reader = Self {
             shared: Arc::clone(shared),
             id,
-            events: Events {
-                stream: prefix.len(),
-                prefix,
-                in_band: head.in_band,
-                buffer: BytesMut::new(),
-            },
+            events: Events::new(public, head.in_band),
             outer: outer.cloned(),
             next: after + 1,
             epochs,
             source,
+            taken: VecDeque::new(),
             out: VecDeque::new(),
             state: State::Reading,
             head,
@@ -251,7 +292,7 @@ impl Reader {
     /// Writes a block that gives the client a cursor and no event.
     fn cursor_alone(&mut self, offset: u64) {
         if self.head.in_band {
-            let block = format!("{}{offset}\n\n", self.events.prefix);
+            let block = [self.events.line(offset), b"\n"].concat();
             self.out.push_back(block.into());
         }
     }
@@ -265,6 +306,12 @@ impl Reader {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
+            if let Some(record) = self.taken.pop_front() {
+                let offset = self.next;
+                self.next += 1;
+                let frame = self.events.frame(offset, record);
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
             if let Some(bytes) = self.out.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
@@ -277,34 +324,31 @@ impl Reader {
                 }
                 State::Ended => return Poll::Ready(None),
             }
-            if let Some(record) = ready!(self.poll_source(cx)) {
-                return Poll::Ready(Some(Ok(Frame::data(record))));
-            }
+            ready!(self.poll_source(cx));
         }
     }
 
-    /// Reads on: a record that is ready to be sent, or a change of the state.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    /// Reads on: there are records or frames afterwards, or the state has changed.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let next = self.next;
         match &mut self.source {
-            Source::Live(place) => match ready!(place.live.poll_take(place.place, self.next, cx)) {
-                Taken::Record(record) => {
-                    let offset = self.next;
-                    self.next += 1;
-                    return Poll::Ready(Some(self.events.frame(offset, record)));
+            Source::Live(place) => {
+                match ready!(place.live.poll_take(place.place, next, &mut self.taken, cx)) {
+                    Taken::Records => {}
+                    Taken::End(end) => self.end(end),
+                    Taken::Behind if !place.live.is_resumable() => {
+                        self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
+                    }
+                    Taken::Behind => {
+                        let reader = self.shared.log.read(&self.id, self.next - 1);
+                        self.replace(|source| match source {
+                            Source::Live(place) => Source::Behind(place, reader),
+                            source => source,
+                        });
+                    }
+                    Taken::Moved => self.move_on(),
                 }
-                Taken::End(end) => self.end(end),
-                Taken::Moved => self.move_on(),
-                Taken::Behind if !place.live.is_resumable() => {
-                    self.fail(Cause::new(FaultKind::Other, NOT_KEPT));
-                }
-                Taken::Behind => {
-                    let reader = self.shared.log.read(&self.id, self.next - 1);
-                    self.replace(|source| match source {
-                        Source::Live(place) => Source::Behind(place, reader),
-                        source => source,
-                    });
-                }
-            },
+            }
             Source::Behind(place, _) if place.live.is_moved() => self.move_on(),
             Source::Behind(place, reader) => {
                 let item = ready!(reader.as_mut().poll_next(cx));
@@ -332,7 +376,7 @@ impl Reader {
                     match elsewhere.reader.as_mut().poll_next(cx) {
                         Poll::Ready(Some(Ok(entry))) if self.epochs.are_known() => {
                             self.entry(entry);
-                            return Poll::Ready(None);
+                            return Poll::Ready(());
                         }
                         Poll::Ready(Some(Ok(entry))) => {
                             let outer = self.outer.as_ref();
@@ -341,11 +385,11 @@ impl Reader {
                         }
                         Poll::Ready(Some(Err(error))) => {
                             self.retry(error.kind(), 0);
-                            return Poll::Ready(None);
+                            return Poll::Ready(());
                         }
                         Poll::Ready(None) => {
                             self.state = State::Ended;
-                            return Poll::Ready(None);
+                            return Poll::Ready(());
                         }
                         Poll::Pending => {}
                     }
@@ -371,7 +415,7 @@ impl Reader {
                 }
             }
         }
-        Poll::Ready(None)
+        Poll::Ready(())
     }
 
     /// Another producer goes on with the stream. Its epoch has to be known before its records are.
@@ -439,8 +483,9 @@ impl Reader {
         let content = format!("{{\"first\":{first},\"missed\":{missed}{fork}}}");
         match self.head.kind {
             StreamKind::Sse if self.head.in_band => {
-                let cursor = format!("{}{}\n", self.events.prefix, first - 1);
-                let event = format!("event: gap\n{cursor}data: {content}\n\n");
+                let data = format!("data: {content}\n\n");
+                let cursor = self.events.line(first - 1);
+                let event = [b"event: gap\n", cursor, data.as_bytes()].concat();
                 self.out.push_back(event.into());
             }
             StreamKind::JsonLines => {

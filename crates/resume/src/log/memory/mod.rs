@@ -20,6 +20,7 @@ use self::kept::{Kept, STREAM_COST, State};
 use super::{
     Claimed, Created, Entry, Epoch, LogError, LogErrorKind, LogFuture, LogReader, NewStream,
     Overflow, Status, StreamId, StreamLog, Takeover,
+    entry::RECORD_COST,
     reading::{self, Reading},
 };
 
@@ -295,7 +296,7 @@ impl Shared {
                 self.bytes.fetch_sub(removed, Ordering::Relaxed);
             }
             state.records.extend(entry.records.iter().cloned());
-            state.bytes += entry.bytes();
+            state.bytes += added - RECORD_COST * entry.records.len();
             state.end.clone_from(&entry.end);
             state.last_first = entry.first;
             self.bytes.fetch_add(added, Ordering::Relaxed);

@@ -421,12 +421,14 @@ impl Live {
             return Poll::Ready(Taken::Behind);
         }
         let index = usize::try_from(at - state.first).unwrap_or(usize::MAX);
+        // Those before it have been sent. A cursor that is ahead of the stream says nothing of what was read.
+        if index <= state.records.len() {
+            state.taken(at - 1);
+        }
         if at < state.readable && index < state.records.len() {
             let readable = usize::try_from(state.readable - at).unwrap_or(usize::MAX);
             let taken = state.fitting(index, readable.min(TAKE_RECORDS), TAKE_BYTES);
-            let last = at + taken.len() as u64 - 1;
             out.extend(state.records.range(taken).cloned());
-            state.taken(last);
             return Poll::Ready(Taken::Records);
         }
         let may_end = state.readable == u64::MAX || state.is_broken;

@@ -56,7 +56,11 @@ const kinds = {
 
   async "resumable-stream"() {
     const { createResumableStreamContext } = await import("resumable-stream");
-    const context = createResumableStreamContext({ waitUntil: () => {} });
+    const { createClient } = await import("redis");
+    // The clients that the package makes itself have no listener for errors, so a lost connection ends the process.
+    const connect = () => createClient({ url: process.env.REDIS_URL }).on("error", () => {}).connect();
+    const [publisher, subscriber] = await Promise.all([connect(), connect()]);
+    const context = createResumableStreamContext({ waitUntil: () => {}, publisher, subscriber });
     return {
       async open(url, response) {
         const id = randomUUID();

@@ -213,7 +213,7 @@ fn cpu(processes: &[u32]) -> f64 {
 pub(crate) struct Replay {
     #[command(flatten)]
     server: Server,
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 2_000)]
     count: u64,
     /// How often the stream is read, one after the other
     #[arg(long, default_value_t = 100)]

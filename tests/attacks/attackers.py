@@ -268,13 +268,13 @@ def slow_bodies(address: Address, count: int) -> Inactive:
     return clients
 
 
-def stalled_stream(address: Address) -> object:
-    """An HTTP/2 client that reads all of its streams but one. How the stalled stream and its neighbours ended."""
+def stalled_stream(address: Address, count: int) -> object:
+    """An HTTP/2 client that reads all of its streams but one. How the stalled stream and its `count` neighbours ended."""
     client = H2Client(address)
     client.connection.increment_flow_control_window(10_000_000)
     stalled = client.begin("/bytes?size=1000000")
     client.unread.add(stalled)
-    neighbours = [client.begin("/lines?count=60&interval_ms=100") for _ in range(9)]
+    neighbours = [client.begin("/lines?count=60&interval_ms=100") for _ in range(count)]
     while not client.ended.issuperset(neighbours):
         if not client.step():
             return "the connection was closed"

@@ -57,8 +57,9 @@ impl Drop for Producer {
     }
 }
 
-/// Routes whose bodies have frames of 16 KiB: `/endless`, `/twenty` with that many, `/quiet` with one and no end, `/later`
-/// that begins after 10 s, `/silent` with no frame and no end; and `/full` with one frame of 10 MB.
+/// Routes whose bodies have frames of 16 KiB: `/endless`, `/twenty` with that many, `/pauses` with twenty and no end,
+/// `/quiet` with one and no end, `/later` that begins after 10 s, `/silent` with no frame and no end; and `/full` with
+/// one frame of 10 MB.
 pub(crate) fn producers() -> (Router, UnboundedReceiver<&'static str>) {
     let (ended, ends) = unbounded_channel();
     let produce = move |bytes: usize, frames, hangs| {
@@ -80,6 +81,7 @@ pub(crate) fn producers() -> (Router, UnboundedReceiver<&'static str>) {
     let routes = Router::new()
         .route("/endless", produce(FRAME, usize::MAX, false))
         .route("/twenty", produce(FRAME, 20, false))
+        .route("/pauses", produce(FRAME, 20, true))
         .route("/quiet", produce(FRAME, 1, true))
         .route("/later", produce(FRAME, 1, true))
         .route("/silent", produce(FRAME, 0, true))
@@ -153,7 +155,10 @@ async fn a_client_that_has_nothing_to_read_is_served() {
     let (routes, mut ends) = producers();
     let rig = Rig::start_with(routes, |server| server.min_rate(1000));
     let mut client = rig.connect();
-    client.send("GET /quiet HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.send("GET /pauses HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    // Five times what the pipe between server and client takes, so the rest of it waits in the server.
+    sleep(10 * SECOND).await;
+    read(&mut client, 20 * FRAME).await;
     let ended = timeout(10_000 * SECOND, ends.recv()).await;
     assert!(ended.is_err(), "{ended:?}");
 }

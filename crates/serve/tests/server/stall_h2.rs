@@ -71,7 +71,7 @@ async fn one_stalled_stream_harms_none_of_its_neighbours() {
     let (mut requests, _driver) = open(&rig, 65_535, WIDE).await;
     let mut stalled = request(&mut requests, "/endless").await;
     let mut neighbours = Vec::new();
-    for _ in 0..99 {
+    for _ in 0..100 {
         neighbours.push(request(&mut requests, "/twenty").await);
     }
     let mut reading = Vec::new();

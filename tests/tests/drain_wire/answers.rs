@@ -183,8 +183,9 @@ async fn a_refused_stream_has_no_head() -> Outcome {
         .build();
     let hold = DrainToken::new(&refusing);
     refusing.start_within(Duration::from_secs(50));
-    // a client of `serve` that cannot know is served for two seconds
-    sleep(2500 * MS).await;
+    while !refusing.state().is_refusing() {
+        sleep(MS).await;
+    }
     let server = drain().build();
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;

@@ -153,7 +153,7 @@ async fn each_failure_ends_as_documented() -> Outcome {
     let cases = cases().map(async |(how, format, length, protocol)| {
         let (status, kind) = match how {
             "hang" => (504, "timeout"),
-            "error-body" | "error-first" => (500, "_OTHER"),
+            "error-body" | "error-first" => (500, "internal"),
             _ => (500, "panic"),
         };
         let records = matches!(format, "sse" | "ndjson");

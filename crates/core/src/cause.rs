@@ -76,6 +76,16 @@ impl FaultKind {
         }
     }
 
+    /// The name that clients read in an error record. It is [`as_str`](Self::as_str), except for [`Other`](Self::Other):
+    /// `internal`, because `_OTHER` has a meaning only in telemetry.
+    #[must_use]
+    pub const fn public_name(self) -> &'static str {
+        match self {
+            Self::Other => "internal",
+            kind => kind.as_str(),
+        }
+    }
+
     /// The kind with this [name](Self::as_str). `None` if there is none, and for the names of gRPC statuses.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -42,7 +42,7 @@ impl WriteError for DefaultWriter {
         }
         Problem::new(failure.status())
             .detail(failure.message())
-            .with("kind", failure.kind().as_str())
+            .with("kind", failure.kind().public_name())
             .instance(failure.request_id())
             .into_response()
     }

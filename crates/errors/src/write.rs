@@ -203,7 +203,7 @@ impl Failure<'_> {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut members = Map::new();
-        members.insert("kind".to_owned(), self.kind().as_str().into());
+        members.insert("kind".to_owned(), self.kind().public_name().into());
         members.insert("status".to_owned(), self.status().as_u16().into());
         members.insert("message".to_owned(), self.message().into());
         if let Some(id) = self.request_id {

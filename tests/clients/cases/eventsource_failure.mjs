@@ -8,7 +8,7 @@ import { DEMO_URL, check, equal } from '../lib/check.mjs';
 const manifest = new URL('../node_modules/eventsource/package.json', import.meta.url);
 console.log(`eventsource ${JSON.parse(readFileSync(manifest)).version}, node ${process.version}`);
 
-for (const [how, kind] of [['panic-body', 'panic'], ['error-body', '_OTHER'], ['producer-panic', 'panic'], ['hang', 'timeout']]) {
+for (const [how, kind] of [['panic-body', 'panic'], ['error-body', 'internal'], ['producer-panic', 'panic'], ['hang', 'timeout']]) {
   const numbers = [];
   const told = await new Promise((done) => {
     const source = new EventSource(`${DEMO_URL}/fail?how=${how}&after=3&interval_ms=20`);

@@ -33,7 +33,7 @@ impl Dialect {
 
 fn error(report: &ErrorReport<'_>) -> Value {
     let mut members = Map::new();
-    members.insert("kind".to_owned(), report.kind().as_str().into());
+    members.insert("kind".to_owned(), report.kind().public_name().into());
     members.insert("status".to_owned(), report.status().as_u16().into());
     members.insert("message".to_owned(), report.message().into());
     if let Some(id) = report.request_id() {

@@ -19,7 +19,7 @@ fn layer() -> ErrorWriterLayer {
 #[tokio::test]
 async fn an_error_in_the_first_poll_is_a_problem_document() {
     for (kind, name, status) in [
-        (FaultKind::Other, "_OTHER", 500),
+        (FaultKind::Other, "internal", 500),
         (FaultKind::Io, "io", 500),
         (FaultKind::Timeout, "timeout", 504),
         (FaultKind::DigestMismatch, "digest_mismatch", 502),
@@ -307,7 +307,7 @@ async fn without_a_first_poll_the_head_is_not_held() {
     assert_eq!(seen.status, 200);
     assert_eq!(
         seen.text(),
-        format!("event: error\ndata: {}\n\n", told("_OTHER", 500))
+        format!("event: error\ndata: {}\n\n", told("internal", 500))
     );
 }
 

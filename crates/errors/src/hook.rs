@@ -118,6 +118,9 @@ impl PanicHook {
     }
 
     /// Whether to capture a backtrace of each panic too, whatever `RUST_BACKTRACE` says: some milliseconds a panic.
+    ///
+    /// The log event has the frames of the user's code, at most 32 of them. Those of tokio, hyper, axum, tower and these
+    /// layers, whose names alone are tens of kilobytes, are only shown with `RUST_BACKTRACE=full`.
     pub fn backtrace(mut self, backtrace: bool) -> Self {
         self.backtrace = backtrace;
         self
@@ -192,7 +195,7 @@ impl Seen {
             error = self.message,
             location = self.location,
             thread = std::thread::current().name(),
-            backtrace = self.backtrace.as_ref().map(ToString::to_string),
+            backtrace = self.backtrace.as_ref().map(crate::backtrace::text),
             "panicked"
         );
     }

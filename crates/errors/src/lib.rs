@@ -2,6 +2,7 @@
 #![doc = include_str!("matrix.md")]
 #![doc = include_str!("endings.md")]
 
+mod backtrace;
 mod channel;
 mod context;
 mod default_writer;

@@ -5,7 +5,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use crate::hook::{self, Watch};
+use crate::{
+    backtrace,
+    hook::{self, Watch},
+};
 
 /// What a panic left behind.
 pub(crate) struct Payload {
@@ -65,7 +68,7 @@ impl Payload {
     /// Reads the panic, at once: the next panic of this thread overwrites the recorded location.
     #[cold]
     pub(crate) fn read(self) -> Panicked {
-        let (location, backtrace) = match self.watch.take() {
+        let (location, captured) = match self.watch.take() {
             Some(seen) => (Some(seen.location), seen.backtrace),
             None => (None, None),
         };
@@ -77,7 +80,7 @@ impl Payload {
         Panicked {
             message,
             location,
-            backtrace: backtrace.map(|backtrace| backtrace.to_string()),
+            backtrace: captured.as_ref().map(backtrace::text),
         }
     }
 }

@@ -177,10 +177,12 @@ async fn it_serves_over_a_unix_socket_and_removes_it_after_the_drain() -> Outcom
 async fn a_file_in_the_place_of_the_unix_socket_is_named_and_kept() -> Outcome {
     let file = NamedTempFile::new()?;
     let flag = format!("unix:{}", path(file.path()));
-    let output = DemoProcess::command()?
+    let mut command = DemoProcess::command()?;
+    let output = command
         .args(["--public", &flag])
-        .output()
-        .await?;
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE, output).await??;
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr)?;
     assert!(text.contains(&flag), "{text}");

@@ -30,6 +30,10 @@ STOPPED_READERS = 50
 # Of a request body or a response in bytes per second, over this many seconds.
 MIN_RATE, RATE_OVER = 500, 20
 SLOW_BODIES = 20
+# Of slowhttptest; of slow heads it has 200.
+SLOWHTTPTEST = 100
+# HTTP/2 streams that are read, beside one on the same connection that is not.
+NEIGHBOURS = 100
 ENHANCE_YOUR_CALM = 11
 CANCEL = 8
 passed = failed = 0
@@ -142,9 +146,9 @@ def plain() -> None:
     vanished = attackers.vanished(demo.public, 20)
     stopped_readers = attackers.stopped_readers(demo.public, STOPPED_READERS)
     slow_bodies = attackers.slow_bodies(demo.public, SLOW_BODIES)
-    # 20 more, which send 8 bytes a second
+    # More of them, which send up to 8 bytes a second.
     trickling: list[tuple[str, int, int]] = []
-    options = ["-c", "20", "-r", "20", "-i", "1", "-x", "8", "-l", "60", "-t", "PUT", "-p", "10"]
+    options = ["-c", str(SLOWHTTPTEST), "-r", "100", "-i", "1", "-x", "8", "-l", "60", "-t", "PUT", "-p", "10"]
     url = demo.url("/upload")
     trickler = threading.Thread(target=lambda: trickling.append(attackers.slowhttptest(url, "-B", *options)))
     trickler.start()
@@ -157,7 +161,7 @@ def plain() -> None:
         Background("sends nothing between two requests", idle, demo.public, 4 * HEADER_TIMEOUT),
         Background("answers PINGs and has a quiet stream", quiet_http2, demo.public, ended),
     ]
-    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 46 + STOPPED_READERS + SLOW_BODIES), demo.descriptors())
+    check("slow clients are connected", wait_for(lambda: demo.descriptors() >= first + 26 + SLOWHTTPTEST + STOPPED_READERS + SLOW_BODIES), demo.descriptors())
     attacked("slow heads", demo, lambda: slow_heads(demo))
     attacked("silence", demo, lambda: silences(demo))
     memory = []
@@ -197,15 +201,20 @@ def plain() -> None:
 
 def slow_reads() -> None:
     demo = Demo("--write-stall", "3s")
+    # A stalled stream, and two of the connection whose window is used up.
+    aborted = SLOWHTTPTEST + 3
 
     def attack() -> None:
-        options = ["-c", "100", "-r", "100", "-w", "64", "-y", "128", "-n", "1", "-z", "8", "-l", "8", "-p", "10"]
+        options = ["-c", str(SLOWHTTPTEST), "-r", "100", "-w", "64", "-y", "128", "-n", "1", "-z", "8", "-l", "8", "-p", "10"]
         results: list[tuple[str, int, int]] = []
         url = demo.url("/bytes?size=8000000")
         attacker = threading.Thread(target=lambda: results.append(attackers.slowhttptest(url, "-X", *options)))
         attacker.start()
         ends: dict[str, object] = {}
-        clients = {"stream": attackers.stalled_stream, "connection": attackers.stalled_connection}
+        clients = {
+            "stream": lambda address: attackers.stalled_stream(address, NEIGHBOURS),
+            "connection": attackers.stalled_connection,
+        }
         stalled = [
             threading.Thread(target=lambda name=name, client=client: ends.update({name: client(demo.public)}))
             for name, client in clients.items()
@@ -213,18 +222,18 @@ def slow_reads() -> None:
         for thread in stalled:
             thread.start()
         # slowhttptest does not notice that its connections are reset, so the server is asked.
-        wait_for(lambda: demo.slow_readers() >= 103 or not attacker.is_alive())
+        wait_for(lambda: demo.slow_readers() >= aborted or not attacker.is_alive())
         check("slow reads: all connections are reset while slowhttptest still reads", attacker.is_alive(), demo.slow_readers())
         attacker.join()
         for thread in stalled:
             thread.join(60)
-        whole = (CANCEL, [60] * 9)
-        equal("slow reads: one stalled stream is reset, and its nine neighbours are whole", ends.get("stream"), whole)
+        whole = (CANCEL, [60] * NEIGHBOURS)
+        equal(f"slow reads: one stalled stream is reset, and its {NEIGHBOURS} neighbours are whole", ends.get("stream"), whole)
         equal("slow reads: a connection whose window is used up is closed", ends.get("connection"), True)
         equal("slow reads: it found the service available", [unavailable for _, _, unavailable in results], [0])
 
     attacked("slow reads", demo, attack)
-    equal("slow reads: slow_reader is why, and of nobody else", demo.slow_readers(), 103)
+    equal("slow reads: slow_reader is why, and of nobody else", demo.slow_readers(), aborted)
     stopped(demo)
 
 

@@ -417,7 +417,7 @@ impl<C, R> StreamStack<C, R> {
 
     /// Adds the layer that makes streams resumable, in its place in the order: the layers outside of it follow one reader, those inside
     /// (idle timeout, chunk spans, sequence) the producer. The stack is then no longer one wrapper, which costs some instructions per
-    /// request.
+    /// request, and the service inside must be `Clone + Send`, as those of axum are.
     ///
     /// ```
     /// use tower_stream::{StreamStack, resume::{Memory, Resume}};

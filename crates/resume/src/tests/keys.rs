@@ -362,7 +362,7 @@ async fn while_the_log_is_down_a_key_finds_nothing_out_and_handlers_run() {
     let faulty = Faulty::shared(Memory::new());
     let down = faulty.switch();
     let chat = Chat::new(&resume(faulty));
-    let first = chat.open(posted("/chat", &[("x-chat", "7")])).await;
+    let mut first = chat.open(posted("/chat", &[("x-chat", "7")])).await;
     let id = first.id();
     down.store(true, Ordering::Relaxed);
     let refused = send(&chat.app, running("7")).await;
@@ -377,6 +377,13 @@ async fn while_the_log_is_down_a_key_finds_nothing_out_and_handlers_run() {
     }
     down.store(false, Ordering::Relaxed);
     assert_eq!(chat.open(running("7")).await.id(), id);
+    // A stream that has ended here does not run, also before the log has its end.
+    down.store(true, Ordering::Relaxed);
+    chat.feed.end();
+    first.rest().await;
+    settle().await;
+    down.store(false, Ordering::Relaxed);
+    assert_eq!(chat.status(running("7")).await, NONE);
 }
 
 #[tokio::test(start_paused = true)]

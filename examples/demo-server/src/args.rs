@@ -251,7 +251,7 @@ Public routes. Query parameters are shown with their defaults; unknown ones are 
   GET  /streams/{id}, DELETE /streams/{id}, GET /streams/{id}/status
          resumes (Last-Event-ID, or ?after= and the number of records received), cancels or
          describes a stream of /story or of a chat; id: its Stream-Id header. A stream that was
-         requested with Authorization is only for requests with the same
+         requested with Authorization and Idempotency-Key is only for requests with the same
   GET  /lines?count=10&interval_ms=100&bytes=32
          NDJSON, one object a line; count=0 is endless
   GET  /bytes?size=1048576&chunk=16384&length=1

@@ -111,8 +111,10 @@ impl State {
     }
 }
 
-/// The API key, if the request has one: the demo accepts any. A stream of a request without one is for everyone who knows its id.
+/// The API key of a request with an `Idempotency-Key`, so that two clients may use the same key; the demo accepts any. Other streams are
+/// for everyone who knows their id.
 fn owner(request: &axum::http::request::Parts) -> Option<String> {
+    request.headers.get("idempotency-key")?;
     let key = request.headers.get(axum::http::header::AUTHORIZATION)?;
     key.to_str().ok().map(str::to_owned)
 }

@@ -120,8 +120,9 @@ async function slow(sides) {
   await Promise.all(
     sides.map(async ({ result, prefix }) => {
       const leave = new AbortController();
+      let response;
       try {
-        const response = await fetch(`${prefix}/bytes?size=4000000000&chunk=65536&length=0`, { signal: leave.signal, cache: 'no-store' });
+        response = await fetch(`${prefix}/bytes?size=4000000000&chunk=65536&length=0`, { signal: leave.signal, cache: 'no-store' });
         result.fact('request id', response.headers.get('x-request-id') ?? 'none');
         const reader = response.body.getReader();
         let { value } = await reader.read();
@@ -130,7 +131,6 @@ async function slow(sides) {
         result.wait('Not reading.');
         await held;
         result.fact('held for', seconds(performance.now() - result.started));
-        result.cut = false;
         // A browser learns of the end only when it reads on. The server may still have been sending on this side when it
         // ended the other one: then this side stops reading once more.
         for (let round = 0; guarded && value && round < ROUNDS; round += 1) {
@@ -139,8 +139,9 @@ async function slow(sides) {
         }
         result.wait('This page closes the connection.');
       } catch (error) {
-        if (result.cut === undefined) result.conclude('cut', 'bad', `The request failed: ${error.message}.`);
-        result.cut = true;
+        // A page that had no time for the first part is a slow reader as well.
+        if (response) result.cut = true;
+        else result.conclude('cut', 'bad', `The request failed: ${error.message}.`);
       }
       leave.abort();
     }),

@@ -154,7 +154,7 @@ impl Shared {
         outer: Option<&Exchange>,
     ) -> Result<bool, LogError> {
         if let Some(live) = self.live(id) {
-            return Ok(!live.has_ended());
+            return Ok(live.end_offset().is_none());
         }
         match self.look_after(id, outer).await {
             Ok(status) => Ok(status.end.is_none()),
@@ -178,7 +178,9 @@ impl Shared {
             match created {
                 // For the log it has not ended: its producer is lost, or has not stored the end yet.
                 Created::Joined(running) if !self.runs(&running, outer).await? => {
-                    new.key = new.key.map(|key| key.join(false));
+                    // That of a producer here is stored in a moment. Any other is, so that of requests to several servers one creates.
+                    let is_stored = self.live(&running).is_none();
+                    new.key = new.key.map(|key| key.join(is_stored));
                     self.log.create(id, new).await
                 }
                 created => Ok(created),
@@ -222,7 +224,8 @@ pub(crate) struct Turns(Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>);
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
     name: Name,
-    lock: Arc<tokio::sync::Mutex<()>>,
+    /// Always there, but in `drop`.
+    lock: Option<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Turns {
@@ -231,7 +234,7 @@ impl Turns {
         Turn {
             turns: self,
             name,
-            lock,
+            lock: Some(lock),
         }
     }
 
@@ -243,16 +246,17 @@ impl Turns {
 
 impl Turn<'_> {
     /// Waits for the requests before this one.
-    pub(crate) async fn wait(&self) -> MutexGuard<'_, ()> {
-        self.lock.lock().await
+    pub(crate) async fn wait(&self) -> Option<MutexGuard<'_, ()>> {
+        Some(self.lock.as_ref()?.lock().await)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = self.turns.0.lock();
-        // The map has one of them, and this is the other: no other request has the key.
-        if Arc::strong_count(&self.lock) == 2 {
+        // Under the lock of the map, so that of several the last one finds that it is.
+        self.lock = None;
+        if turns.get(&self.name).map(Arc::strong_count) == Some(1) {
             turns.remove(&self.name);
         }
     }

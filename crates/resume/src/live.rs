@@ -365,10 +365,11 @@ impl Live {
         self.state.lock().count > 0
     }
 
-    /// The offset of the end, if the producer has ended.
+    /// The offset of the end, if the producer has ended and none on another server goes on.
     pub(crate) fn end_offset(&self) -> Option<u64> {
         let state = self.state.lock();
-        let end = state.end.as_ref().filter(|_| !state.is_released);
+        let goes_on = state.is_released || state.is_moved;
+        let end = state.end.as_ref().filter(|_| !goes_on);
         end.map(|_| state.next())
     }
 

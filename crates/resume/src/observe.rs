@@ -13,7 +13,7 @@ impl Resume {
     /// | `http.server.resume.producers` | up-down counter `{stream}`: producers that run in this process |
     /// | `http.server.resume.records` | up-down counter `{record}`: records of these that are in memory, beside the log |
     /// | `http.server.resume.created` | counter `{stream}` |
-    /// | `http.server.resume.resumed` | counter `{response}`: responses that went on from a cursor |
+    /// | `http.server.resume.resumed` | counter `{response}`: responses that went on from a cursor, or joined a stream by a key |
     /// | `http.server.resume.gaps` | counter `{gap}`: gaps that a client was told |
     /// | `http.server.resume.orphans` | counter `{stream}`: streams of lost producers that this process ended |
     /// | `http.server.resume.restarted` | counter `{stream}`: streams of lost producers that this process continued |

@@ -53,7 +53,9 @@ impl Shared {
         public: &str,
         at: Position,
     ) -> Response<StreamBody> {
-        if let Some(live) = self.live(&id) {
+        // A cursor of a later epoch: another server goes on with the stream, which the producer here does not know yet.
+        let live = self.live(&id).filter(|live| at.epoch <= live.epoch);
+        if let Some(live) = live {
             return self.open_live(request, &live, public, at);
         }
         let outer = Exchange::get(&request.extensions);

@@ -314,11 +314,18 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
     let mut failures = 0_u32;
     // When the log last got an append, which renews the lease as well.
     let mut appended = None;
+    // An append without an answer. It may have been stored, so it is repeated as it was: with more records it would conflict with itself.
+    let mut unanswered = None;
+    let mut must_renew = false;
     loop {
-        let work = tokio::select! {
-            biased;
-            work = poll_fn(|cx| live.poll_work(cx)) => Some(work),
-            _ = renew.tick() => None,
+        let work = match unanswered.take().filter(|_| live.is_resumable()) {
+            Some(work) => Some(work),
+            None if std::mem::take(&mut must_renew) => None,
+            None => tokio::select! {
+                biased;
+                work = poll_fn(|cx| live.poll_work(cx)) => Some(work),
+                _ = renew.tick() => None,
+            },
         };
         if work.is_none()
             && let Some(at) = appended.take()
@@ -364,11 +371,19 @@ async fn store(shared: &Shared, live: &Live, who_left: WhoLeft) {
                 }
                 return;
             }
-            Err(LogErrorKind::Full) if !live.has_ended() => sleep(shared.renew / 4).await,
+            Err(LogErrorKind::Full) if !live.has_ended() => {
+                // An append that was refused does not renew the lease, and the next one is ready at once.
+                must_renew = tokio::select! {
+                    biased;
+                    _ = renew.tick() => true,
+                    () = sleep(shared.renew / 4) => false,
+                };
+            }
             Err(LogErrorKind::Unavailable) if !live.has_ended() || failures < LAST_TRIES => {
                 failures = failures.saturating_add(1);
                 let wait = Duration::from_millis(50) * failures.min(20);
                 sleep(wait).await;
+                unanswered = work;
             }
             Err(error) => {
                 tracing::warn!(%error, "a stream is no longer stored and cannot be resumed");

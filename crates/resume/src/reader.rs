@@ -454,6 +454,8 @@ impl Reader {
         };
         let missed = entry.first.saturating_sub(self.next);
         if missed > 0 && !(entry.records.is_empty() && entry.end.is_some()) {
+            self.next = entry.first;
+            self.reach_epoch();
             self.gap(entry.first, missed, false);
         }
         if !entry.records.is_empty() {
@@ -509,6 +511,7 @@ impl Reader {
     fn end(&mut self, end: End) {
         match end {
             End::Complete => {
+                self.reach_epoch();
                 self.cursor_alone(self.next);
                 self.state = State::Ended;
             }

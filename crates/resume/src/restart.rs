@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_stream_core::{BoxError, Cause, Claim, Exchange, FaultKind};
-use tracing::Instrument;
+use tracing::Instrument as _;
 
 use crate::{
     Claimed, Entry, LogError, LogErrorKind, Overflow, Status, StreamId, StreamLog, Takeover,
@@ -237,18 +237,27 @@ impl Shared {
         }
         let head = Head::decode(status.meta.clone());
         let seed = head.as_ref().and_then(|head| head.seed.clone());
-        match (&self.restart, head, seed) {
-            (Some(restart), Some(head), Some(seed)) => {
-                self.restart(restart, *id, status, head, seed, outer)
-                    .await?;
-            }
-            _ => {
-                if self.end_elsewhere(id, Takeover::IfExpired, lost()).await? {
-                    self.count(|figures| &figures.orphans);
+        let (shared, id, outer) = (Arc::clone(self), *id, outer.cloned());
+        let taken = async move {
+            match (&shared.restart, head, seed) {
+                (Some(restart), Some(head), Some(seed)) => {
+                    shared.restart(restart, id, status, head, seed, outer).await
+                }
+                _ => {
+                    if shared
+                        .end_elsewhere(&id, Takeover::IfExpired, lost())
+                        .await?
+                    {
+                        shared.count(|figures| &figures.orphans);
+                    }
+                    Ok(())
                 }
             }
-        }
-        self.log.status(id).await
+        };
+        // In a task: if the caller were dropped after the takeover, the stream would have no producer.
+        let taken = tokio::spawn(taken.in_current_span());
+        taken.await.map_err(LogError::unavailable)??;
+        self.log.status(&id).await
     }
 
     async fn restart(
@@ -258,7 +267,7 @@ impl Shared {
         mut status: Status,
         head: Head,
         seed: Bytes,
-        outer: Option<&Exchange>,
+        outer: Option<Exchange>,
     ) -> Result<(), LogError> {
         let Some(claimed) = self.claim(&id, Takeover::IfExpired).await? else {
             return Ok(());
@@ -288,7 +297,7 @@ impl Shared {
         let resumer = Resumer {
             shared: Arc::clone(self),
             live,
-            outer: outer.cloned(),
+            outer,
         };
         tokio::spawn(restart(lost, resumer).instrument(span));
         Ok(())

@@ -15,14 +15,15 @@ use bytes::Bytes;
 use http::{Method, Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_stream_core::{BoxError, Claim, Dialect, Exchange};
 use tracing::Instrument;
 
 use crate::{
-    Created, Durability, Epoch, NewStream, ResponseBody, Restart, StreamId, StreamKey, WhoLeft,
+    Created, Durability, Epoch, LogErrorKind, NewStream, ResponseBody, Restart, StreamId,
+    StreamKey, WhoLeft,
     body::StreamBody,
     cursor::{Cursor, Name, Refused},
     head::{Head, announce},
@@ -259,6 +260,22 @@ where
     Ok(begin(&config, opener, response, Some(key)).await)
 }
 
+/// A stream that the log may have created, although it has not said so: it did not answer, or the client has left. It would have no
+/// producer, and its key would find it, so it is deleted.
+struct Unknown<'a> {
+    shared: &'a Shared,
+    id: Option<StreamId>,
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        if let (Some(id), Ok(runtime)) = (self.id, Handle::try_current()) {
+            let log = Arc::clone(&self.shared.log);
+            runtime.spawn(async move { drop(log.delete(&id).await) });
+        }
+    }
+}
+
 /// Begins a stream with the response of the handler, if that is one. A key that the handler gives replaces this one.
 async fn begin<B>(
     config: &Config,
@@ -295,8 +312,18 @@ where
     let id = StreamId::random();
     let mut new = NewStream::new(head.encode(), shared.lease);
     new.key = named.or(key);
+    let mut unknown = Unknown {
+        shared,
+        id: Some(id),
+    };
     let create = shared.create(&id, new, opener.outer.as_ref());
     let created = timeout(LONGEST_CREATE, create).await;
+    if created.as_ref().is_ok_and(|created| match created {
+        Ok(_) => true,
+        Err(error) => error.kind() != LogErrorKind::Unavailable,
+    }) {
+        unknown.id = None;
+    }
     match created {
         Ok(Ok(Created::New)) => {}
         Ok(Ok(Created::Joined(running))) => {

@@ -387,6 +387,22 @@ async fn while_the_log_is_down_a_key_finds_nothing_out_and_handlers_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_the_log_has_created_without_an_answer_is_not_joined() {
+    let faulty = Faulty::shared(Memory::new());
+    let unanswered = faulty.unanswered();
+    let chat = Chat::new(&resume(faulty));
+    unanswered.store(true, Ordering::Relaxed);
+    let plain = chat.open(idempotent("k")).await;
+    assert!(!plain.response.headers().contains_key("stream-id"));
+    unanswered.store(false, Ordering::Relaxed);
+    settle().await;
+    let mut second = chat.open(idempotent("k")).await;
+    assert_eq!(chat.feed.called(), 2);
+    chat.feed.send("data: 1\n\n");
+    second.until("data: 1").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_replicas_one_stream_wins_and_both_clients_get_it() {
     let log = Memory::new();
     let chats = [resume(log.clone()), resume(log.clone())].map(|resume| Chat::new(&resume));

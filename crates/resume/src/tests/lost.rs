@@ -141,6 +141,8 @@ async fn a_reader_on_another_replica_keeps_the_producer_and_cancels_it() {
 pub(super) struct Faulty {
     log: Memory,
     down: Arc<AtomicBool>,
+    /// Set if streams are created and appends are stored, but the answers are lost.
+    unanswered: Arc<AtomicBool>,
 }
 
 impl Faulty {
@@ -149,12 +151,28 @@ impl Faulty {
     }
 
     pub(super) fn new(log: Memory, down: &Arc<AtomicBool>) -> Self {
-        let down = Arc::clone(down);
-        Self { log, down }
+        Self {
+            log,
+            down: Arc::clone(down),
+            unanswered: Arc::default(),
+        }
     }
 
     pub(super) fn switch(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.down)
+    }
+
+    pub(super) fn unanswered(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.unanswered)
+    }
+
+    fn answered<'a, T: Send + 'a>(&self, done: LogFuture<'a, T>) -> LogFuture<'a, T> {
+        let is_answered = !self.unanswered.load(Ordering::Relaxed);
+        Box::pin(async move {
+            let done = done.await?;
+            let answer = is_answered.then_some(done);
+            answer.ok_or_else(|| LogErrorKind::Unavailable.into())
+        })
     }
 
     fn check<'a, T: 'a>(&self, done: LogFuture<'a, T>) -> LogFuture<'a, T> {
@@ -167,7 +185,7 @@ impl Faulty {
 
 impl StreamLog for Faulty {
     fn create<'a>(&'a self, id: &'a StreamId, stream: NewStream) -> LogFuture<'a, Created> {
-        self.check(self.log.create(id, stream))
+        self.check(self.answered(self.log.create(id, stream)))
     }
     fn append<'a>(
         &'a self,
@@ -176,7 +194,7 @@ impl StreamLog for Faulty {
         entry: &'a Entry,
         overflow: Overflow,
     ) -> LogFuture<'a, ()> {
-        self.check(self.log.append(id, epoch, entry, overflow))
+        self.check(self.answered(self.log.append(id, epoch, entry, overflow)))
     }
     fn renew<'a>(&'a self, id: &'a StreamId, epoch: Epoch) -> LogFuture<'a, ()> {
         self.check(self.log.renew(id, epoch))
@@ -204,6 +222,39 @@ impl StreamLog for Faulty {
     fn delete<'a>(&'a self, id: &'a StreamId) -> LogFuture<'a, bool> {
         self.check(self.log.delete(id))
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_whose_answer_is_lost_does_not_conflict_with_what_came_meanwhile() {
+    let log = Memory::new();
+    let faulty = Faulty::shared(log.clone());
+    let unanswered = faulty.unanswered();
+    let resume = resume(faulty);
+    let (app, feed) = app(&resume, resume.layer(), SSE);
+    let mut first = Client::open(&app, request("/")).await;
+    unanswered.store(true, Ordering::Relaxed);
+    feed.send("data: 1\n\n");
+    first.until("data: 1").await;
+    feed.send("data: 2\n\n");
+    feed.end();
+    first.rest().await;
+    advance(Duration::from_secs(2)).await;
+    unanswered.store(false, Ordering::Relaxed);
+    let id = resume
+        .shared
+        .issuer
+        .read(&first.id(), Some("alice"))
+        .unwrap();
+    let stored = async {
+        while log.status(&id).await.unwrap().end.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), stored)
+        .await
+        .unwrap();
+    assert_eq!(log.status(&id).await.unwrap().end_offset(), Some(3));
+    assert_eq!(resume.stats().broken, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use tokio::{task::yield_now, time::advance};
 use tower_stream_core::FaultKind;
 
 use super::support::{Client, Events, SSE, app, request, resume, send, status_of, with_cursor};
-use crate::{Memory, WhoLeft};
+use crate::{Memory, StreamLog, WhoLeft};
 
 /// Lets the tasks run that are ready.
 async fn settle() {
@@ -72,6 +72,30 @@ async fn within_the_grace_a_reader_may_come_back() {
         assert_eq!(late.failed.unwrap().kind(), FaultKind::Cancelled);
     }
     assert!(state(&app, &id).await.contains("\"end\":2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_waits_for_room_in_the_log_keeps_its_lease() {
+    let log = Memory::builder().max_stream_bytes(64 * 1_024).build();
+    let resume = resume(log.clone());
+    let layer = resume
+        .layer()
+        .who_left(WhoLeft::Grace(Duration::from_secs(3_600)));
+    let (app, feed) = app(&resume, layer, SSE);
+    let mut first = Client::open(&app, request("/")).await;
+    feed.send("data: 0\n\n");
+    first.until("data: 0").await;
+    let id = resume.shared.issuer.read(&first.id(), Some("alice"));
+    drop(first);
+    for _ in 0..90 {
+        feed.send(format!("data: {}\n\n", "x".repeat(1_000)));
+        settle().await;
+    }
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let status = log.status(&id.unwrap()).await.unwrap();
+        assert!(status.lease.is_some() && status.end.is_none(), "{status:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

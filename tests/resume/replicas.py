@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 
 from stores import STORES
 
@@ -29,8 +30,8 @@ class Server:
         self.last_id = None
         self.address = dict(pair.split("=") for pair in line.split()[1:])["public"]
 
-    def read(self, events, last=None, path="/story?words=100&interval_ms=20"):
-        """At most so many events, as (id, event, data), and the status. The connection is cut then."""
+    def read(self, events, last=None, path="/story?words=100&interval_ms=20", begun=lambda: None):
+        """At most so many events, as (id, event, data), and the status. The connection is cut then. Calls `begun` with the first event."""
         host, _, port = self.address.partition(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=60)
         connection.request("GET", path, headers={"Last-Event-ID": last} if last else {})
@@ -44,6 +45,8 @@ class Server:
             elif "data" in fields:
                 found.append((fields.get("id"), fields.get("event"), json.loads(fields["data"])))
                 fields = {}
+                if len(found) == 1:
+                    begun()
         connection.close()
         return response.status, found
 
@@ -69,6 +72,19 @@ def drained(url, other):
         server.process.wait()
 
 
+def disconnected(store, one, two):
+    """The events of readers at the other server than their producer's, while the store closes all connections."""
+    path = "/story?words=200&interval_ms=20"
+    reads = Semaphore(0)
+    with ThreadPoolExecutor(READERS) as pool:
+        firsts = list(pool.map(lambda _: one.read(1, path=path)[1], range(READERS)))
+        reading = [pool.submit(two.read, 1000, first[-1][0], path, reads.release) for first in firsts]
+        for _ in reading:
+            reads.acquire(timeout=60)
+        store.disconnect()
+        return [first + reader.result()[1] for first, reader in zip(firsts, reading)]
+
+
 # Each leaves at a random time of ten seconds, and its story takes two and a half.
 READERS = 60
 
@@ -86,8 +102,12 @@ with tempfile.TemporaryDirectory() as scratch:
         status, _ = two.read(1, two.last_id)
         check("at the end there is nothing more", status == 204, status)
 
-        readers = list(drained(store.url, two))
         numbers = lambda events: [data["n"] for _, event, data in events if event is None]
+        if STORE == "redis":
+            wrong = [events[-1:] for events in disconnected(store, one, two) if numbers(events) != list(range(200))]
+            check("readers at another server notice nothing when all connections to the store are closed", not wrong, (len(wrong), wrong[:1]))
+
+        readers = list(drained(store.url, two))
         wrong = [numbers(here + there) for here, there in readers if numbers(here + there) != list(range(125))]
         check("readers of a server that drains lose nothing", not wrong, wrong[:2])
         moved = [there for here, there in readers if there]

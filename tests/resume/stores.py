@@ -23,6 +23,11 @@ class Redis:
         self.process.kill()
         self.process.wait()
 
+    def disconnect(self):
+        """Closes all connections, with the answers that were on their way."""
+        for kind in ("pubsub", "normal"):
+            subprocess.run(["redis-cli", "-s", self.socket, "CLIENT", "KILL", "TYPE", kind], check=True, stdout=subprocess.DEVNULL)
+
 
 class Nats:
     def __init__(self, scratch):

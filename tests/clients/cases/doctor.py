@@ -75,9 +75,13 @@ UNGUARDED = f"127.0.0.1:{server.server_port}"
 
 def good(name):
     with running(name, DEMO) as port:
-        code, faults = doctor(f"http://127.0.0.1:{port}/events?count=12&interval_ms=250")
         # caddy 2.6 ends a stream cleanly whose server broke it
         expected = {"laundered"} if name == "caddy" else set()
+        # A proxy that buffers does so each time; a doctor that gets no processor for a second is another matter.
+        for _ in range(3):
+            code, faults = doctor(f"http://127.0.0.1:{port}/events?count=12&interval_ms=250")
+            if set(faults) - expected != {"buffered"}:
+                break
         check(f"{name}: no false alarm", set(faults) <= expected and code == len(faults), faults)
 
 

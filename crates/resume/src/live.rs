@@ -203,12 +203,16 @@ impl Live {
 
     /// The producer has ended. Its readers get this end after the records.
     pub(crate) fn finish(&self, end: End) {
-        let mut woken = Vec::new();
-        {
-            let mut state = self.state.lock();
+        self.change(|state, woken| {
             state.end.get_or_insert(end);
-            state.wakers(&mut woken);
-        }
+            state.wakers(woken);
+        });
+    }
+
+    /// Changes the state, and wakes who is collected. Not under the lock: a waker may be anyone's code.
+    fn change(&self, change: impl FnOnce(&mut State, &mut Vec<Waker>)) {
+        let mut woken = Vec::new();
+        change(&mut self.state.lock(), &mut woken);
         woken.into_iter().for_each(Waker::wake);
     }
 
@@ -284,9 +288,7 @@ impl Live {
 
     /// The entry is stored.
     pub(crate) fn stored(&self, entry: &Entry) {
-        let mut woken = Vec::new();
-        {
-            let mut state = self.state.lock();
+        self.change(|state, woken| {
             state.to_store = entry.first + entry.records.len() as u64;
             state.unstored_bytes = state.unstored_bytes.saturating_sub(entry.bytes());
             state.end_is_stored = entry.end.is_some();
@@ -295,31 +297,24 @@ impl Live {
                     true => u64::MAX,
                     false => state.to_store,
                 };
-                state.wakers(&mut woken);
+                state.wakers(woken);
             }
             state.trim();
             if state.count == 0 && state.is_full {
                 woken.extend(state.pump.take());
             }
-        }
-        woken.into_iter().for_each(Waker::wake);
+        });
     }
 
     /// Nothing more is stored. Readers that get only what is stored get this cause as the end, and the producer stops.
     pub(crate) fn break_off(&self, cause: Cause) {
-        let mut woken = Vec::new();
-        {
-            let mut state = self.state.lock();
-            state.is_broken = true;
+        self.change(|state, woken| {
             if state.is_durable {
                 state.stop.get_or_insert_with(|| cause.clone());
                 state.end = Some(End::Failed(cause));
             }
-            state.settle();
-            state.wakers(&mut woken);
-            woken.extend(state.pump.take());
-        }
-        woken.into_iter().for_each(Waker::wake);
+            state.abandon(woken);
+        });
     }
 
     /// The producer has stopped, but another one is to go on: the records are stored, and no end. The readers here get this cause.
@@ -330,17 +325,11 @@ impl Live {
 
     /// Another producer goes on with the stream. Nothing more is stored, the readers go on with the log, and the producer stops.
     pub(crate) fn hand_over(&self, cause: Cause) {
-        let mut woken = Vec::new();
-        {
-            let mut state = self.state.lock();
-            state.is_broken = true;
+        self.change(|state, woken| {
             state.is_moved = true;
             state.stop.get_or_insert(cause);
-            state.settle();
-            state.wakers(&mut woken);
-            woken.extend(state.pump.take());
-        }
-        woken.into_iter().for_each(Waker::wake);
+            state.abandon(woken);
+        });
     }
 
     pub(crate) fn is_moved(&self) -> bool {
@@ -497,6 +486,14 @@ impl State {
         self.unstored_bytes = 0;
         self.to_store = self.next();
         wake(self.store.take());
+    }
+
+    /// The log gets no more of the stream. Collects everyone who waits.
+    fn abandon(&mut self, woken: &mut Vec<Waker>) {
+        self.is_broken = true;
+        self.settle();
+        self.wakers(woken);
+        woken.extend(self.pump.take());
     }
 
     /// Drops the records that are stored and that no fast reader needs.
